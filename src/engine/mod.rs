@@ -1,0 +1,134 @@
+//! Commands in, responses out, NV changes on the side.
+//!
+//! **What.** [`Engine`] is a TPM 2.0 that executes one [`Command`] at a time and stores its durable state into an
+//! [`NvImage`]. [`reference`] binds the TCG reference implementation.
+//! **Trust.** An engine is measured code; what it is fed is checked here first.
+//! **Laws.** An engine never decides what is durable: it marks the image, and `nv` commits it before a response leaves.
+//! Nothing outside this box may know which engine runs.
+//! **Not here.** Freshness, keys, leases: an engine does not know that they exist.
+
+mod command;
+mod fault;
+#[cfg(feature = "engine-reference")]
+pub mod reference;
+
+pub use command::{Command, Locality, Needs, ResponseCode};
+pub use fault::EngineFault;
+
+use crate::nv::NvImage;
+
+/// The largest command or response in bytes (TCG PC Client PTP, MAX_COMMAND_SIZE of the reference engine).
+pub const COMMAND_BYTES_MAX: usize = 4096;
+
+/// Names engine, version and format level: ASCII, zero-padded. A volume opens only under an engine that accepts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(pub [u8; 32]);
+
+/// What a power-on starts from. The engine's own part of the image is [`NvImage::engine_state`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Make a new TPM. Only a signed grant leads here.
+    Manufacture,
+    /// Load the image's engine state.
+    Load,
+}
+
+/// Facts that the world outside gives a TPM at power-on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PowerOn {
+    /// Make or load.
+    pub start: Start,
+    /// The value that TPMS_CLOCK_INFO.resetCount has after the next Startup, whatever kind of startup it is.
+    pub reset_count: u32,
+    /// TPMS_CLOCK_INFO.clock is at least this many milliseconds after power-on.
+    pub clock_ms_min: u64,
+}
+
+/// A handle whose authorization a command tries and whose failure must be charged before it is judged: a PIN index or
+/// TPM_RH_LOCKOUT. (DA-protected objects are charged by the engine itself at an unorderly restart.)
+pub type Attempts = heapless::Vec<u32, 3>;
+
+/// A TPM 2.0.
+pub trait Engine {
+    /// Which engine this is.
+    fn fingerprint(&self) -> Fingerprint;
+
+    /// Powers the TPM on (TPM Init signal). Powers it off first where it was on.
+    ///
+    /// # Errors
+    /// [`EngineFault`]; the engine is off then.
+    fn power_on(&mut self, nv: &mut NvImage<'_>, power_on: PowerOn) -> Result<(), EngineFault>;
+
+    /// Powers the TPM off and wipes what it holds in RAM.
+    fn power_off(&mut self);
+
+    /// Executes one command; `response` has at least [`COMMAND_BYTES_MAX`] bytes. Returns the response's length.
+    ///
+    /// # Errors
+    /// [`EngineFault`] if there is no response to give; the engine is in failure mode then.
+    fn execute(
+        &mut self,
+        command: &Command<'_>,
+        nv: &mut NvImage<'_>,
+        response: &mut [u8],
+    ) -> Result<usize, EngineFault>;
+
+    /// The handles that `command` would try whose attempts must be opened first. Changes nothing that can be seen.
+    ///
+    /// # Errors
+    /// [`EngineFault`] if the engine cannot say.
+    fn attempts(&mut self, command: &Command<'_>) -> Result<Attempts, EngineFault>;
+
+    /// Charges one failed attempt on `handle`, after Startup. A handle that is gone is no error.
+    ///
+    /// # Errors
+    /// [`EngineFault`] if the charge did not take.
+    fn charge(&mut self, nv: &mut NvImage<'_>, handle: u32) -> Result<(), EngineFault>;
+
+    /// TPMS_CLOCK_INFO.clock in milliseconds; 0 before Startup.
+    fn clock_ms(&mut self) -> u64;
+
+    /// `_TPM_Hash_Start` at locality 4.
+    ///
+    /// # Errors
+    /// [`EngineFault`] in failure mode.
+    fn hash_start(&mut self, nv: &mut NvImage<'_>) -> Result<(), EngineFault>;
+
+    /// `_TPM_Hash_Data`.
+    ///
+    /// # Errors
+    /// [`EngineFault`] in failure mode.
+    fn hash_data(&mut self, nv: &mut NvImage<'_>, data: &[u8]) -> Result<(), EngineFault>;
+
+    /// `_TPM_Hash_End`.
+    ///
+    /// # Errors
+    /// [`EngineFault`] in failure mode.
+    fn hash_end(&mut self, nv: &mut NvImage<'_>) -> Result<(), EngineFault>;
+
+    /// TPM_ESTABLISHED as the CRB's `tpmEstablished` shows it.
+    fn established(&mut self) -> bool;
+
+    /// Clears TPM_ESTABLISHED; allowed at localities 3 and 4 only.
+    ///
+    /// # Errors
+    /// [`EngineFault::LocalityRefused`] at another locality.
+    fn reset_established(&mut self, locality: Locality) -> Result<(), EngineFault>;
+
+    /// Writes the volatile state of the running TPM into `into` and returns its length in bytes.
+    ///
+    /// # Errors
+    /// [`EngineFault`] if `into` is too small or the engine fails.
+    fn save_volatile(&mut self, into: &mut [u8]) -> Result<usize, EngineFault>;
+
+    /// Powers on and resumes `volatile` as if power had never gone.
+    ///
+    /// # Errors
+    /// [`EngineFault`] if the state does not load; the engine is off then.
+    fn resume_volatile(
+        &mut self,
+        nv: &mut NvImage<'_>,
+        power_on: PowerOn,
+        volatile: &[u8],
+    ) -> Result<(), EngineFault>;
+}

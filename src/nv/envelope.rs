@@ -1,0 +1,118 @@
+//! What Husk itself remembers beside the engine's state: a fixed header in front of it.
+
+use super::NvFault;
+use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// How many authorization attempts may be open at once.
+pub const OPEN_ATTEMPTS_MAX: usize = 8;
+
+/// First bytes of every image.
+const MAGIC: [u8; 8] = *b"HUSKNV\0\x01";
+
+/// The durable facts in front of the engine's state; all integers little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Envelope {
+    magic: [u8; 8],
+    /// TPM Clock never showed a value beyond this many milliseconds.
+    pub clock_ms_reserved: U64,
+    /// resetCount is the fencing token less this (set to the token by TPM2_Clear).
+    pub reset_base: U64,
+    attempts: [U32; OPEN_ATTEMPTS_MAX],
+    attempts_open: U16,
+    reserved: [u8; 6],
+}
+
+impl Envelope {
+    /// Size in bytes.
+    pub const BYTES: usize = size_of::<Self>();
+
+    /// The envelope of a TPM that was never used.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            magic: MAGIC,
+            clock_ms_reserved: U64::new(0),
+            reset_base: U64::new(0),
+            attempts: [U32::new(0); OPEN_ATTEMPTS_MAX],
+            attempts_open: U16::new(0),
+            reserved: [0; 6],
+        }
+    }
+
+    /// Reads the envelope at the start of `state`.
+    ///
+    /// # Errors
+    /// [`NvFault::EnvelopeRefused`] if it is not one.
+    pub fn parse(state: &[u8]) -> Result<Self, NvFault> {
+        let (envelope, _) = Self::read_from_prefix(state).map_err(|_| NvFault::EnvelopeRefused)?;
+        let open = usize::from(envelope.attempts_open.get());
+        if envelope.magic != MAGIC || envelope.reserved != [0; 6] || open > OPEN_ATTEMPTS_MAX {
+            return Err(NvFault::EnvelopeRefused);
+        }
+        Ok(envelope)
+    }
+
+    /// The handles whose attempts are open.
+    pub fn attempts(&self) -> impl Iterator<Item = u32> + '_ {
+        self.attempts.iter().take(usize::from(self.attempts_open.get())).map(|handle| handle.get())
+    }
+
+    /// Opens an attempt on `handle`; returns whether that changed anything.
+    ///
+    /// # Errors
+    /// [`NvFault::TooManyAttempts`] if the table is full.
+    pub fn open_attempt(&mut self, handle: u32) -> Result<bool, NvFault> {
+        if self.attempts().any(|open| open == handle) {
+            return Ok(false);
+        }
+        let open = usize::from(self.attempts_open.get());
+        *self.attempts.get_mut(open).ok_or(NvFault::TooManyAttempts)? = U32::new(handle);
+        self.attempts_open += 1;
+        Ok(true)
+    }
+
+    /// Closes every open attempt.
+    pub fn close_attempts(&mut self) {
+        self.attempts = [U32::new(0); OPEN_ATTEMPTS_MAX];
+        self.attempts_open = U16::new(0);
+    }
+}
+
+impl Default for Envelope {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Envelope, NvFault, OPEN_ATTEMPTS_MAX};
+    use zerocopy::IntoBytes;
+
+    #[test]
+    fn attempts_are_a_bounded_set() {
+        let mut envelope = Envelope::new();
+        assert_eq!(envelope.open_attempt(7), Ok(true));
+        assert_eq!(envelope.open_attempt(7), Ok(false));
+        for handle in 0..OPEN_ATTEMPTS_MAX as u32 - 1 {
+            assert_eq!(envelope.open_attempt(100 + handle), Ok(true));
+        }
+        assert_eq!(envelope.open_attempt(8), Err(NvFault::TooManyAttempts));
+        assert_eq!(Envelope::parse(envelope.as_bytes()), Ok(envelope));
+        envelope.close_attempts();
+        assert_eq!(envelope, Envelope::new());
+    }
+
+    #[test]
+    fn another_format_is_refused() {
+        let mut bytes = [0; Envelope::BYTES];
+        bytes.copy_from_slice(Envelope::new().as_bytes());
+        for at in (0..8).chain(Envelope::BYTES - 8..Envelope::BYTES) {
+            bytes[at] ^= 0x80;
+            assert_eq!(Envelope::parse(&bytes), Err(NvFault::EnvelopeRefused), "byte {at}");
+            bytes[at] ^= 0x80;
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Earning the keys, and keeping the right to answer.
+//!
+//! **What.** One conversation with the broker: a session bound to this VM's report ([`session`]), a signed grant
+//! ([`open`]), then confirming, anchoring, renewing and releasing under a fencing token ([`tenure`]). `protocol.md`
+//! beside this file is normative.
+//! **Trust.** The tenant root key that the launch configuration names, and what it signed. Nothing in between.
+//! **Laws.** No key without a signed grant for this session and this report; [`Anchored`] only for a reply to the very
+//! request that is outstanding; no answer outside the lease.
+//! **Not here.** What the keys open (`keys`, `volume`); what a report binds (`attest`).
+
+mod anchor;
+mod fault;
+pub mod open;
+pub mod record;
+pub mod session;
+pub mod tenure;
+pub mod transcript;
+pub mod wire;
+
+pub use anchor::{Anchor, Anchored, HEAD_DIGEST_BYTES, Head};
+pub use fault::ReleaseFault;
+pub use open::{Intent, ReleasedKey};

@@ -1,0 +1,5 @@
+/// A clock that the host can neither stop nor turn back (Secure TSC).
+pub trait Clock {
+    /// Milliseconds since an arbitrary instant before launch; never decreases.
+    fn now_ms(&self) -> u64;
+}

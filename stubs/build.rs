@@ -1,0 +1,4 @@
+//! Placeholder.
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+}

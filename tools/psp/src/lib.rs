@@ -1,0 +1,1 @@
+//! A simulated secure processor: real report layout, real guest messages, its own roots.

@@ -1,0 +1,1 @@
+//! The untrusted pipe between a VM and its broker.

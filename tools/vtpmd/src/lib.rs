@@ -1,0 +1,1 @@
+//! The component as a host process: shared-page CRB and swtpm-compatible sockets.
