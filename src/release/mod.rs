@@ -15,6 +15,7 @@ pub mod record;
 pub mod session;
 pub mod tenure;
 pub mod transcript;
+pub mod unsealed;
 pub mod wire;
 
 pub use anchor::{Anchor, Anchored, HEAD_DIGEST_BYTES, Head};
