@@ -1,8 +1,6 @@
 use super::{Envelope, NvFault};
+use crate::volume::STATE_BYTES_MAX;
 use zerocopy::IntoBytes;
-
-/// The largest durable state in bytes: the reference engine's 128 KiB of NV memory and what surrounds it.
-pub const STATE_BYTES_MAX: usize = 160 * 1024;
 
 /// The TPM's durable bytes in RAM: as last committed, and as they are to become.
 ///

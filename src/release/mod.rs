@@ -17,6 +17,7 @@ pub mod session;
 pub mod standing;
 pub mod tenure;
 pub mod transcript;
+pub mod unsealed;
 pub mod wire;
 
 pub use anchor::{Anchor, Anchored, HEAD_DIGEST_BYTES, Head};
