@@ -43,7 +43,12 @@ struct Subcommand {
 
 const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand { name: "setup", help: setup::HELP, flags: &[], run: |_| setup::run() },
-    Subcommand { name: "check", help: check::HELP, flags: &[], run: |_| check::run() },
+    Subcommand {
+        name: "check",
+        help: check::HELP,
+        flags: &["--tidy"],
+        run: |flags| check::run(flags.has("--tidy")),
+    },
     Subcommand {
         name: "test",
         help: test::HELP,
