@@ -11,7 +11,10 @@ mod boot;
 mod fault;
 mod power;
 mod serve;
+mod served;
+mod trust;
 
-pub use boot::{Cold, Identified, Memory, Released, Unsealed};
+pub use boot::{Asked, Cold, Identified, Memory, Released, Unsealed};
 pub use fault::VtpmFault;
 pub use serve::Vtpm;
+pub use served::Served;

@@ -17,7 +17,7 @@ fn all() -> Vec<(String, Fault)> {
         husk::engine::EngineFault,
         husk::nv::NvFault,
         husk::volume::VolumeFault,
-        husk::keys::KeysFault,
+        husk::frontend::FrontendFault,
         husk::release::ReleaseFault,
         husk::attest::AttestFault,
         husk::vtpm::VtpmFault,
@@ -63,5 +63,8 @@ fn every_fault_is_in_the_handbook() {
         std::fs::write(path, page()).expect("the page is written");
     }
     let written = std::fs::read_to_string(path).expect("the page is there");
-    assert!(written == page(), "src/manual/faults.md is out of date: run HUSK_BLESS=1 cargo test --test faults");
+    assert!(
+        written == page(),
+        "src/manual/faults.md is out of date: run HUSK_BLESS=1 cargo test --test faults"
+    );
 }

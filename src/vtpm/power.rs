@@ -1,7 +1,7 @@
 //! Reset and shutdown.
 
-use super::serve::Power;
 use super::Vtpm;
+use super::serve::Power;
 use crate::engine::{Engine, PowerOn, Start};
 use crate::fault::Fault;
 use crate::nv::NvImage;
@@ -20,16 +20,17 @@ impl<E: Engine> Vtpm<'_, E> {
     /// virtual CPU of the guest in the same breath.
     ///
     /// # Errors
-    /// A [`Fault`]; the TPM is off then and stays off unless the fault is that the broker cannot be reached.
+    /// A [`Fault`]; the TPM is off then. Where the fault is that the broker does not answer, the reset can be tried again.
     pub fn reset(&mut self, platform: &mut Platform<'_>) -> Result<(), Fault> {
         if let Some(fault) = self.latched {
             return Err(fault);
         }
-        if self.power == Power::Started {
+        self.engine.power_off();
+        if matches!(self.power, Power::Started | Power::ResetDue) {
+            self.power = Power::ResetDue;
             let token = self.trust.bump(platform)?;
             self.nv.retoken(token);
         }
-        self.engine.power_off();
         self.power = Power::Off;
         let facts = power_on_facts(self.nv.image(), self.trust.token(), Start::Load);
         let on = self.engine.power_on(self.nv.image_mut(), facts);

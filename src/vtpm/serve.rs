@@ -1,10 +1,10 @@
 //! One command: allowed, charged, executed, durable, answered.
 
-use super::trust::Trust;
 use super::VtpmFault;
-use crate::engine::{Command, Engine, Locality, Needs, ResponseCode};
+use super::trust::Trust;
+use crate::engine::{Command, Engine, EngineFault, Locality, Needs, ResponseCode};
 use crate::fault::{Family, Fault};
-use crate::nv::{NvStore, Response};
+use crate::nv::{Committed, NvImage, NvStore, Response};
 use crate::release::ReleaseFault;
 use crate::seams::Platform;
 use core::fmt;
@@ -22,8 +22,10 @@ const SETTLINGS_MAX: u32 = 4;
 /// Where the TPM is between power-on and Startup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Power {
-    /// Off.
+    /// Off for good.
     Off,
+    /// Off, and waiting for a fresh token to be reset with.
+    ResetDue,
     /// On; no Startup has succeeded since.
     Initialized,
     /// Started.
@@ -41,7 +43,10 @@ pub struct Vtpm<'m, E: Engine> {
 
 impl<E: Engine> fmt::Debug for Vtpm<'_, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Vtpm").field("power", &self.power).field("latched", &self.latched).finish_non_exhaustive()
+        f.debug_struct("Vtpm")
+            .field("power", &self.power)
+            .field("latched", &self.latched)
+            .finish_non_exhaustive()
     }
 }
 
@@ -66,6 +71,18 @@ impl<E: Engine> Vtpm<'_, E> {
         self.run(platform, &command, needs, buffer).map_err(|fault| self.latch(fault))
     }
 
+    /// Runs one step of a hash sequence of locality 4. It needs nothing that a host could withhold; if the engine changed
+    /// its memory all the same, that is committed.
+    pub(super) fn measure(
+        &mut self,
+        platform: &mut Platform<'_>,
+        step: impl FnOnce(&mut E, &mut NvImage<'_>) -> Result<(), EngineFault>,
+    ) -> Result<(), Fault> {
+        self.alive()?;
+        let measured = step(&mut self.engine, self.nv.image_mut()).map_err(Fault::from);
+        measured.and_then(|()| self.commit(platform).map(drop)).map_err(|fault| self.latch(fault))
+    }
+
     /// The fault after which this TPM stopped serving, if it did.
     #[must_use]
     pub const fn latched(&self) -> Option<Fault> {
@@ -80,7 +97,7 @@ impl<E: Engine> Vtpm<'_, E> {
     pub(super) fn alive(&self) -> Result<(), Fault> {
         match (self.latched, self.power) {
             (Some(fault), _) => Err(fault),
-            (None, Power::Off) => Err(VtpmFault::PoweredOff.into()),
+            (None, Power::Off | Power::ResetDue) => Err(VtpmFault::PoweredOff.into()),
             (None, Power::Initialized | Power::Started) => Ok(()),
         }
     }
@@ -175,7 +192,10 @@ impl<E: Engine> Vtpm<'_, E> {
     }
 
     /// Commits, and while the outcome is unknown asks again for that one: nothing else can run meanwhile.
-    pub(super) fn commit(&mut self, platform: &mut Platform<'_>) -> Result<crate::nv::Committed, Fault> {
+    pub(super) fn commit(&mut self, platform: &mut Platform<'_>) -> Result<Committed, Fault> {
+        if self.nv.next_commit_switches_area() {
+            self.trust.renew(platform)?;
+        }
         let mut outcome = self.nv.commit(platform, &mut self.trust);
         for _ in 1..SETTLINGS_MAX {
             match outcome {

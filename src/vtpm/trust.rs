@@ -10,7 +10,11 @@ use crate::seams::Platform;
 /// The anchor of trust of this launch. Which one it is was decided by how it was booted, and never changes.
 pub(super) enum Trust<'m> {
     /// A tenure at the tenant's broker.
-    Sealed(Tenure<'m>),
+    Sealed {
+        tenure: Tenure<'m>,
+        /// The first head of a launch is confirmed, every later one anchored.
+        confirmed: bool,
+    },
     /// Nobody: a test.
     Unsealed {
         anchor: Unsealed,
@@ -19,18 +23,23 @@ pub(super) enum Trust<'m> {
     },
 }
 
-impl Trust<'_> {
+impl<'m> Trust<'m> {
+    /// A tenure that has confirmed nothing yet.
+    pub(super) const fn granted(tenure: Tenure<'m>) -> Self {
+        Self::Sealed { tenure, confirmed: false }
+    }
+
     /// The fencing token.
     pub(super) const fn token(&self) -> u64 {
         match self {
-            Self::Sealed(tenure) => tenure.standing().token(),
+            Self::Sealed { tenure, .. } => tenure.standing().token(),
             Self::Unsealed { token, .. } => *token,
         }
     }
 
     /// What a command needs before it may be executed.
     pub(super) fn allow(&mut self, platform: &mut Platform<'_>, needs: Needs) -> Result<(), Fault> {
-        let Self::Sealed(tenure) = self else { return Ok(()) };
+        let Self::Sealed { tenure, .. } = self else { return Ok(()) };
         match needs {
             Needs::Nothing => Ok(()),
             Needs::Lease => tenure.permit(platform).map(drop),
@@ -43,16 +52,25 @@ impl Trust<'_> {
     pub(super) fn permit(&mut self, platform: &mut Platform<'_>, needs: Needs) -> Result<(), Fault> {
         match (self, needs) {
             (Self::Unsealed { .. }, _) | (_, Needs::Nothing) => Ok(()),
-            (Self::Sealed(tenure), Needs::Lease | Needs::Nv) => {
+            (Self::Sealed { tenure, .. }, Needs::Lease | Needs::Nv) => {
                 tenure.permit(platform).map(drop).map_err(Fault::from)
             }
+        }
+    }
+
+    /// Finds out whether this instance was fenced, before an area of the volume is overwritten that its successor may use.
+    /// The first commit of a launch needs no such care: its grant is fresh.
+    pub(super) fn renew(&mut self, platform: &mut Platform<'_>) -> Result<(), ReleaseFault> {
+        match self {
+            Self::Sealed { tenure, confirmed: true } => tenure.renew(platform),
+            Self::Sealed { .. } | Self::Unsealed { .. } => Ok(()),
         }
     }
 
     /// A fresh token for a TPM reset without a launch.
     pub(super) fn bump(&mut self, platform: &mut Platform<'_>) -> Result<u64, ReleaseFault> {
         match self {
-            Self::Sealed(tenure) => tenure.bump(platform),
+            Self::Sealed { tenure, .. } => tenure.bump(platform),
             Self::Unsealed { token, .. } => {
                 *token = token.saturating_add(1);
                 Ok(*token)
@@ -63,7 +81,7 @@ impl Trust<'_> {
     /// Gives the right to answer up, in order and for good.
     pub(super) fn release(&mut self, platform: &mut Platform<'_>) -> Result<(), ReleaseFault> {
         match self {
-            Self::Sealed(tenure) => tenure.release(platform),
+            Self::Sealed { tenure, .. } => tenure.release(platform),
             Self::Unsealed { .. } => Ok(()),
         }
     }
@@ -77,7 +95,12 @@ impl Anchor for Trust<'_> {
         new: &Head,
     ) -> Result<Anchored, ReleaseFault> {
         match self {
-            Self::Sealed(tenure) => tenure.anchor(platform, previous, new),
+            Self::Sealed { tenure, confirmed: true } => tenure.anchor(platform, previous, new),
+            Self::Sealed { tenure, confirmed } => {
+                let anchored = tenure.confirm(platform, new)?;
+                *confirmed = true;
+                Ok(anchored)
+            }
             Self::Unsealed { anchor, .. } => anchor.anchor(platform, previous, new),
         }
     }
