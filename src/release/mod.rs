@@ -21,4 +21,4 @@ pub mod wire;
 
 pub use anchor::{Anchor, Anchored, HEAD_DIGEST_BYTES, Head};
 pub use fault::ReleaseFault;
-pub use open::{Intent, ReleasedKey};
+pub use open::{Granted, Intent, ReleasedKey};
