@@ -1,22 +1,24 @@
 //! Laws of the VM's side of the protocol, against an honest broker end behind a relay that is not.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its world fails")]
+
 #[path = "support/broker_end.rs"]
 mod broker_end;
 #[path = "support/relay_world.rs"]
 mod relay_world;
+#[path = "release_session/tenure.rs"]
+mod tenure;
 
-use broker_end::LEASE_MS;
 use husk::release::open::Verdict;
 use husk::release::session::SessionMemory;
-use husk::release::tenure::SENDINGS_MAX;
 use husk::release::transcript::SigningKey;
 use husk::release::wire::{
-    DeniedReason, FRAME_HEADER_BYTES, FrameKind, GrantIntent, RefusalReason, ServerHello, Status,
+    DeniedReason, FRAME_HEADER_BYTES, FrameKind, GrantIntent, RefusalReason, ServerHello,
 };
-use husk::release::{Anchor, Head, ReleaseFault, frame};
+use husk::release::{Head, ReleaseFault, frame};
 use relay_world::{Act, Keys, World, after};
 use std::mem::offset_of;
-use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::byteorder::little_endian::{U16, U64};
 
 /// Exchanges of a whole life: hello, attest, grant, confirm, anchor, renew, bump, release.
 const EXCHANGES: usize = 8;
@@ -106,7 +108,7 @@ fn fault_of_server_hello(at: usize) -> ReleaseFault {
 
 /// Bits of two kinds take turns, so that no pattern of bits is left out.
 fn flip(at: usize) -> u8 {
-    if at % 2 == 0 { 0x01 } else { 0x80 }
+    if at.is_multiple_of(2) { 0x01 } else { 0x80 }
 }
 
 #[test]
@@ -180,29 +182,26 @@ fn a_changed_request_is_refused_by_the_broker_and_changes_nothing() {
     }
 }
 
-/// Every reply that this session or another ever saw, in place of every other.
+/// Every frame that this session or another ever saw, in place of every reply.
 #[test]
 fn replayed_and_swapped_replies_are_refused_before_the_grant_and_harmless_after_it() {
     let own = honest();
     let mut elsewhere = World::new(2);
     life(&mut elsewhere).unwrap();
-    for number in 0..EXCHANGES {
-        for (what, log) in [("own", &own), ("another's", &elsewhere.relay.log)] {
-            for (other, (request, reply)) in log.iter().enumerate() {
-                for bytes in [request, reply] {
-                    if what == "own" && other == number && bytes == reply {
-                        continue;
-                    }
-                    let (outcome, world) = life_with(number, Act::Replace(bytes.clone()));
-                    let what = format!("{what} {other} for {number}");
-                    let swapped = what.starts_with("another's 0 for 0") && bytes == reply;
-                    match number {
-                        // Another broker's server hello shows another tenant root key.
-                        0 if swapped => assert_eq!(outcome, Err(ReleaseFault::BrokerUntrusted), "{what}"),
-                        0..TENURE => assert_eq!(outcome, Err(ReleaseFault::ReplyRefused), "{what}"),
-                        _ => assert_harmless(outcome, &world, &what),
-                    }
+    let frames = |log: Vec<(Vec<u8>, Vec<u8>)>| log.into_iter().flat_map(|(request, reply)| [request, reply]);
+    let others = frames(own.clone()).chain(frames(elsewhere.relay.log)).collect::<Vec<_>>();
+    // Another broker's server hello shows another tenant root key.
+    let anothers_hello = 2 * EXCHANGES + 1;
+    for (number, (_, right)) in own.iter().enumerate() {
+        for (at, frame) in others.iter().enumerate().filter(|(_, frame)| *frame != right) {
+            let (outcome, world) = life_with(number, Act::Replace(frame.clone()));
+            let what = format!("frame {at} for exchange {number}");
+            match number {
+                0 if at == anothers_hello => {
+                    assert_eq!(outcome, Err(ReleaseFault::BrokerUntrusted), "{what}")
                 }
+                0..TENURE => assert_eq!(outcome, Err(ReleaseFault::ReplyRefused), "{what}"),
+                _ => assert_harmless(outcome, &world, &what),
             }
         }
     }
@@ -389,238 +388,6 @@ fn without_report_clock_or_entropy_there_is_no_session() {
     world.clock = None;
     assert_eq!(life(&mut world), Err(ReleaseFault::NoClock));
     assert!(world.relay.log.is_empty(), "said before anything was sent");
-}
-
-// The tenure.
-
-#[test]
-fn every_definite_no_ends_the_instance_for_good() {
-    for (status, fault) in [
-        (Status::Fenced, ReleaseFault::Fenced),
-        (Status::Conflict, ReleaseFault::Conflict),
-        (Status::Denied, ReleaseFault::DeniedOther),
-    ] {
-        for ask in 0..4 {
-            let mut world = World::new(1);
-            let mut memory = SessionMemory::new();
-            let mut tenure = world.serving(&mut memory).unwrap();
-            world.relay.broker.bend.status = Some(status);
-            let head = *tenure.standing().head();
-            let mut platform = world.platform();
-            let outcome = match ask {
-                0 => tenure.anchor(&mut platform, &head, &after(&head)).map(|_| ()),
-                1 => tenure.renew(&mut platform),
-                2 => tenure.bump(&mut platform).map(|_| ()),
-                _ => tenure.release(&mut platform),
-            };
-            assert_eq!(outcome, Err(fault), "{ask}");
-            let exchanges = world.relay.log.len();
-            world.relay.broker.bend.status = None;
-            assert_eq!(tenure.permit(&mut world.platform()).map(|_| ()), Err(fault));
-            assert_eq!(tenure.renew(&mut world.platform()), Err(fault));
-            assert_eq!(tenure.may_write(&mut world.platform()), Err(fault));
-            assert_eq!(world.relay.log.len(), exchanges, "nothing is sent any more");
-        }
-    }
-}
-
-/// BUSY, and a reply that has another shape than its request wants, are no answers: the outcome stays unknown.
-#[test]
-fn a_reply_that_makes_no_sense_decides_nothing() {
-    for (status, longer_replies) in [(Some(Status::Busy), false), (Some(Status::Ok), false), (None, true)] {
-        let mut world = World::new(1);
-        let mut memory = SessionMemory::new();
-        let mut tenure = world.serving(&mut memory).unwrap();
-        (world.relay.broker.bend.status, world.relay.broker.bend.longer_replies) = (status, longer_replies);
-        let (old, new) = (*tenure.standing().head(), after(tenure.standing().head()));
-        let outcome = tenure.anchor(&mut world.platform(), &old, &new);
-        assert_eq!(outcome.map(|_| ()), Err(ReleaseFault::Undecided));
-        world.relay.broker.bend = broker_end::Bend::default();
-        let anchored = tenure.anchor(&mut world.platform(), &old, &new).unwrap();
-        assert_eq!(*anchored.head(), new);
-    }
-}
-
-#[test]
-fn a_fenced_instance_learns_it_at_its_next_word() {
-    let mut world = World::new(1);
-    let mut memory = SessionMemory::new();
-    let mut tenure = world.serving(&mut memory).unwrap();
-    world.relay.broker.fence();
-    assert!(tenure.permit(&mut world.platform()).is_ok(), "its lease is what the other waits for");
-    world.pass_ms(u64::from(LEASE_MS) * 9 / 10);
-    assert_eq!(tenure.permit(&mut world.platform()).map(|_| ()), Err(ReleaseFault::Fenced));
-}
-
-#[test]
-fn an_undecided_commit_is_all_that_can_be_sent_until_it_is_decided() {
-    for act in [Act::DropRequest, Act::DropReply, Act::Flip { at: 40, with: 1 }, Act::Truncate(3)] {
-        let mut world = World::new(1);
-        let mut memory = SessionMemory::new();
-        let mut tenure = world.serving(&mut memory).unwrap();
-        let (old, new) = (*tenure.standing().head(), after(tenure.standing().head()));
-        world.relay.from = Some((4, act));
-        for _ in 0..2 {
-            let before = world.relay.log.len();
-            let outcome = tenure.anchor(&mut world.platform(), &old, &new);
-            assert_eq!(outcome.map(|_| ()), Err(ReleaseFault::Undecided));
-            assert_eq!(world.relay.log.len() - before, SENDINGS_MAX as usize, "bounded");
-        }
-        world.relay.from = None;
-        let other = Head { digest: [1; 48], ..new };
-        let mut platform = world.platform();
-        assert_eq!(tenure.anchor(&mut platform, &old, &other).map(|_| ()), Err(ReleaseFault::Undecided));
-        assert_eq!(tenure.permit(&mut platform).map(|_| ()), Err(ReleaseFault::Undecided));
-        assert_eq!(tenure.may_write(&mut platform), Err(ReleaseFault::Undecided));
-        assert_eq!(tenure.bump(&mut platform), Err(ReleaseFault::Undecided));
-        assert_eq!(tenure.release(&mut platform), Err(ReleaseFault::Undecided));
-        let anchored = tenure.anchor(&mut platform, &old, &new).unwrap();
-        assert_eq!(*anchored.head(), new);
-        assert!(tenure.permit(&mut platform).is_ok());
-        assert_eq!(world.relay.broker.row.head, new);
-    }
-}
-
-#[test]
-fn every_request_survives_a_restart_of_the_broker_in_a_resumed_session() {
-    for number in TENURE..EXCHANGES {
-        let (outcome, world) = life_with(number, Act::Restart);
-        // The refused sending, hello, resume, and the same request again.
-        assert_eq!(world.relay.log.len(), EXCHANGES + 3);
-        assert_harmless(outcome, &world, &format!("restart before exchange {number}"));
-    }
-    // The request took effect, its reply was lost, and then the broker restarted.
-    for number in TENURE..EXCHANGES {
-        let mut world = World::new(1);
-        world.relay.acts.push((number, Act::DropReply));
-        world.relay.acts.push((number + 1, Act::Restart));
-        let outcome = life(&mut world);
-        assert_harmless(outcome, &world, &format!("lost reply and restart at exchange {number}"));
-    }
-}
-
-#[test]
-fn an_instance_that_was_replaced_cannot_resume() {
-    let mut world = World::new(1);
-    let mut memory = SessionMemory::new();
-    let mut tenure = world.serving(&mut memory).unwrap();
-    world.relay.broker.fence();
-    world.relay.broker.forget_sessions();
-    assert_eq!(tenure.renew(&mut world.platform()), Err(ReleaseFault::Fenced));
-    // The token is right, the instance key is not.
-    let mut world = World::new(1);
-    let mut memory = SessionMemory::new();
-    let mut tenure = world.serving(&mut memory).unwrap();
-    world.relay.broker.row.instance = Some([4; 97]);
-    world.relay.broker.forget_sessions();
-    assert_eq!(tenure.renew(&mut world.platform()), Err(ReleaseFault::DeniedOther));
-}
-
-#[test]
-fn a_reply_after_its_own_window_does_not_permit_answering() {
-    let mut world = World::new(1);
-    let mut memory = SessionMemory::new();
-    let mut tenure = world.serving(&mut memory).unwrap();
-    let (old, new) = (*tenure.standing().head(), after(tenure.standing().head()));
-    world.relay.acts.push((4, Act::Late(u64::from(LEASE_MS))));
-    let _anchored = tenure.anchor(&mut world.platform(), &old, &new).unwrap();
-    // The commit stands, but the answer waits for a renewal, which is late too, and for the one after it.
-    world.relay.acts.push((5, Act::Late(u64::from(LEASE_MS))));
-    assert_eq!(tenure.permit(&mut world.platform()).map(|_| ()), Err(ReleaseFault::LeaseOver));
-    assert!(tenure.permit(&mut world.platform()).is_ok());
-    assert_eq!(world.relay.log.len(), 7);
-}
-
-#[test]
-fn a_lease_is_renewed_lazily_from_its_half_and_used_for_nine_tenths() {
-    let mut world = World::new(1);
-    let mut memory = SessionMemory::new();
-    let mut tenure = world.serving(&mut memory).unwrap();
-    let half_ms = u64::from(LEASE_MS) / 2;
-    world.pass_ms(half_ms - 1);
-    assert!(tenure.permit(&mut world.platform()).is_ok());
-    assert_eq!(world.relay.log.len(), 4, "an idle VM costs nothing");
-    world.pass_ms(1);
-    assert!(tenure.permit(&mut world.platform()).is_ok());
-    assert_eq!(world.relay.log.len(), 5);
-    world.relay.from = Some((5, Act::DropRequest));
-    world.pass_ms(half_ms);
-    assert!(tenure.permit(&mut world.platform()).is_ok(), "what is left of the lease is used");
-    let exchanges = world.relay.log.len();
-    assert!(tenure.permit(&mut world.platform()).is_ok());
-    assert_eq!(world.relay.log.len(), exchanges, "no attempt for every command");
-    world.pass_ms(u64::from(LEASE_MS) * 9 / 10 - half_ms - 1);
-    assert!(tenure.permit(&mut world.platform()).is_ok());
-    world.pass_ms(1);
-    assert_eq!(tenure.permit(&mut world.platform()).map(|_| ()), Err(ReleaseFault::LeaseOver));
-    world.relay.from = None;
-    assert!(tenure.permit(&mut world.platform()).is_ok());
-}
-
-#[test]
-fn a_command_that_may_write_waits_for_recent_contact() {
-    let mut world = World::new(1);
-    let mut memory = SessionMemory::new();
-    let mut tenure = world.serving(&mut memory).unwrap();
-    assert_eq!(tenure.may_write(&mut world.platform()), Ok(()));
-    assert_eq!(world.relay.log.len(), 4);
-    world.pass_ms(10_000);
-    world.relay.from = Some((4, Act::DropReply));
-    assert_eq!(tenure.may_write(&mut world.platform()), Err(ReleaseFault::Unreachable));
-    assert!(tenure.permit(&mut world.platform()).is_ok(), "reading goes on until the lease ends");
-    world.relay.from = None;
-    assert_eq!(tenure.may_write(&mut world.platform()), Ok(()));
-}
-
-#[test]
-fn serving_ends_before_the_release_is_sent() {
-    let mut world = World::new(1);
-    let mut memory = SessionMemory::new();
-    let mut tenure = world.serving(&mut memory).unwrap();
-    world.relay.from = Some((4, Act::DropReply));
-    assert_eq!(tenure.release(&mut world.platform()), Err(ReleaseFault::Unreachable));
-    let head = *tenure.standing().head();
-    let mut platform = world.platform();
-    assert_eq!(tenure.permit(&mut platform).map(|_| ()), Err(ReleaseFault::Released));
-    assert_eq!(tenure.anchor(&mut platform, &head, &after(&head)).map(|_| ()), Err(ReleaseFault::Released));
-    world.relay.from = None;
-    assert_eq!(tenure.release(&mut world.platform()), Ok(()));
-    assert_eq!(tenure.release(&mut world.platform()), Err(ReleaseFault::Released));
-}
-
-#[test]
-fn nothing_is_answered_before_the_first_confirmation() {
-    let mut world = World::new(1);
-    let mut memory = SessionMemory::new();
-    let (keys, mut tenure) = world.granted(&mut memory).unwrap();
-    let mut platform = world.platform();
-    assert_eq!(tenure.permit(&mut platform).map(|_| ()), Err(ReleaseFault::Misuse));
-    assert_eq!(tenure.renew(&mut platform), Err(ReleaseFault::Misuse));
-    let head = after(&keys.head);
-    assert_eq!(tenure.anchor(&mut platform, &keys.head, &head).map(|_| ()), Err(ReleaseFault::Misuse));
-    world.relay.from = Some((3, Act::DropReply));
-    assert_eq!(tenure.confirm(&mut world.platform(), &head).map(|_| ()), Err(ReleaseFault::Undecided));
-    assert_eq!(tenure.permit(&mut world.platform()).map(|_| ()), Err(ReleaseFault::Undecided));
-    world.relay.from = None;
-    let anchored = tenure.confirm(&mut world.platform(), &head).unwrap();
-    assert_eq!(*anchored.head(), head);
-    assert!(tenure.permit(&mut world.platform()).is_ok());
-}
-
-#[test]
-fn a_bump_gives_one_fresh_token_however_often_it_is_asked() {
-    let mut world = World::new(1);
-    let mut memory = SessionMemory::new();
-    let mut tenure = world.serving(&mut memory).unwrap();
-    let token = tenure.standing().token();
-    world.relay.from = Some((4, Act::DropReply));
-    assert_eq!(tenure.bump(&mut world.platform()), Err(ReleaseFault::Undecided));
-    assert_eq!(tenure.standing().token(), token);
-    world.relay.from = None;
-    world.relay.broker.forget_sessions();
-    assert_eq!(tenure.bump(&mut world.platform()), Ok(token + 1));
-    assert_eq!(world.relay.broker.row.token, token + 1);
-    assert_eq!(tenure.renew(&mut world.platform()), Ok(()));
 }
 
 // Frozen bytes.

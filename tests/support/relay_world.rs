@@ -269,5 +269,5 @@ pub(crate) struct Keys {
 /// A head that follows.
 pub(crate) fn after(head: &Head) -> Head {
     let sequence = head.sequence + 1;
-    Head { sequence, digest: [sequence as u8 | 0x80; 48] }
+    Head { sequence, digest: [sequence.to_le_bytes()[0] | 0x80; 48] }
 }

@@ -7,7 +7,7 @@ const LEASE_MS: u32 = 60_000;
 const LEASE: Answer = Answer::Lease { lease_ms: LEASE_MS };
 
 const fn head(sequence: u64) -> Head {
-    Head { sequence, digest: [sequence as u8; 48] }
+    Head { sequence, digest: [sequence.to_le_bytes()[0]; 48] }
 }
 
 const CONFIRM: Ask = Ask::Confirm { new: head(8) };
