@@ -22,4 +22,4 @@ pub mod wire;
 
 pub use anchor::{Anchor, Anchored, HEAD_DIGEST_BYTES, Head};
 pub use fault::ReleaseFault;
-pub use open::{Intent, ReleasedKey};
+pub use open::{Granted, Intent, ReleasedKey};
