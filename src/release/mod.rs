@@ -10,6 +10,7 @@
 
 mod anchor;
 mod fault;
+pub mod frame;
 pub mod open;
 pub mod record;
 pub mod session;
