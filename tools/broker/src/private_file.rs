@@ -72,7 +72,7 @@ pub fn read(path: &Path) -> Result<Zeroizing<String>, PrivateFileError> {
         io::ErrorKind::InvalidData => PrivateFileError::NotAKeyFile(path.to_owned()),
         _ => PrivateFileError::Io { path: path.to_owned(), source },
     };
-    let mut file = File::open(path).map_err(failed)?;
+    let file = File::open(path).map_err(failed)?;
     let about = file.metadata().map_err(failed)?;
     if !about.is_file() || about.len() > FILE_BYTES_MAX {
         return Err(PrivateFileError::NotAKeyFile(path.to_owned()));
@@ -82,7 +82,7 @@ pub fn read(path: &Path) -> Result<Zeroizing<String>, PrivateFileError> {
         return Err(PrivateFileError::Exposed { path: path.to_owned(), mode });
     }
     let mut text = Zeroizing::new(String::with_capacity(4096));
-    file.by_ref().take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
     Ok(text)
 }
 

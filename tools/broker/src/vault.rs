@@ -7,19 +7,23 @@
 //! secret opens only for the tenant, VM, epoch and token it was made for.
 //! **Not here.** Where the wrapped bytes lie (`store`). Erasing old database backups: that is rotating this file.
 
-use crate::ids::VmName;
+use crate::ids::{TenantId, VmName};
 use crate::private_file::{self, PrivateFileError};
 use crate::rules::SecretName;
 use crate::world::World;
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce, Tag};
 use hkdf::Hkdf;
+use husk::release::transcript::{SigningKey, certificate_digest};
+use husk::release::wire::{BrokerCertificate, POINT_BYTES, SIGNATURE_BYTES};
 use husk::secret::Secret;
-use p384::ecdsa::SigningKey;
 use sha2::Sha384;
 use std::path::Path;
-use zeroize::{Zeroize, Zeroizing};
+use zerocopy::byteorder::little_endian::{U16, U32};
+use zeroize::Zeroizing;
 
+/// The generation of a broker's first signing key.
+pub const KEY_GENERATION: u32 = 1;
 const FILE_TITLE: &str = "husk broker root 1";
 const WRAP_LABEL: &[u8] = b"HUSK v1 broker wrap\0";
 const CHECK_LABEL: &[u8] = b"HUSK v1 broker database\0";
@@ -41,6 +45,9 @@ pub enum VaultError {
     /// A wrapped secret does not open.
     #[error("a secret in the database was altered, or moved from another row; restore the database")]
     Altered,
+    /// A key could not be derived.
+    #[error("a key could not be derived; report this")]
+    Bug,
 }
 
 /// An epoch secret as it rests in the database.
@@ -55,10 +62,16 @@ pub struct Wrapped {
 /// The broker's keys.
 #[derive(Debug)]
 pub struct RootKeys {
-    /// Names the broker in its certificates.
-    pub broker: [u8; 16],
+    broker: [u8; 16],
     wrapping: Secret<32>,
-    signing: SigningKey,
+    signing: StoredKey,
+}
+
+/// A signing key that also knows how to be written to its file.
+#[derive(Debug)]
+struct StoredKey {
+    scalar: Secret<48>,
+    key: SigningKey,
 }
 
 impl RootKeys {
@@ -69,7 +82,7 @@ impl RootKeys {
     pub fn generate(world: &dyn World) -> Result<Self, VaultError> {
         let mut broker = [0; 16];
         world.fill(&mut broker).map_err(|_| VaultError::Entropy)?;
-        Ok(Self { broker, wrapping: fresh_secret(world)?, signing: fresh_signing_key(world)? })
+        Ok(Self { broker, wrapping: fresh_secret(world)?, signing: StoredKey::generate(world)? })
     }
 
     /// Writes a new root key file.
@@ -78,11 +91,10 @@ impl RootKeys {
     /// [`VaultError::File`].
     pub fn write(&self, path: &Path) -> Result<(), VaultError> {
         let mut text = Zeroizing::new(String::with_capacity(512));
-        let signing = Zeroizing::new(<[u8; 48]>::from(self.signing.to_bytes()));
         push_line(&mut text, "", FILE_TITLE);
         push_line(&mut text, "broker ", &hex::encode(self.broker));
         self.wrapping.with(|key| push_line(&mut text, "wrapping ", &Zeroizing::new(hex::encode(key))));
-        push_line(&mut text, "signing ", &Zeroizing::new(hex::encode(signing.as_slice())));
+        self.signing.scalar.with(|key| push_line(&mut text, "signing ", &Zeroizing::new(hex::encode(key))));
         Ok(private_file::create(path, &text)?)
     }
 
@@ -101,8 +113,7 @@ impl RootKeys {
         }
         let broker = key_line(lines.next(), "broker ").ok_or_else(malformed)?;
         let mut wrapping = key_line::<32>(lines.next(), "wrapping ").ok_or_else(malformed)?;
-        let signing = key_line::<48>(lines.next(), "signing ").map(Zeroizing::new).ok_or_else(malformed)?;
-        let signing = SigningKey::from_slice(signing.as_slice()).map_err(|_| malformed())?;
+        let signing = key_line::<48>(lines.next(), "signing ").and_then(StoredKey::of).ok_or_else(malformed)?;
         if lines.next().is_some() {
             return Err(malformed());
         }
@@ -112,15 +123,25 @@ impl RootKeys {
     /// What the broker signs hellos and grants with.
     #[must_use]
     pub const fn signing(&self) -> &SigningKey {
-        &self.signing
+        &self.signing.key
+    }
+
+    /// The broker's name in its certificates.
+    #[must_use]
+    pub const fn broker(&self) -> [u8; 16] {
+        self.broker
     }
 
     /// A value that tells whether a database belongs to these keys, and nothing of them.
-    #[must_use]
-    pub fn database_check(&self) -> [u8; 16] {
+    ///
+    /// # Errors
+    /// [`VaultError::Bug`].
+    pub fn database_check(&self) -> Result<[u8; 16], VaultError> {
         let mut check = [0; 16];
-        self.wrapping.with(|key| expand(&Hkdf::<Sha384>::new(None, key), &[CHECK_LABEL], &mut check));
-        check
+        let derived =
+            self.wrapping.with(|key| Hkdf::<Sha384>::new(None, key).expand(CHECK_LABEL, &mut check));
+        derived.map_err(|_| VaultError::Bug)?;
+        Ok(check)
     }
 
     /// Seals `secret` for the row of `vm`.
@@ -140,7 +161,7 @@ impl RootKeys {
         let (body, tag) = sealed.split_at_mut(32);
         secret.with(|bytes| body.copy_from_slice(bytes));
         let made = self
-            .cipher(&salt, vm)
+            .cipher(&salt, vm)?
             .encrypt_inout_detached(&Nonce::default(), &place(vm, name), (&mut *body).into())
             .map_err(|_| VaultError::Altered)?;
         tag.copy_from_slice(&made);
@@ -156,7 +177,7 @@ impl RootKeys {
         let tag = <[u8; 16]>::try_from(tag).map_err(|_| VaultError::Altered)?;
         Secret::try_fill(|secret: &mut [u8; 32]| {
             secret.copy_from_slice(body);
-            self.cipher(&wrapped.salt, vm)
+            self.cipher(&wrapped.salt, vm)?
                 .decrypt_inout_detached(
                     &Nonce::default(),
                     &place(vm, name),
@@ -168,13 +189,14 @@ impl RootKeys {
     }
 
     /// The cipher of one wrap: its salt is fresh, so its key is used once and the nonce may be zero.
-    fn cipher(&self, salt: &[u8; 32], vm: &VmName) -> Aes256Gcm {
+    fn cipher(&self, salt: &[u8; 32], vm: &VmName) -> Result<Aes256Gcm, VaultError> {
         let mut key = Zeroizing::new([0; 32]);
-        self.wrapping.with(|root| {
-            let prk = Hkdf::<Sha384>::new(Some(salt), root);
-            expand(&prk, &[WRAP_LABEL, &vm.tenant.0, &vm.vm.0], key.as_mut_slice());
+        let derived = self.wrapping.with(|root| {
+            let info = [WRAP_LABEL, &vm.tenant.0, &vm.vm.0];
+            Hkdf::<Sha384>::new(Some(salt), root).expand_multi_info(&info, key.as_mut_slice())
         });
-        Aes256Gcm::new(&(*key).into())
+        derived.map_err(|_| VaultError::Bug)?;
+        Ok(Aes256Gcm::new(&(*key).into()))
     }
 }
 
@@ -186,26 +208,23 @@ pub fn fresh_secret(world: &dyn World) -> Result<Secret<32>, VaultError> {
     Secret::try_fill(|bytes: &mut [u8; 32]| world.fill(bytes)).map_err(|_| VaultError::Entropy)
 }
 
-/// A fresh P-384 signing key, by rejection.
-///
-/// # Errors
-/// [`VaultError::Entropy`], also if the draws never fall into the group's order.
-pub fn fresh_signing_key(world: &dyn World) -> Result<SigningKey, VaultError> {
-    let mut draw = Zeroizing::new([0; 48]);
-    for _ in 0..KEY_DRAWS_MAX {
-        world.fill(draw.as_mut_slice()).map_err(|_| VaultError::Entropy)?;
-        if let Ok(key) = SigningKey::from_slice(draw.as_slice()) {
-            return Ok(key);
+impl StoredKey {
+    /// Draws a key by rejection.
+    fn generate(world: &dyn World) -> Result<Self, VaultError> {
+        for _ in 0..KEY_DRAWS_MAX {
+            let mut scalar = [0; 48];
+            world.fill(&mut scalar).map_err(|_| VaultError::Entropy)?;
+            if let Some(key) = Self::of(scalar) {
+                return Ok(key);
+            }
         }
+        Err(VaultError::Entropy)
     }
-    Err(VaultError::Entropy)
-}
 
-/// Expands into a short output. HKDF-SHA-384 refuses only more than 255 × 48 bytes.
-fn expand(prk: &Hkdf<Sha384>, info: &[&[u8]], out: &mut [u8]) {
-    if prk.expand_multi_info(info, out).is_err() {
-        out.zeroize();
-        unreachable!("outputs here are at most 48 bytes");
+    fn of(mut scalar: [u8; 48]) -> Option<Self> {
+        let key = SigningKey::from_scalar(&mut scalar.clone()).ok();
+        let scalar = Secret::take(&mut scalar);
+        key.map(|key| Self { scalar, key })
     }
 }
 
@@ -235,7 +254,7 @@ const TENANT_TITLE: &str = "husk tenant root 1";
 
 /// The tenant's root key: certifies brokers, and stays with the tenant.
 #[derive(Debug)]
-pub struct TenantRoot(SigningKey);
+pub struct TenantRoot(StoredKey);
 
 impl TenantRoot {
     /// Makes a new one.
@@ -243,7 +262,7 @@ impl TenantRoot {
     /// # Errors
     /// [`VaultError::Entropy`].
     pub fn generate(world: &dyn World) -> Result<Self, VaultError> {
-        fresh_signing_key(world).map(Self)
+        StoredKey::generate(world).map(Self)
     }
 
     /// Writes a new tenant root key file.
@@ -251,16 +270,103 @@ impl TenantRoot {
     /// # Errors
     /// [`VaultError::File`].
     pub fn write(&self, path: &Path) -> Result<(), VaultError> {
-        let key = Zeroizing::new(<[u8; 48]>::from(self.0.to_bytes()));
         let mut text = Zeroizing::new(String::with_capacity(256));
         push_line(&mut text, "", TENANT_TITLE);
-        push_line(&mut text, "key ", &Zeroizing::new(hex::encode(key.as_slice())));
+        self.0.scalar.with(|key| push_line(&mut text, "key ", &Zeroizing::new(hex::encode(key))));
         Ok(private_file::create(path, &text)?)
     }
 
-    /// The key.
+    /// The public half.
     #[must_use]
-    pub const fn signing(&self) -> &SigningKey {
-        &self.0
+    pub const fn point(&self) -> &[u8; POINT_BYTES] {
+        self.0.key.point()
+    }
+
+    /// Certifies `broker` as a broker of `tenant`.
+    ///
+    /// # Errors
+    /// [`VaultError::Bug`].
+    pub fn certify(&self, tenant: TenantId, broker: &RootKeys) -> Result<BrokerCertificate, VaultError> {
+        let mut certificate = BrokerCertificate {
+            tenant: tenant.0,
+            broker: broker.broker,
+            key: *broker.signing().point(),
+            key_generation: U32::new(KEY_GENERATION),
+            usage: U16::new(0),
+            signature: [0; SIGNATURE_BYTES],
+        };
+        let digest = certificate_digest(&certificate);
+        certificate.signature = self.0.key.sign(&digest).map_err(|_| VaultError::Bug)?;
+        Ok(certificate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RootKeys, TenantRoot, VaultError, fresh_secret};
+    use crate::ids::{TenantId, VmId, VmName};
+    use crate::rules::SecretName;
+    use crate::world::Machine;
+    use husk::release::transcript::{certificate_digest, verifies};
+
+    const VM: VmName = VmName { tenant: TenantId([1; 16]), vm: VmId([2; 16]) };
+    const NAME: SecretName = SecretName { token: 3, epoch: 4 };
+
+    #[test]
+    fn a_wrapped_secret_opens_only_in_its_place() {
+        let world = Machine::start();
+        let keys = RootKeys::generate(&world).unwrap();
+        let secret = fresh_secret(&world).unwrap();
+        let wrapped = keys.wrap(&world, &VM, NAME, &secret).unwrap();
+        let opened = keys.unwrap(&VM, NAME, &wrapped).unwrap();
+        assert!(secret.with(|a| opened.with(|b| a == b)));
+        assert_ne!(wrapped, keys.wrap(&world, &VM, NAME, &secret).unwrap());
+        let refused = |vm, name, wrapped| {
+            assert!(matches!(keys.unwrap(&vm, name, &wrapped), Err(VaultError::Altered)));
+        };
+        refused(VmName { vm: VmId([9; 16]), ..VM }, NAME, wrapped.clone());
+        refused(VmName { tenant: TenantId([9; 16]), ..VM }, NAME, wrapped.clone());
+        refused(VM, SecretName { token: 9, ..NAME }, wrapped.clone());
+        refused(VM, SecretName { epoch: 9, ..NAME }, wrapped.clone());
+        for at in 0..48 {
+            let mut other = wrapped.clone();
+            other.sealed[at] ^= 1;
+            refused(VM, NAME, other);
+        }
+        for at in 0..32 {
+            let mut other = wrapped.clone();
+            other.salt[at] ^= 1;
+            refused(VM, NAME, other);
+        }
+    }
+
+    #[test]
+    fn the_root_key_file_reads_what_it_wrote_and_nothing_else() {
+        let world = Machine::start();
+        let keys = RootKeys::generate(&world).unwrap();
+        let folder = std::env::temp_dir().join(format!("husk-vault-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("root");
+        keys.write(&path).unwrap();
+        let read = RootKeys::read(&path).unwrap();
+        assert_eq!(read.broker, keys.broker);
+        assert_eq!(read.signing().point(), keys.signing().point());
+        assert_eq!(read.database_check().unwrap(), keys.database_check().unwrap());
+        let text = std::fs::read_to_string(&path).unwrap();
+        for cut in 0..text.len() - 1 {
+            std::fs::write(&path, &text[..cut]).unwrap();
+            assert!(matches!(RootKeys::read(&path), Err(VaultError::Malformed(..))), "cut at {cut}");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_is_the_tenants_word() {
+        let world = Machine::start();
+        let (keys, tenant) = (RootKeys::generate(&world).unwrap(), TenantRoot::generate(&world).unwrap());
+        let mut certificate = tenant.certify(VM.tenant, &keys).unwrap();
+        assert!(verifies(tenant.point(), &certificate_digest(&certificate), &certificate.signature));
+        certificate.tenant[0] ^= 1;
+        assert!(!verifies(tenant.point(), &certificate_digest(&certificate), &certificate.signature));
     }
 }

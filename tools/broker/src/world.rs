@@ -1,11 +1,12 @@
 //! What the broker needs of its machine: time and entropy, handed in so that a test can own both.
 
 use husk::seams::{Entropy, EntropyError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// Time and entropy.
 pub trait World: Send + Sync {
-    /// Milliseconds since the Unix epoch. The store ratchets it, so a step back costs waiting and nothing else.
+    /// Milliseconds since an arbitrary instant; never decreases while the process lives. No calendar is asked for:
+    /// the database counts its own time (`store`), so whoever sets the machine's clock moves no lease.
     fn now_ms(&self) -> u64;
 
     /// Fills `into` with random bytes.
@@ -17,27 +18,24 @@ pub trait World: Send + Sync {
 
 /// The machine that the broker runs on.
 ///
-/// The wall clock is read once, at start; from then on the monotonic clock counts. Nobody who sets the clock of a
-/// running broker forward can end a lease early; and a start assumes every lease anew, whatever the wall clock says.
+/// Its clock is the monotonic one: it may be slow (it stands still while the machine sleeps), which costs waiting
+/// only, and must not run ahead of a VM's by more than the tenth of a lease that the VM leaves unused.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine {
-    wall_ms: u64,
     started: Instant,
 }
 
 impl Machine {
-    /// Reads the wall clock.
+    /// Starts counting.
     #[must_use]
     pub fn start() -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX / 2), started: Instant::now() }
+        Self { started: Instant::now() }
     }
 }
 
 impl World for Machine {
     fn now_ms(&self) -> u64 {
-        let elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX / 2);
-        self.wall_ms.saturating_add(elapsed_ms)
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn fill(&self, into: &mut [u8]) -> Result<(), EntropyError> {
