@@ -12,6 +12,7 @@ pub mod ids;
 pub mod policy;
 pub mod private_file;
 pub mod rules;
+pub mod service;
 pub mod store;
 pub mod vault;
 pub mod world;

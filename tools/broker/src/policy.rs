@@ -1,6 +1,7 @@
 //! What a tenant demands of the machine that may have a VM's keys.
 //!
-//! **What.** [`Policy`] as enrolled, and [`Policy::admits`], which judges a report whose signature already held.
+//! **What.** [`Policy`] as enrolled; [`guest_is_closed`] and [`Policy::admits`] judge a report whose signature already
+//! held.
 //! **Trust.** The report, since its signature was verified down to a root; the policy, since the tenant enrolled it.
 //! **Laws.** An empty list of measurements admits nobody; an empty list of chips admits every genuine chip. Each rule
 //! has a reason of its own, and the first that fails is the answer.
@@ -29,16 +30,11 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Judges everything that does not depend on the session: see the order in the code.
+    /// Judges firmware and platform.
     ///
     /// # Errors
     /// The reason that the VM is told.
     pub fn admits(&self, report: &Report<'_>, generation: Generation) -> Result<(), DeniedReason> {
-        let guest = report.policy();
-        let refused = |ok: bool, reason| if ok { Ok(()) } else { Err(reason) };
-        refused(report.vmpl() == 0, DeniedReason::GuestPolicy)?;
-        refused(!guest.has(GuestPolicy::DEBUG), DeniedReason::GuestPolicy)?;
-        refused(!guest.has(GuestPolicy::MIGRATE_MA), DeniedReason::GuestPolicy)?;
         refused(self.measurements.contains(report.measurement()), DeniedReason::Measurement)?;
         refused(self.covers(report, generation), DeniedReason::Tcb)?;
         refused(self.chips.is_empty() || self.chips.contains(report.chip_id()), DeniedReason::Chip)
@@ -50,6 +46,22 @@ impl Policy {
             .into_iter()
             .all(|bytes| Tcb::from_bytes(bytes, generation).covers(floor))
     }
+}
+
+/// What no tenant can waive: VMPL 0 asked, the host may not debug, no migration agent.
+///
+/// # Errors
+/// [`DeniedReason::GuestPolicy`].
+pub fn guest_is_closed(report: &Report<'_>) -> Result<(), DeniedReason> {
+    let guest = report.policy();
+    refused(report.vmpl() == 0, DeniedReason::GuestPolicy)?;
+    refused(!guest.has(GuestPolicy::DEBUG), DeniedReason::GuestPolicy)?;
+    refused(!guest.has(GuestPolicy::MIGRATE_MA), DeniedReason::GuestPolicy)
+}
+
+/// `Ok` if `ok`, the reason otherwise.
+pub(crate) const fn refused(ok: bool, reason: DeniedReason) -> Result<(), DeniedReason> {
+    if ok { Ok(()) } else { Err(reason) }
 }
 
 /// How a policy rests in the database and shows to the operator.
@@ -143,11 +155,13 @@ impl fmt::Display for TcbText {
 
 #[cfg(test)]
 mod tests {
-    use super::{Policy, TcbText, chip, tcb};
+    use super::{Policy, TcbText, chip, guest_is_closed, tcb};
     use husk::attest::report::{Generation, Layout, Report};
     use husk::release::wire::DeniedReason;
     use husk::seams::REPORT_BYTES;
     use zerocopy::{FromBytes, IntoBytes};
+
+    type Change = fn(&mut Layout);
 
     fn report() -> Layout {
         let mut layout = Layout::read_from_bytes(&[0; REPORT_BYTES]).unwrap();
@@ -164,7 +178,8 @@ mod tests {
 
     fn judged(policy: &Policy, layout: &Layout) -> Result<(), DeniedReason> {
         let raw = <[u8; REPORT_BYTES]>::read_from_bytes(layout.as_bytes()).unwrap();
-        policy.admits(&Report::parse(&raw).unwrap(), Generation::Milan)
+        let report = Report::parse(&raw).unwrap();
+        guest_is_closed(&report).and_then(|()| policy.admits(&report, Generation::Milan))
     }
 
     fn policy() -> Policy {
@@ -175,7 +190,7 @@ mod tests {
     #[test]
     fn each_rule_has_its_reason() {
         assert_eq!(judged(&policy(), &report()), Ok(()));
-        let changes: [(fn(&mut Layout), DeniedReason); 9] = [
+        let changes: [(Change, DeniedReason); 9] = [
             (|r| r.vmpl.set(1), DeniedReason::GuestPolicy),
             (|r| r.vmpl.set(u32::MAX), DeniedReason::GuestPolicy),
             (|r| r.policy.set(0xB_0000), DeniedReason::GuestPolicy),

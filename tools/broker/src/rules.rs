@@ -391,7 +391,11 @@ fn repeated(row: &Row, at: Moment, to: &Move) -> Decision {
     if row.released {
         return Err(Reply::Denied(DeniedReason::Order));
     }
-    if to.epoch == row.epoch && to.new == row.head { Ok(lease(row.clone(), at)) } else { Err(Reply::Conflict) }
+    if to.epoch == row.epoch && to.new == row.head {
+        Ok(lease(row.clone(), at))
+    } else {
+        Err(Reply::Conflict)
+    }
 }
 
 fn bump(row: &Row, at: Moment, caller: InstanceId, (token, generation): (Token, u32)) -> Decision {
@@ -426,14 +430,8 @@ fn release(row: &Row, caller: InstanceId, (token, generation): (Token, u32), hea
 /// # Errors
 /// The life in which the order makes no sense.
 pub fn operate(row: &Row, order: Order) -> Result<Row, Life> {
-    let stopped = |life, token| Row {
-        life,
-        token,
-        next: None,
-        holder: None,
-        bumped_from: None,
-        ..row.clone()
-    };
+    let stopped =
+        |life, token| Row { life, token, next: None, holder: None, bumped_from: None, ..row.clone() };
     let raised = row.token.checked_add(1).ok_or(row.life)?;
     match (order, row.life) {
         (Order::Halt, Life::Virgin | Life::Active) => Ok(stopped(Life::Halted, raised)),

@@ -104,16 +104,16 @@ impl RootKeys {
     /// [`VaultError::File`], [`VaultError::Malformed`].
     pub fn read(path: &Path) -> Result<Self, VaultError> {
         let text = private_file::read(path)?;
-        let malformed = || {
-            VaultError::Malformed(path.display().to_string(), "broker root key file", "husk broker init")
-        };
+        let malformed =
+            || VaultError::Malformed(path.display().to_string(), "broker root key file", "husk broker init");
         let mut lines = text.lines();
         if lines.next() != Some(FILE_TITLE) {
             return Err(malformed());
         }
         let broker = key_line(lines.next(), "broker ").ok_or_else(malformed)?;
         let mut wrapping = key_line::<32>(lines.next(), "wrapping ").ok_or_else(malformed)?;
-        let signing = key_line::<48>(lines.next(), "signing ").and_then(StoredKey::of).ok_or_else(malformed)?;
+        let signing =
+            key_line::<48>(lines.next(), "signing ").and_then(StoredKey::of).ok_or_else(malformed)?;
         if lines.next().is_some() {
             return Err(malformed());
         }

@@ -41,8 +41,12 @@ fn read(columns: &rusqlite::Row<'_>) -> Result<Row, StoreError> {
         token: number(columns, "token")?,
         epoch,
         head: Head { sequence: number(columns, "sequence")?, digest: columns.get("digest")? },
-        current: current.map(|token| Ok::<_, StoreError>(SecretName { token: from_sql(token)?, epoch })).transpose()?,
-        next: next.map(|token| Ok::<_, StoreError>(SecretName { token: from_sql(token)?, epoch: epoch + 1 })).transpose()?,
+        current: current
+            .map(|token| Ok::<_, StoreError>(SecretName { token: from_sql(token)?, epoch }))
+            .transpose()?,
+        next: next
+            .map(|token| Ok::<_, StoreError>(SecretName { token: from_sql(token)?, epoch: epoch + 1 }))
+            .transpose()?,
         holder: match (instance, report_id) {
             (Some(instance), Some(report_id)) => Some(Holder { instance: InstanceId(instance), report_id }),
             (None, None) => None,

@@ -46,7 +46,9 @@ pub enum StoreError {
     #[error("this root key file does not belong to this database; use the one that was made with it")]
     OtherKeys,
     /// A row breaks the laws of `rules`.
-    #[error("a row of the database is damaged; restore the database, and halt its VMs first if the copy is old")]
+    #[error(
+        "a row of the database is damaged; restore the database, and halt its VMs first if the copy is old"
+    )]
     Damaged,
     /// Another broker serves it.
     #[error("another broker serves this database; stop it first")]
@@ -210,9 +212,8 @@ impl Store {
     pub fn tenant(&self, id: TenantId) -> Result<Tenant, StoreError> {
         let mut select =
             self.connection.prepare_cached("SELECT root, certificate FROM tenants WHERE tenant = ?1")?;
-        let found = select
-            .query_row(params![id.0], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?)))
-            .optional()?;
+        let found =
+            select.query_row(params![id.0], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?))).optional()?;
         let (root, certificate) = found.ok_or(StoreError::UnknownTenant(id))?;
         let certificate =
             BrokerCertificate::read_from_bytes(&certificate).map_err(|_| StoreError::Damaged)?;

@@ -157,14 +157,16 @@ fn swap_with_secrets(
     for name in gone(new, old) {
         let secret = fresh_secret(world)?;
         let wrapped = keys.wrap(world, vm, name, &secret)?;
-        transaction.prepare_cached("INSERT INTO secrets VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
-            vm.tenant.0,
-            vm.vm.0,
-            to_sql(name.token)?,
-            to_sql(name.epoch)?,
-            wrapped.salt,
-            wrapped.sealed
-        ])?;
+        transaction.prepare_cached("INSERT INTO secrets VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
+            params![
+                vm.tenant.0,
+                vm.vm.0,
+                to_sql(name.token)?,
+                to_sql(name.epoch)?,
+                wrapped.salt,
+                wrapped.sealed
+            ],
+        )?;
     }
     Ok(())
 }
