@@ -14,6 +14,7 @@ pub mod frame;
 pub mod open;
 pub mod record;
 pub mod session;
+pub mod standing;
 pub mod tenure;
 pub mod transcript;
 pub mod wire;
