@@ -5,7 +5,7 @@ mod engine_bench;
 mod tpm;
 
 use engine_bench::Bench;
-use husk::engine::{Engine, EngineFault, Start};
+use husk::engine::{EngineFault, Start};
 
 const INDEX: u32 = 0x0150_0001;
 const COUNTER: u32 = 0x0150_0002;

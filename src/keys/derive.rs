@@ -201,7 +201,6 @@ fn hkdf(salt: &[u8], input: &Secret<32>, info: &[&[u8]]) -> Secret<32> {
 #[cfg(test)]
 mod tests {
     use super::{CreateKey, Identity, Mode, ObjectName, ObjectSort, VolumeKey};
-    use crate::keys::KeyFault;
     use crate::release::Intent;
     use crate::release::unsealed::Unsealed;
     use crate::secret::Secret;

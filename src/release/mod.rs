@@ -12,6 +12,8 @@ mod anchor;
 mod fault;
 pub mod frame;
 pub mod open;
+#[doc = include_str!("protocol.md")]
+pub mod protocol {}
 pub mod record;
 pub mod session;
 pub mod standing;
