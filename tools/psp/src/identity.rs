@@ -7,9 +7,10 @@
 //! **Not here.** The shape of certificates: `issue.rs`.
 
 use crate::issue::{self, Content};
-use husk::attest::report::{Generation, Tcb};
+use husk::attest::report::{Generation, Layout, SIGNED_BYTES, Tcb};
 use husk::seams::EntropyError;
-use p384::ecdsa::SigningKey;
+use p384::ecdsa::signature::Signer;
+use p384::ecdsa::{Signature, SigningKey};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rsa::RsaPrivateKey;
@@ -18,6 +19,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use x509_cert::der::pem::{self, LineEnding};
+use zerocopy::IntoBytes;
 use zeroize::Zeroizing;
 
 /// Where a processor's random bytes come from.
@@ -173,8 +175,19 @@ impl Identity {
         &self.hwid
     }
 
-    pub(crate) const fn signer(&self) -> &SigningKey {
-        &self.vcek
+    /// Signs a report of any content in place. A simulated processor can say anything; a real one only what is so.
+    ///
+    /// # Errors
+    /// [`IdentityError::Encoding`].
+    pub fn sign(&self, report: &mut Layout) -> Result<(), IdentityError> {
+        let signature: Signature =
+            self.vcek.try_sign(&report.as_bytes()[..SIGNED_BYTES]).map_err(|_| IdentityError::Encoding)?;
+        let (r, s) = signature.split_bytes();
+        for (stored, scalar) in [(&mut report.signature_r, r), (&mut report.signature_s, s)] {
+            stored[..48].copy_from_slice(&scalar);
+            stored[..48].reverse();
+        }
+        Ok(())
     }
 
     /// Intermediate and root as PEM: what a verifier that accepts this simulation is given.
@@ -310,7 +323,7 @@ mod tests {
         assert_eq!(chips[0].hwid(), chips[1].hwid());
         for (one, other) in [(0, 2), (0, 3), (2, 3)] {
             assert_ne!(chips[one].hwid(), chips[other].hwid());
-            assert_ne!(chips[one].signer().to_bytes(), chips[other].signer().to_bytes());
+            assert_ne!(chips[one].vcek.to_bytes(), chips[other].vcek.to_bytes());
         }
     }
 }

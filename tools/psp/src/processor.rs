@@ -12,11 +12,9 @@ use crate::protocol::{PAGES_MAX, Page, Refusal, Reply, Request};
 use husk::attest::guest_message::{
     Envelope, MessageKind, REPORT_REQUEST_BYTES, REPORT_RESPONSE_BYTES, open, seal,
 };
-use husk::attest::report::{Layout, PlatformInfo, Policy, SIGNATURE_ALGO_ECDSA_P384_SHA384, SIGNED_BYTES};
+use husk::attest::report::{Layout, PlatformInfo, Policy, SIGNATURE_ALGO_ECDSA_P384_SHA384};
 use husk::seams::REPORT_BYTES;
 use husk::secret::Secret;
-use p384::ecdsa::Signature;
-use p384::ecdsa::signature::Signer;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use zerocopy::{FromZeros, IntoBytes};
@@ -141,7 +139,7 @@ impl Processor {
             return Err(Refusal::Order);
         };
         let (pages, rest) = bytes.as_chunks::<PAGE_BYTES>();
-        let aligned = gpa % (PAGE_BYTES as u64) == 0;
+        let aligned = gpa.is_multiple_of(PAGE_BYTES as u64);
         if !rest.is_empty() || pages.is_empty() || pages.len() > PAGES_MAX || !aligned {
             return Err(Refusal::Pages);
         }
@@ -161,7 +159,7 @@ impl Processor {
         let keys = &mut secrets[SECRETS_VMPCK0..SECRETS_VMPCK0 + 32 * VMPCKS];
         entropy(keys).map_err(|_| Refusal::Failed)?;
         let (keys, _) = keys.as_chunks::<32>();
-        let mut vmpcks = keys.iter().map(|key| Secret::take(&mut *Zeroizing::new(*key)));
+        let mut vmpcks = keys.iter().map(|key| Secret::take(&mut Zeroizing::new(*key)));
         let mut next = || vmpcks.next().ok_or(Refusal::Failed);
         let vmpcks = [next()?, next()?, next()?, next()?];
         let mut report_id = [0; 32];
@@ -232,13 +230,7 @@ fn report(identity: &Identity, guest: &Running, vmpck: u8, payload: &[u8]) -> Re
     let mut layout = unsigned_report(identity, guest);
     layout.vmpl.set(vmpl);
     layout.report_data.copy_from_slice(&request[..0x40]);
-    let signature: Signature =
-        identity.signer().try_sign(&layout.as_bytes()[..SIGNED_BYTES]).map_err(|_| STATUS_INVALID_KEY)?;
-    let (r, s) = signature.split_bytes();
-    for (stored, scalar) in [(&mut layout.signature_r, r), (&mut layout.signature_s, s)] {
-        stored[..48].copy_from_slice(&scalar);
-        stored[..48].reverse();
-    }
+    identity.sign(&mut layout).map_err(|_| STATUS_INVALID_KEY)?;
     Ok(layout)
 }
 

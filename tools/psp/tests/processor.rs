@@ -6,19 +6,19 @@ use husk::attest::guest_message::{
     REPORT_REQUEST_BYTES, REPORT_RESPONSE_BYTES, open, seal,
 };
 use husk::attest::report::{Generation, Policy};
-use husk::seams::{EntropyError, REPORT_BYTES, Reporter};
+use husk::seams::{REPORT_BYTES, Reporter};
 use husk::secret::Secret;
 use husk_evidence::{EvidenceError, Silicon, Verifier};
 use husk_psp::{
-    GUESTS_MAX, Identity, LocalGuest, Processor, PspReporter, Refusal, Reply, Request, SharedProcessor,
-    expected_measurement,
+    Entropy, GUESTS_MAX, Identity, LocalGuest, Processor, PspReporter, Refusal, Reply, Request,
+    SharedProcessor, expected_measurement,
 };
 
 const POLICY: u64 = Policy::RESERVED_ONE | Policy::SMT;
 type Page = [u8; PAGE_BYTES];
 
 /// Entropy that counts: another value in every byte run, the same in every test run.
-fn counting() -> Box<dyn FnMut(&mut [u8]) -> Result<(), EntropyError> + Send> {
+fn counting() -> Entropy {
     let mut counter = 0u64;
     Box::new(move |into| {
         for chunk in into.chunks_mut(8) {
