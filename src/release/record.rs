@@ -235,15 +235,11 @@ impl Answerer {
         Some((Asked { sequence, operation: Operation::from_number(operation)? }, body))
     }
 
-    /// Seals the one reply to `asked`, whose body of `body_bytes` is in place at [`REPLY_BODY_AT`]; returns the
+    /// Seals the one reply to `asked` (which is used up), whose body of `body_bytes` is in place at [`REPLY_BODY_AT`]; returns the
     /// frame's length.
     ///
     /// # Errors
     /// [`ReleaseFault::Misuse`] if the frame does not fit.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "one request has one reply: the right to it is used up here"
-    )]
     pub fn seal(
         &self,
         asked: Asked,
@@ -335,7 +331,7 @@ mod tests {
             assert!(open_request(&mut answerer, &mut changed[..request_len]).is_err(), "bit {bit}");
         }
         for len in 0..request_len {
-            assert!(open_request(&mut answerer, &mut request.clone()[..len]).is_err());
+            assert!(open_request(&mut answerer, &mut { request }[..len]).is_err());
         }
         let got = open_request(&mut answerer, &mut request[..request_len]).unwrap();
         let mut reply = [0; ROOM];
@@ -346,7 +342,7 @@ mod tests {
             assert!(open_reply(&caller, &asked, &mut changed[..reply_len]).is_err(), "bit {bit}");
         }
         for len in 0..reply_len {
-            assert!(open_reply(&caller, &asked, &mut reply.clone()[..len]).is_err());
+            assert!(open_reply(&caller, &asked, &mut { reply }[..len]).is_err());
         }
         open_reply(&caller, &asked, &mut reply[..reply_len]).unwrap();
     }
@@ -358,7 +354,7 @@ mod tests {
         let (first_len, _) = ask(&mut caller, &mut first);
         let mut second = [0; ROOM];
         let (second_len, _) = ask(&mut caller, &mut second);
-        assert!(open_request(&mut answerer, &mut second.clone()[..second_len]).is_ok());
+        assert!(open_request(&mut answerer, &mut { second }[..second_len]).is_ok());
         assert!(open_request(&mut answerer, &mut second[..second_len]).is_err(), "replayed");
         assert!(open_request(&mut answerer, &mut first[..first_len]).is_err(), "reordered");
     }
@@ -372,7 +368,7 @@ mod tests {
         let mut old = [0; ROOM];
         let old_len = answer(&answerer, got, &mut old);
         let (_, asked) = ask(&mut caller, &mut buffer);
-        assert!(open_reply(&caller, &asked, &mut old.clone()[..old_len]).is_err(), "an older reply");
+        assert!(open_reply(&caller, &asked, &mut { old }[..old_len]).is_err(), "an older reply");
         let wrong = Asked { sequence: 0, operation: Operation::Anchor };
         assert!(open_reply(&caller, &wrong, &mut old[..old_len]).is_err(), "another operation's reply");
     }

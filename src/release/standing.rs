@@ -341,3 +341,6 @@ impl Standing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
