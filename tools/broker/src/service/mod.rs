@@ -13,15 +13,16 @@ mod sessions;
 
 pub use sessions::{ESTABLISHED_MAX, GREETED_MAX};
 
+use crate::evidence::{Evidence, EvidenceRefused};
 use crate::ids::{TenantId, VmId, VmName};
-use crate::policy::{guest_is_closed, refused};
+use crate::policy::{Genuine, guest_is_closed, refused};
 use crate::rules::{Grant, InstanceId, Reply, Request};
 use crate::store::{Decided, GrantSecrets, Serving, StoreError, Tenant};
 use crate::vault::RootKeys;
 use crate::world::{World, WorldEntropy};
 use bodies::AttestParts;
 use husk::attest::binding::report_data;
-use husk::attest::report::{Generation, Report};
+use husk::attest::report::Report;
 use husk::release::frame;
 use husk::release::record::{Answerer, Asked, REPLY_BODY_AT, session_of};
 use husk::release::transcript::{AgreementKey, broker_keys, grant_digest, point_digest, server_hello_digest};
@@ -29,31 +30,12 @@ use husk::release::wire::{
     DeniedReason, FRAME_BYTES_MAX, FrameKind, GrantIntent, GrantReply, Hello, Operation, PROTOCOL,
     RefusalReason, SIGNATURE_BYTES, SUITE, ServerHello, Status, WireHead,
 };
-use husk::seams::REPORT_BYTES;
 use sessions::{Session, Sessions, Stage};
 use sha2::{Digest as _, Sha256, Sha384};
 use std::sync::{Arc, Mutex, MutexGuard};
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zeroize::Zeroize;
-
-/// Why a report's bytes, signature or chain do not hold. The text is for the broker's log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EvidenceRefused {
-    /// They do not hold.
-    Unsound(String),
-    /// They hold, under a simulated root that this broker was not told to accept.
-    Simulated(String),
-}
-
-/// Whether a report is a genuine processor's.
-pub trait Evidence: Send + Sync {
-    /// Verifies `report` with the DER `certificate` of its key (empty if the host had none) down to a root.
-    ///
-    /// # Errors
-    /// [`EvidenceRefused`].
-    fn verify(&self, report: &[u8; REPORT_BYTES], certificate: &[u8]) -> Result<Generation, EvidenceRefused>;
-}
 
 /// The broker without its network.
 pub struct Service {
@@ -242,7 +224,7 @@ impl Service {
         let vm = &session.vm;
         let enrolment = locked(&self.serving)?.store().enrolment(vm);
         let enrolment = enrolment.map_err(|error| unavailable(vm, &error))?;
-        let judged = self.genuine(vm, parts).and_then(|generation| {
+        let judged = self.genuine(vm, parts).and_then(|genuine| {
             let report = Report::parse(&parts.fixed.report).map_err(|_| DeniedReason::Evidence)?;
             let config_is_enrolled = <[u8; 32]>::from(Sha256::digest(parts.config)) == enrolment.host_data;
             let config_digest = Sha384::digest(parts.config).into();
@@ -251,7 +233,7 @@ impl Service {
             refused(*report.host_data() == enrolment.host_data, DeniedReason::LaunchConfig)?;
             refused(config_is_enrolled, DeniedReason::LaunchConfig)?;
             refused(*report.report_data() == bound, DeniedReason::Binding)?;
-            enrolment.policy.admits(&report, generation)?;
+            enrolment.policy.admits(&report, &genuine)?;
             Ok(*report.report_id())
         });
         let Ok(report_id) = judged else { return Ok(judged) };
@@ -260,7 +242,7 @@ impl Service {
         Ok(refused(first, DeniedReason::InstanceReused).map(|()| report_id))
     }
 
-    fn genuine(&self, vm: &VmName, parts: &AttestParts<'_>) -> Result<Generation, DeniedReason> {
+    fn genuine(&self, vm: &VmName, parts: &AttestParts<'_>) -> Result<Genuine, DeniedReason> {
         self.evidence.verify(&parts.fixed.report, parts.certificate).map_err(|refused| match refused {
             EvidenceRefused::Unsound(why) => {
                 eprintln!("husk-broker: {vm}: report refused: {why}");
