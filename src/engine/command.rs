@@ -106,6 +106,8 @@ pub struct Command<'b> {
 impl<'b> Command<'b> {
     /// TPM_CC_Clear.
     pub const CLEAR: u32 = 0x126;
+    /// TPM_CC_StartAuthSession.
+    pub const START_AUTH_SESSION: u32 = 0x176;
     /// TPM_CC_Startup.
     pub const STARTUP: u32 = 0x144;
     /// TPM_CC_Shutdown.

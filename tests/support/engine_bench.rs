@@ -57,6 +57,17 @@ impl Bench {
         self.engine.power_on(&mut self.nv, PowerOn { start, reset_count, clock_ms_min: 0 })
     }
 
+    /// As [`power_on`](Self::power_on) from a stored state, with the clock at `clock_ms_min` or later.
+    pub fn launch(&mut self, reset_count: u32, clock_ms_min: u64) -> Result<(), EngineFault> {
+        self.engine.power_on(&mut self.nv, PowerOn { start: Start::Load, reset_count, clock_ms_min })
+    }
+
+    /// The handles whose attempts `bytes` opens.
+    pub fn attempts(&mut self, bytes: &[u8]) -> Vec<u32> {
+        let command = Command::parse(bytes, Locality::Zero).unwrap();
+        self.engine.attempts(&command, &mut self.nv).unwrap().to_vec()
+    }
+
     /// Makes entropy fail from now on, or work again.
     pub fn stop_entropy(&self, stopped: bool) {
         STOPPED.store(stopped, SeqCst);
