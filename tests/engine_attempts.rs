@@ -1,4 +1,6 @@
 //! Laws of authorization attempts: an attempt is counted even if its answer was never committed.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 #[path = "support/engine_bench.rs"]
 mod engine_bench;
 #[path = "support/tpm.rs"]
@@ -57,7 +59,8 @@ fn only_what_counts_attempts_opens_one() {
 fn a_certified_pin_index_is_the_second_handle() {
     let mut bench = with_pin();
     let key = bench.send(&tpm::create_primary(tpm::OWNER, &tpm::ecc_signing_template(false))).ok().handle();
-    let certify = |auth| tpm::authorized(0x184, &[key, auth, PIN], &[b"", b"guess"], &[0, 0, 0, 0x10, 0, 8, 0, 0]);
+    let certify =
+        |auth| tpm::authorized(0x184, &[key, auth, PIN], &[b"", b"guess"], &[0, 0, 0, 0x10, 0, 8, 0, 0]);
     assert_eq!(bench.attempts(&certify(PIN)), [PIN]);
     assert_eq!(bench.attempts(&certify(tpm::OWNER)), []);
 }
@@ -91,7 +94,11 @@ fn a_session_bound_to_lockout_may_try_its_password_anywhere() {
     let bound = bench.send(&tpm::start_bound_session(tpm::SE_HMAC, tpm::LOCKOUT)).ok().handle();
     assert_eq!(bench.attempts(&read(bound)), [tpm::LOCKOUT]);
     assert_eq!(bench.attempts(&tpm::nv_read(DATA, b"", 8)), [], "a password tries nothing else");
-    assert_ne!(bench.send(&tpm::start_bound_session(tpm::SE_HMAC, PIN)).code(), 0, "a PIN index binds nothing");
+    assert_ne!(
+        bench.send(&tpm::start_bound_session(tpm::SE_HMAC, PIN)).code(),
+        0,
+        "a PIN index binds nothing"
+    );
 }
 
 #[test]

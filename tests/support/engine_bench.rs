@@ -1,14 +1,16 @@
 //! A reference engine on a bench: one at a time in a process, deterministic entropy, images that can be kept and put back.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
 use crate::tpm::{self, Reply};
 use husk::engine::reference::ReferenceEngine;
 use husk::engine::{COMMAND_BYTES_MAX, Command, Engine, EngineFault, Locality, PowerOn, Start};
-use husk::nv::{Envelope, NvFault, NvImage, STATE_BYTES_MAX};
+use husk::nv::{NvFault, NvImage, STATE_BYTES_MAX};
 use husk::seams::EntropyError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use zerocopy::IntoBytes;
 
 static TURN: Mutex<()> = Mutex::new(());
 static SEED: AtomicU64 = AtomicU64::new(0);
@@ -105,7 +107,6 @@ impl Bench {
     /// Puts an image back, as if it were what the volume holds. The engine is off afterwards.
     pub fn put_back(&mut self, bytes: &[u8]) {
         self.engine.power_off();
-        self.nv = image();
         let loaded: Result<(), NvFault> = self.nv.load(|into| {
             into[..bytes.len()].copy_from_slice(bytes);
             Ok(bytes.len())
@@ -114,11 +115,9 @@ impl Bench {
     }
 
     /// As [`put_back`](Self::put_back), with another engine state.
-    pub fn put_back_state(&mut self, envelope: &Envelope, state: &[u8]) {
-        self.engine.power_off();
-        self.nv = image();
-        self.nv.store_envelope(envelope);
-        self.nv.store_engine_state(state).unwrap();
+    pub fn put_back_state(&mut self, state: &[u8]) {
+        let envelope = self.nv.envelope();
+        self.put_back(&[envelope.as_bytes(), state].concat());
     }
 
     /// Cuts power without a shutdown and launches again from `bytes`, up to and with Startup(CLEAR).

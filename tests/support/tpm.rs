@@ -1,5 +1,6 @@
 //! A tiny TPM 2.0 client for tests: command bytes out, replies in. Structures are TPM 2.0 part 2 and 3.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
 /// TPM_RH_OWNER.

@@ -52,8 +52,7 @@ impl Request {
 
     /// Fills the size in.
     fn finish(mut self) -> heapless::Vec<u8, 128> {
-        let size = self.0.len() as u16;
-        if let Some(field) = self.0.get_mut(4..6) {
+        if let (Ok(size), Some(field)) = (u32::try_from(self.0.len()), self.0.get_mut(2..6)) {
             field.copy_from_slice(&size.to_be_bytes());
         }
         self.0

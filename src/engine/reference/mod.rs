@@ -131,7 +131,8 @@ impl ReferenceEngine {
         self.load(nv, entry)?;
         let forgot = self.restart_and_shut_down(nv);
         self.power_off();
-        forgot
+        // Giving up over a stored state is the state's fault, not the running TPM's.
+        forgot.map_err(|fault| if fault == EngineFault::Failed { EngineFault::StateRefused } else { fault })
     }
 
     /// Runs `command` in a private copy, since the library decrypts parameters in place.

@@ -94,13 +94,9 @@ impl Host for World<'_, '_> {
             Some(bytes) if bytes.len() == into.len() => into.copy_from_slice(bytes),
             _ => return false,
         }
-        match (blob, self.entry) {
-            (Blob::Permanent, Some(entry)) => match Permall::find(into) {
-                Some(found) => entry.prepare(&found, into),
-                None => return false,
-            },
-            _ => {}
-        }
+        let (Blob::Permanent, Some(entry)) = (blob, self.entry) else { return true };
+        let Some(found) = Permall::find(into) else { return false };
+        entry.prepare(&found, into);
         true
     }
 
