@@ -10,13 +10,16 @@
 
 mod anchor;
 mod fault;
+pub mod frame;
 pub mod open;
 pub mod record;
 pub mod session;
+pub mod standing;
 pub mod tenure;
 pub mod transcript;
+pub mod unsealed;
 pub mod wire;
 
 pub use anchor::{Anchor, Anchored, HEAD_DIGEST_BYTES, Head};
 pub use fault::ReleaseFault;
-pub use open::{Intent, ReleasedKey};
+pub use open::{Granted, Intent, ReleasedKey};
