@@ -13,8 +13,9 @@ pub(crate) const MEMORY_MIB: u64 = 512;
 /// Where the TPM's shared page lies in the guest's memory: 64 MiB below its end, away from the firmware's tables.
 pub(crate) const SHARED_PAGE_BASE: u64 = (MEMORY_MIB - 64) << 20;
 
-/// What the kernel must leave alone there: the register page of each of the five localities (PTP 1.06 §6.5.3).
-pub(crate) const SHARED_PAGE_BYTES: u64 = 5 * 0x1000;
+/// What the kernel must leave alone there: the register pages of five localities (PTP 1.06 §6.5.3) and the page of the
+/// data buffer, with room to spare.
+pub(crate) const SHARED_PAGE_BYTES: u64 = 0x1_0000;
 
 /// How the guest finds its TPM.
 #[derive(Clone, Debug)]
@@ -141,7 +142,7 @@ mod tests {
         };
         let line = arguments(&launch).join(" ");
         assert!(
-            line.contains("memmap=0x5000$0x1c000000 husk.script=second-boot husk.set.counter-min=7"),
+            line.contains("memmap=0x10000$0x1c000000 husk.script=second-boot husk.set.counter-min=7"),
             "{line}"
         );
         assert!(line.contains("-acpitable file=t1 -acpitable file=t2"), "{line}");
