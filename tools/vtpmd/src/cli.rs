@@ -47,8 +47,8 @@ pub struct PlatformArgs {
     #[arg(long, value_name = "BYTES", default_value_t = FileDisk::BLOCK_BYTES)]
     pub block_bytes: u32,
     /// The relay's socket
-    #[arg(long, value_name = "PATH")]
-    pub relay: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present = "unsealed_for_testing")]
+    pub relay: Option<PathBuf>,
     /// How long one exchange with the broker may take, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5000)]
     pub relay_timeout_ms: u64,
@@ -63,10 +63,11 @@ impl PlatformArgs {
         FileDisk::open(&self.volume, self.block_bytes)
     }
 
-    /// The channel to the broker; nothing is connected yet.
+    /// The channel to the broker, where a relay is named; nothing is connected yet.
     #[must_use]
-    pub fn channel(&self) -> SocketChannel {
-        SocketChannel::new(self.relay.clone(), Duration::from_millis(self.relay_timeout_ms))
+    pub fn channel(&self) -> Option<SocketChannel> {
+        let relay = self.relay.clone()?;
+        Some(SocketChannel::new(relay, Duration::from_millis(self.relay_timeout_ms)))
     }
 }
 

@@ -10,7 +10,7 @@ use husk::release::ReleaseFault;
 use husk::release::session::SessionMemory;
 use husk::seams::{Platform, Reporter};
 use husk::volume::{STATE_BYTES_MAX, Workspace};
-use husk::vtpm::{Asked, Cold, Memory, Served, VtpmFault, Vtpm};
+use husk::vtpm::{Asked, Cold, Memory, Served, Vtpm, VtpmFault};
 use husk_psp::{PspReporter, RemoteGuest};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,7 +70,10 @@ impl Component {
         Some(Self { disk, footing, clock: BootClock::new(), state: State::Cold(engine), canceller })
     }
 
-    fn with<T>(&mut self, act: impl FnOnce(&mut Vtpm<'static, ReferenceEngine>, &mut Platform<'_>) -> T) -> Result<T, Fault> {
+    fn with<T>(
+        &mut self,
+        act: impl FnOnce(&mut Vtpm<'static, ReferenceEngine>, &mut Platform<'_>) -> T,
+    ) -> Result<T, Fault> {
         let Self { disk, footing, clock, state, .. } = self;
         match state {
             State::Booted(vtpm) => Ok(on(disk, footing, clock.as_ref(), |platform| act(vtpm, platform))),
@@ -103,7 +106,9 @@ impl Component {
                         if Instant::now() + pause > deadline {
                             return Err(ReleaseFault::Busy.into());
                         }
-                        eprintln!("husk: another instance may still be answering; asking again in {retry_ms} ms");
+                        eprintln!(
+                            "husk: another instance may still be answering; asking again in {retry_ms} ms"
+                        );
                         std::thread::sleep(pause);
                         identified = again;
                     }

@@ -60,16 +60,20 @@ fn footing(args: &Args) -> anyhow::Result<Footing> {
         Some(path) => path.clone(),
         None => std::env::current_exe().context("cannot tell which program this is; give --firmware")?,
     };
-    let firmware = fs::read(&firmware).with_context(|| format!("cannot read the firmware {}", firmware.display()))?;
-    let (guest, secrets) = RemoteGuest::launch(psp, &firmware, host_data, GUEST_POLICY)?;
-    let (reporter, wait_for_lease) = (reporter(guest, secrets)?, Duration::from_secs(args.wait_for_lease_seconds));
+    let firmware =
+        fs::read(&firmware).with_context(|| format!("cannot read the firmware {}", firmware.display()))?;
+    let (mut guest, secrets) = RemoteGuest::launch(psp, &firmware, &host_data, GUEST_POLICY)?;
+    let certificate = guest.certificate()?;
+    let reporter = PspReporter::new(guest, secrets, certificate);
+    let wait_for_lease = Duration::from_secs(args.wait_for_lease_seconds);
     Ok(Footing::Sealed(Box::new(Launch { config, channel, reporter, wait_for_lease })))
 }
 
 /// Reads the launch configuration, but no more than one can have.
 fn config_bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = File::open(path).with_context(|| format!("cannot open the launch configuration {}", path.display()))?;
+    let file = File::open(path)
+        .with_context(|| format!("cannot open the launch configuration {}", path.display()))?;
     file.take(CONFIG_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -7,9 +7,12 @@
 //! its memory: this is the component for development and tests, and for hosts that are trusted.
 //! **Laws.** One command at a time. Every input has a bound. A client that goes away harms nobody. SIGTERM is an orderly
 //! end: the running command finishes, the machine is shut down, the sockets vanish.
-//! **Not here.** What makes a machine of the component, a volume and a broker: `husk`'s command puts these together.
+//! [`component`] is the machine that matters, [`daemon`] the command `husk vtpmd`.
+//! **Not here.** The broker, the relay and the processor: commands of their own.
 
 pub mod cli;
+pub mod component;
+pub mod daemon;
 pub mod machine;
 pub mod platform;
 pub mod server;
