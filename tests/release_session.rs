@@ -137,6 +137,21 @@ fn every_changed_byte_of_a_reply_is_refused_before_the_grant_and_harmless_after_
 }
 
 #[test]
+fn a_reply_in_a_frame_of_another_kind_is_refused_before_the_grant_and_harmless_after_it() {
+    for (number, (_, reply)) in honest().iter().enumerate() {
+        let right = reply[FRAME_HEADER_BYTES - 1];
+        for kind in FrameKind::ALL.iter().map(|kind| *kind as u8).filter(|kind| *kind != right) {
+            let flip = Act::Flip { at: FRAME_HEADER_BYTES - 1, with: right ^ kind };
+            let (outcome, world) = life_with(number, flip);
+            match number {
+                0..TENURE => assert_eq!(outcome, Err(ReleaseFault::ReplyRefused), "{number} as {kind}"),
+                _ => assert_harmless(outcome, &world, &format!("{number} as {kind}")),
+            }
+        }
+    }
+}
+
+#[test]
 fn every_truncation_is_refused_before_the_grant_and_harmless_after_it() {
     for (number, (_, reply)) in honest().iter().enumerate() {
         for length in (0..reply.len()).step_by(if number < TENURE { 7 } else { 1 }) {
