@@ -33,6 +33,8 @@ enum Command {
     Vm(VmCommand),
     /// Carry frames between a VM and its broker.
     Relay(husk_relay::cli::Args),
+    /// Play a secure processor, where there is none.
+    Psp(husk_psp::cli::Args),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Tenant(command) => command.run(),
         Command::Vm(command) => command.run(),
         Command::Relay(args) => husk_relay::cli::run(&args),
+        Command::Psp(args) => husk_psp::cli::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
