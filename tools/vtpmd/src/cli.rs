@@ -1,6 +1,6 @@
 //! The command line of serving: where, on what, and until when.
 
-use crate::machine::{Machine, Volatile};
+use crate::machine::Machine;
 use crate::platform::{FileDisk, FileDiskError, SocketChannel};
 use crate::server::{Address, Server};
 use crate::serving::Serving;
@@ -110,7 +110,7 @@ fn start(args: &ServeArgs, serving: &Arc<Serving>) -> anyhow::Result<(Server, Op
         write_tables(folder, &layout(at)?)?;
     }
     if !args.wait_for_init {
-        let powered = serving.with(|machine| machine.power_on(Volatile::Resume));
+        let powered = serving.with(|machine| machine.power_on());
         powered.unwrap_or(Ok(())).context("the TPM does not switch on")?;
     }
     let server = Server::start(serving, args.data.as_ref(), args.control.as_ref())?;

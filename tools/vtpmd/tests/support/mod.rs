@@ -7,7 +7,7 @@ use husk::engine::{Command, Engine, EngineFault, Locality, PowerOn, Start};
 use husk::fault::Fault;
 use husk::frontend::{Tpm, reply};
 use husk::nv::{NvImage, STATE_BYTES_MAX};
-use husk_vtpmd::machine::{About, Canceller, Machine, Volatile};
+use husk_vtpmd::machine::{About, Canceller, Machine};
 use husk_vtpmd::platform::OsEntropy;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -85,12 +85,11 @@ impl Machine for BenchMachine {
     fn is_on(&self) -> bool {
         self.on
     }
-    fn power_on(&mut self, volatile: Volatile) -> Result<(), Fault> {
+    fn power_on(&mut self) -> Result<(), Fault> {
         self.resets += 1;
         self.on = false;
         let power = self.power();
-        let kept = self.volatile.take().filter(|_| volatile == Volatile::Resume);
-        match kept {
+        match self.volatile.take() {
             Some(bytes) => self.engine.resume_volatile(&mut self.nv, power, &bytes),
             None => self.engine.power_on(&mut self.nv, power),
         }
