@@ -1,4 +1,5 @@
 //! A guest's driver on a page of memory that it shares with the daemon, each in its own threads.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod support;
 

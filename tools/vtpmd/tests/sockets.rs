@@ -1,4 +1,5 @@
 //! Peers over the sockets: tpm2-tools by tpm2-tss' `swtpm` TCTI, swtpm_ioctl, and QEMU's emulator backend.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 mod support;
 
