@@ -75,12 +75,13 @@ impl PlatformArgs {
 /// # Errors
 /// What kept it from serving, or the fault that the machine met at its end, as one line.
 pub fn serve(args: &ServeArgs, machine: Box<dyn Machine>) -> anyhow::Result<()> {
-    // Blocked first, so that every thread started below inherits it and a signal during start-up is an orderly end.
-    let signals = Signals::block().context("cannot block signals")?;
+    let signals = Signals::catch().context("cannot catch signals")?;
     let serving = Serving::new(machine);
     let ending = Arc::clone(&serving);
     std::thread::spawn(move || {
-        signals.wait();
+        if signals.wait().is_err() {
+            eprintln!("vtpmd: signals are lost; ending");
+        }
         ending.end();
     });
     let served = start(args, &serving).map(|(server, poller)| {
