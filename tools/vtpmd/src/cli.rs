@@ -1,6 +1,6 @@
 //! The command line of serving: where, on what, and until when.
 
-use crate::machine::{Machine, Volatile};
+use crate::machine::Machine;
 use crate::platform::{FileDisk, FileDiskError, SocketChannel};
 use crate::server::{Address, Server};
 use crate::serving::Serving;
@@ -76,12 +76,13 @@ impl PlatformArgs {
 /// # Errors
 /// What kept it from serving, or the fault that the machine met at its end, as one line.
 pub fn serve(args: &ServeArgs, machine: Box<dyn Machine>) -> anyhow::Result<()> {
-    // Blocked first, so that every thread started below inherits it and a signal during start-up is an orderly end.
-    let signals = Signals::block().context("cannot block signals")?;
+    let signals = Signals::catch().context("cannot catch signals")?;
     let serving = Serving::new(machine);
     let ending = Arc::clone(&serving);
     std::thread::spawn(move || {
-        signals.wait();
+        if signals.wait().is_err() {
+            eprintln!("vtpmd: signals are lost; ending");
+        }
         ending.end();
     });
     let served = start(args, &serving).map(|(server, poller)| {
@@ -111,7 +112,7 @@ fn start(args: &ServeArgs, serving: &Arc<Serving>) -> anyhow::Result<(Server, Op
         write_tables(folder, &layout(at)?)?;
     }
     if !args.wait_for_init {
-        let powered = serving.with(|machine| machine.power_on(Volatile::Resume));
+        let powered = serving.with(|machine| machine.power_on());
         powered.unwrap_or(Ok(())).context("the TPM does not switch on")?;
     }
     let server = Server::start(serving, args.data.as_ref(), args.control.as_ref())?;

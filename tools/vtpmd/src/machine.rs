@@ -7,15 +7,6 @@ use std::sync::Arc;
 /// Ends a running command early, from any thread. The TPM may finish it all the same.
 pub type Canceller = Arc<dyn Fn() + Send + Sync>;
 
-/// What a power-on does with volatile state that was stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Volatile {
-    /// Resumes from it where there is some; it is used up.
-    Resume,
-    /// Deletes it.
-    Discard,
-}
-
 /// What a machine says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct About {
@@ -38,11 +29,12 @@ pub trait Machine: Tpm + Send {
     /// Whether the TPM is powered.
     fn is_on(&self) -> bool;
 
-    /// The TPM Init signal: powers on, after powering off where it was on.
+    /// The TPM Init signal: powers on, after powering off where it was on. Resumes from stored volatile state where there
+    /// is some, which is used up by that.
     ///
     /// # Errors
     /// The fault for which the TPM is off.
-    fn power_on(&mut self, volatile: Volatile) -> Result<(), Fault>;
+    fn power_on(&mut self) -> Result<(), Fault>;
 
     /// Powers off. What was acknowledged is durable already.
     ///
@@ -50,7 +42,7 @@ pub trait Machine: Tpm + Send {
     /// The fault that was met; the TPM is off all the same.
     fn power_off(&mut self) -> Result<(), Fault>;
 
-    /// Stores volatile state, for the next [`Volatile::Resume`].
+    /// Stores volatile state, for the next [`power_on`](Self::power_on).
     ///
     /// # Errors
     /// The fault for which nothing was stored. Not called unless [`About::keeps_volatile`].

@@ -5,16 +5,17 @@
 //! each descriptor that the kernel made for us exactly once. [`Mapping`] owns a shared mapping until it is dropped.
 //! Other processes write that memory at any time, so no reference to it ever exists: every access is one volatile read or
 //! write of a byte or an aligned word, within the bounds that the constructor fixed. A host that truncates the file below
-//! the mapping kills this process (SIGBUS): a denial of service that the owner of the file has anyway.
+//! the mapping kills this process (SIGBUS): a denial of service that the owner of the file has anyway. The signal
+//! handler touches nothing but an atomic, a descriptor that is never closed, and `errno`, which it restores.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicI32, Ordering, fence};
 use std::time::Duration;
 
 #[expect(clippy::cast_possible_truncation, reason = "1")]
@@ -112,33 +113,58 @@ pub(crate) fn boottime_ms() -> Option<u64> {
     seconds.checked_mul(1000)?.checked_add(nanoseconds / 1_000_000)
 }
 
-/// SIGTERM and SIGINT, taken out of the way they usually end a process.
-pub(crate) struct Signals(libc::sigset_t);
+/// The end of a pipe that a signal handler writes to; -1 before [`Signals::catch`].
+static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
+
+/// SIGTERM and SIGINT, which no longer end the process.
+pub(crate) struct Signals(UnixStream);
 
 impl Signals {
-    /// Blocks both signals in this thread and in all that it starts.
-    pub(crate) fn block() -> io::Result<Self> {
-        // SAFETY: all-zero is a valid `sigset_t`; it is made empty next.
-        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
-        // SAFETY: `set` is a live `sigset_t`.
-        unsafe { libc::sigemptyset(&raw mut set) };
+    /// Catches both signals from now on, whichever thread they reach. Once in a process.
+    pub(crate) fn catch() -> io::Result<Self> {
+        let (reader, writer) = UnixStream::pair()?;
+        writer.set_nonblocking(true)?;
+        let before = SIGNALLED.compare_exchange(-1, writer.as_raw_fd(), Ordering::AcqRel, Ordering::Acquire);
+        if before.is_err() {
+            return Err(io::Error::from(io::ErrorKind::AlreadyExists));
+        }
+        // The handler uses this descriptor for as long as the process lives.
+        std::mem::forget(writer);
         for signal in [libc::SIGTERM, libc::SIGINT] {
-            // SAFETY: `set` is a live `sigset_t` and the signal's number is valid.
-            unsafe { libc::sigaddset(&raw mut set, signal) };
+            catch(signal)?;
         }
-        // SAFETY: `set` is live; the old mask is not asked for.
-        match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) } {
-            0 => Ok(Self(set)),
-            error => Err(io::Error::from_raw_os_error(error)),
-        }
+        Ok(Self(reader))
     }
 
     /// Returns when one of them has come.
-    pub(crate) fn wait(&self) {
-        let mut signal = 0;
-        // SAFETY: both pointers are to live values. `sigwait` fails only for a set that has no valid signal.
-        unsafe { libc::sigwait(&raw const self.0, &raw mut signal) };
+    pub(crate) fn wait(mut self) -> io::Result<()> {
+        self.0.read_exact(&mut [0])
     }
+}
+
+fn catch(signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: all-zero is a valid `sigaction`: an empty mask and no flags.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    let handler: extern "C" fn(libc::c_int) = signalled;
+    action.sa_sigaction = handler as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: `action` is live, and `signalled` does only what a signal handler may.
+    match unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Only calls that signal-safety(7) lists, and leaves `errno` as it was. A full pipe already says what this would.
+extern "C" fn signalled(_: libc::c_int) {
+    // SAFETY: the thread's own `errno`, which lives as long as the thread.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let before = unsafe { errno.read() };
+    // SAFETY: one byte of a live array, to a descriptor that is never closed.
+    unsafe { libc::write(SIGNALLED.load(Ordering::Acquire), [0u8].as_ptr().cast(), 1) };
+    // SAFETY: as above.
+    unsafe { errno.write(before) };
 }
 
 /// A part of a file that other processes have mapped too.

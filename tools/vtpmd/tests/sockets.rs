@@ -1,4 +1,5 @@
 //! Peers over the sockets: tpm2-tools by tpm2-tss' `swtpm` TCTI, swtpm_ioctl, and QEMU's emulator backend.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 mod support;
 
@@ -147,11 +148,14 @@ fn tpm2_tools_work_over_the_swtpm_tcti() {
     assert_ne!(house.tool("tpm2_pcrread sha256:16"), before);
     std::fs::write(house.folder.path().join("eight"), b"8 bytes!").unwrap();
     house.tool("tpm2_nvdefine 0x1500020 -s 8 -a ownerwrite|ownerread");
-    house.tool("tpm2_nvwrite 0x1500020 -i eight");
-    assert_eq!(house.tool("tpm2_nvread 0x1500020 -s 8"), b"8 bytes!");
+    house.tool("tpm2_nvwrite 0x1500020 -C o -i eight");
+    assert_eq!(house.tool("tpm2_nvread 0x1500020 -C o -s 8"), b"8 bytes!");
     house.tool("tpm2_createprimary -C o -G ecc -c primary.ctx");
+    house.tool("tpm2_flushcontext -t");
     house.tool("tpm2_create -C primary.ctx -i eight -u seal.pub -r seal.priv");
+    house.tool("tpm2_flushcontext -t");
     house.tool("tpm2_load -C primary.ctx -u seal.pub -r seal.priv -c seal.ctx");
+    house.tool("tpm2_flushcontext -t");
     assert_eq!(house.tool("tpm2_unseal -c seal.ctx"), b"8 bytes!");
     house.tool("tpm2_shutdown -c");
 }

@@ -3,7 +3,7 @@
 use super::address::Stream;
 use super::wire::{self, MESSAGE_BYTES_MAX, Outcome, Parsed, Request};
 use super::{Connections, data};
-use crate::machine::{Machine, Volatile};
+use crate::machine::Machine;
 use crate::serving::Serving;
 use crate::sys;
 use husk::engine::Locality;
@@ -104,7 +104,7 @@ fn answer(request: Request<'_>, serving: &Serving) -> Vec<u8> {
         Request::GetConfig => return wire::words(Outcome::Success, &[0]),
         Request::SetBufferSize(wanted) => return set_buffer_size(wanted, serving),
         Request::GetInfo { flags, offset } => return wire::info(&info(flags, serving), offset),
-        Request::Init { discard_volatile } => init(discard_volatile, serving),
+        Request::Init => init(serving),
         Request::Stop => stop(serving),
         Request::Shutdown => outcome("shut down", serving.shut_down()),
         Request::SetLocality(number) => set_locality(number, serving),
@@ -143,9 +143,8 @@ fn when_on(
     called.map_or(Outcome::BadOrdinal, |result| outcome(what, result))
 }
 
-fn init(discard_volatile: bool, serving: &Serving) -> Outcome {
-    let volatile = if discard_volatile { Volatile::Discard } else { Volatile::Resume };
-    let powered = serving.with(|machine| machine.power_on(volatile));
+fn init(serving: &Serving) -> Outcome {
+    let powered = serving.with(|machine| machine.power_on());
     serving.power_was_cycled();
     powered.map_or(Outcome::BadOrdinal, |result| outcome("power on", result))
 }
@@ -217,11 +216,13 @@ fn info(flags: u64, serving: &Serving) -> String {
 }
 
 fn set_data_fd(descriptor: Option<OwnedFd>, connections: &Arc<Connections>) -> Vec<u8> {
-    match descriptor {
-        Some(descriptor) => {
-            connections.start(Stream::from(descriptor), data::serve);
-            wire::words(Outcome::Success, &[])
+    let outcome = match (descriptor, connections.place()) {
+        (Some(descriptor), Some(place)) => {
+            place.start(Stream::from(descriptor), data::serve);
+            Outcome::Success
         }
-        None => wire::words(Outcome::BadParameter, &[]),
-    }
+        (Some(_), None) => Outcome::Fail,
+        (None, _) => Outcome::BadParameter,
+    };
+    wire::words(outcome, &[])
 }

@@ -18,12 +18,15 @@ pub use address::{Address, AddressError, ListenError};
 
 use crate::serving::Serving;
 use address::{Listener, Stream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-/// How many connections there may be at once; more are closed as they come.
+/// How many connections there may be at once; more wait in the kernel's queue until one ends.
 const CONNECTIONS_MAX: usize = 32;
+
+/// How often a listener that waits for a connection to end looks whether all is over.
+const LOOK_UP: Duration = Duration::from_millis(100);
 
 /// What a new connection is for.
 type Serve = fn(Stream, &Arc<Connections>);
@@ -45,7 +48,7 @@ impl Server {
         control: Option<&Address>,
     ) -> Result<Self, ListenError> {
         let mut server = Self::default();
-        let connections = Arc::new(Connections { serving: Arc::clone(serving), open: AtomicUsize::new(0) });
+        let connections = Arc::new(Connections::new(serving));
         for (address, serve) in [(data, data::serve as Serve), (control, control::serve as Serve)] {
             let Some(address) = address else { continue };
             match address.listen() {
@@ -69,11 +72,11 @@ impl Server {
     ) {
         let connections = Arc::clone(connections);
         let thread = thread::spawn(move || {
-            while let Some(stream) = listener.accept() {
-                if connections.serving.is_over() {
-                    return;
-                }
-                connections.start(stream, serve);
+            while let Some(place) = connections.wait_for_place()
+                && let Some(stream) = listener.accept()
+                && !connections.serving.is_over()
+            {
+                place.start(stream, serve);
             }
         });
         self.listening.push((address.clone(), thread));
@@ -95,29 +98,52 @@ impl Server {
 /// The connections to one machine.
 pub(crate) struct Connections {
     serving: Arc<Serving>,
-    open: AtomicUsize,
+    open: Mutex<usize>,
+    ended: Condvar,
 }
 
-/// One of them; it is given back when dropped.
-struct Place(Arc<Connections>);
-
 impl Connections {
-    /// Serves `stream` in a thread of its own, or closes it if there are too many.
-    fn start(self: &Arc<Self>, stream: Stream, serve: Serve) {
-        if let Some(place) = self.place() {
-            thread::spawn(move || serve(stream, &place.0));
-        }
+    fn new(serving: &Arc<Serving>) -> Self {
+        Self { serving: Arc::clone(serving), open: Mutex::new(0), ended: Condvar::new() }
     }
 
+    fn open(&self) -> MutexGuard<'_, usize> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for one more connection, if there is any.
     fn place(self: &Arc<Self>) -> Option<Place> {
-        let open = self.open.fetch_add(1, Ordering::Relaxed);
-        let place = Place(Arc::clone(self));
-        (open < CONNECTIONS_MAX).then_some(place)
+        let mut open = self.open();
+        let free = *open < CONNECTIONS_MAX;
+        *open += usize::from(free);
+        free.then(|| Place(Arc::clone(self)))
+    }
+
+    /// Room for one more connection, as soon as there is any; none at the end.
+    fn wait_for_place(self: &Arc<Self>) -> Option<Place> {
+        while !self.serving.is_over() {
+            if let Some(place) = self.place() {
+                return Some(place);
+            }
+            drop(self.ended.wait_timeout(self.open(), LOOK_UP));
+        }
+        None
+    }
+}
+
+/// Room for one connection; it is given back when dropped.
+struct Place(Arc<Connections>);
+
+impl Place {
+    /// Serves `stream` in a thread of its own.
+    fn start(self, stream: Stream, serve: Serve) {
+        thread::spawn(move || serve(stream, &self.0));
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        *self.0.open() -= 1;
+        self.0.ended.notify_all();
     }
 }

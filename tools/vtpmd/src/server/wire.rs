@@ -28,7 +28,8 @@ pub(super) enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request<'a> {
     GetCapability,
-    Init { discard_volatile: bool },
+    /// Its flag says whether stored volatile state is deleted once it is read; here it always is.
+    Init,
     Shutdown,
     GetEstablished,
     SetLocality(u8),
@@ -44,7 +45,10 @@ pub(super) enum Request<'a> {
     GetConfig,
     SetDataFd,
     SetBufferSize(u32),
-    GetInfo { flags: u64, offset: u32 },
+    GetInfo {
+        flags: u64,
+        offset: u32,
+    },
     LockStorage,
 }
 
@@ -73,7 +77,10 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed<'_> {
 fn body<'a>(number: u32, reader: &mut Reader<'a>) -> Result<Option<Request<'a>>, Short> {
     Ok(Some(match number {
         0x01 => Request::GetCapability,
-        0x02 => Request::Init { discard_volatile: reader.u32_be()? & 1 != 0 },
+        0x02 => {
+            reader.take(4)?;
+            Request::Init
+        }
         0x03 => Request::Shutdown,
         0x04 => Request::GetEstablished,
         0x05 => Request::SetLocality(locality(reader)?),

@@ -1,13 +1,14 @@
 //! A machine for tests: the reference engine over an image in RAM. It keeps nothing and proves nothing.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 #![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
+#![expect(clippy::expect_used, reason = "a test stops at the first surprise")]
 
 use husk::engine::reference::ReferenceEngine;
 use husk::engine::{Command, Engine, EngineFault, Locality, PowerOn, Start};
 use husk::fault::Fault;
 use husk::frontend::{Tpm, reply};
 use husk::nv::{NvImage, STATE_BYTES_MAX};
-use husk_vtpmd::machine::{About, Canceller, Machine, Volatile};
+use husk_vtpmd::machine::{About, Canceller, Machine};
 use husk_vtpmd::platform::OsEntropy;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,16 +62,16 @@ impl Tpm for BenchMachine {
         self.engine.established()
     }
     fn reset_established(&mut self, locality: Locality) -> Result<(), Fault> {
-        Ok(self.engine.reset_established(locality).map_err(EngineFault::fault)?)
+        self.engine.reset_established(locality).map_err(EngineFault::fault)
     }
     fn hash_start(&mut self) -> Result<(), Fault> {
-        Ok(self.engine.hash_start(&mut self.nv).map_err(EngineFault::fault)?)
+        self.engine.hash_start(&mut self.nv).map_err(EngineFault::fault)
     }
     fn hash_data(&mut self, data: &[u8]) -> Result<(), Fault> {
-        Ok(self.engine.hash_data(&mut self.nv, data).map_err(EngineFault::fault)?)
+        self.engine.hash_data(&mut self.nv, data).map_err(EngineFault::fault)
     }
     fn hash_end(&mut self) -> Result<(), Fault> {
-        Ok(self.engine.hash_end(&mut self.nv).map_err(EngineFault::fault)?)
+        self.engine.hash_end(&mut self.nv).map_err(EngineFault::fault)
     }
 }
 
@@ -85,12 +86,11 @@ impl Machine for BenchMachine {
     fn is_on(&self) -> bool {
         self.on
     }
-    fn power_on(&mut self, volatile: Volatile) -> Result<(), Fault> {
+    fn power_on(&mut self) -> Result<(), Fault> {
         self.resets += 1;
         self.on = false;
         let power = self.power();
-        let kept = self.volatile.take().filter(|_| volatile == Volatile::Resume);
-        match kept {
+        match self.volatile.take() {
             Some(bytes) => self.engine.resume_volatile(&mut self.nv, power, &bytes),
             None => self.engine.power_on(&mut self.nv, power),
         }
