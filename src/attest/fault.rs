@@ -17,5 +17,7 @@ crate::faults! {
         ProcessorRefused = 7, Host, "the processor refused a request", "check the host's SEV-SNP firmware version";
         /// **Means** the message key was wiped before. **Left** everything. **Next** restart.
         KeyWiped = 8, Host, "the processor's message key was wiped after an earlier failure", "restart the guest";
+        /// **Means** the secrets page holds no message key. **Left** everything. **Next** launch with a secrets page.
+        SecretsAbsent = 9, Host, "the secrets page holds no message key", "launch as an SEV-SNP guest with a secrets page; let nothing else take VMPCK0";
     }
 }

@@ -1,1 +1,413 @@
-//! Placeholder.
+//! Messages between this guest and the secure processor, through a host that may do anything with them.
+//!
+//! **What.** SNP_GUEST_REQUEST messages (AMD 56860, chapter "guest messages"): [`Messenger`] asks, [`SecretsPage`] is
+//! where its key comes from, [`GuestRequest`] is how the firmware lets the host carry a page. [`seal`] and [`open`]
+//! are the envelope alone, for whoever plays the processor.
+//! **Trust.** The VMPCK, which only the processor and this privilege level know. The host: nothing but delivery.
+//! **Laws.** No sequence number is used for two plaintexts: once the host has seen a request, either that request's
+//! response authenticates, or the key is wiped and nothing is ever sent again. While the host says 'busy', the very
+//! same bytes go out again, and only so often. Requests are built and responses opened in private memory.
+//! **Not here.** What the report's caller data binds: [`binding`](super::binding). The GHCB exits: the firmware's.
+
+use super::AttestFault;
+use super::report::Layout;
+use crate::seams::{REPORT_BYTES, REPORT_DATA_BYTES};
+use crate::secret::Secret;
+use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
+use subtle::ConstantTimeEq;
+use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zeroize::Zeroize;
+
+/// Size of a message page.
+pub const PAGE_BYTES: usize = 4096;
+/// Size of the header in front of the payload (HDR_SIZE).
+pub const HEADER_BYTES: usize = HEADER_SIZE as usize;
+const HEADER_SIZE: u16 = 0x60;
+/// The longest payload that the processor takes or gives.
+pub const PAYLOAD_BYTES_MAX: usize = 4000;
+/// Size of MSG_REPORT_REQ.
+pub const REPORT_REQUEST_BYTES: usize = 96;
+/// Size of MSG_REPORT_RSP with a report in it.
+pub const REPORT_RESPONSE_BYTES: usize = 0x20 + REPORT_BYTES;
+/// How often a request that the host calls busy goes out again before its key is wiped.
+pub const BUSY_RETRIES_MAX: u32 = 64;
+/// Size of a VMPCK: AES-256.
+const KEY_BYTES: usize = 32;
+/// ALGO 1: AES-256-GCM; HDR_VERSION 1.
+const ALGO_AES_256_GCM: u8 = 1;
+const HEADER_VERSION: u8 = 1;
+/// MSG_VERSION of every message used here.
+const MESSAGE_VERSION: u8 = 1;
+/// The additional data: from ALGO to the end of the header. The sequence number is the nonce instead.
+const AAD_OFFSET: usize = 0x30;
+const TAG_BYTES: usize = 16;
+
+/// MSG_TYPE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum MessageKind {
+    /// MSG_REPORT_REQ.
+    ReportRequest = 5,
+    /// MSG_REPORT_RSP.
+    ReportResponse = 6,
+}
+
+impl MessageKind {
+    /// The message of that number, if it is one that this code knows.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            5 => Some(Self::ReportRequest),
+            6 => Some(Self::ReportResponse),
+            _ => None,
+        }
+    }
+}
+
+/// The header of a message page, little-endian.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct Header {
+    /// 0x00 AUTHTAG: 16 bytes of tag, the rest unused.
+    tag: [u8; TAG_BYTES],
+    tag_unused: [u8; 16],
+    /// 0x20 MSG_SEQNO.
+    sequence: U64,
+    reserved_28: [u8; 8],
+    /// 0x30 ALGO, from here on additional data.
+    algo: u8,
+    header_version: u8,
+    header_bytes: U16,
+    kind: u8,
+    version: u8,
+    payload_bytes: U16,
+    reserved_38: U32,
+    vmpck: u8,
+    reserved_3d: [u8; 35],
+}
+
+const _: () =
+    assert!(size_of::<Header>() == HEADER_BYTES && core::mem::offset_of!(Header, algo) == AAD_OFFSET);
+
+/// What a header says, beyond the constants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// MSG_TYPE.
+    pub kind: MessageKind,
+    /// MSG_SEQNO: odd from the guest, even from the processor, never used twice.
+    pub sequence: u64,
+    /// MSG_VMPCK: whose key, 0 to 3.
+    pub vmpck: u8,
+}
+
+/// The page is no message, not this message, or does not authenticate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unauthentic;
+
+impl Envelope {
+    /// Reads what a page's header claims, before any key is tried.
+    ///
+    /// # Errors
+    /// [`Unauthentic`] if it is no message of a kind known here.
+    pub fn claimed(page: &[u8; PAGE_BYTES]) -> Result<Self, Unauthentic> {
+        let (header, _) = Header::ref_from_prefix(page).map_err(|_| Unauthentic)?;
+        let kind = MessageKind::from_number(header.kind).ok_or(Unauthentic)?;
+        Ok(Self { kind, sequence: header.sequence.get(), vmpck: header.vmpck })
+    }
+
+    fn header(&self, payload_bytes: u16) -> Header {
+        Header {
+            tag: [0; TAG_BYTES],
+            tag_unused: [0; 16],
+            sequence: U64::new(self.sequence),
+            reserved_28: [0; 8],
+            algo: ALGO_AES_256_GCM,
+            header_version: HEADER_VERSION,
+            header_bytes: U16::new(HEADER_SIZE),
+            kind: self.kind as u8,
+            version: MESSAGE_VERSION,
+            payload_bytes: U16::new(payload_bytes),
+            reserved_38: U32::ZERO,
+            vmpck: self.vmpck,
+            reserved_3d: [0; 35],
+        }
+    }
+
+    /// The nonce: the sequence number, little-endian, then zeros (96 bits).
+    fn nonce(&self) -> [u8; 12] {
+        let mut nonce = [0; 12];
+        nonce[..8].copy_from_slice(&self.sequence.to_le_bytes());
+        nonce
+    }
+}
+
+/// Writes the message into `page`; everything after it is zero.
+///
+/// # Errors
+/// [`Unauthentic`] if `payload` is longer than [`PAYLOAD_BYTES_MAX`]; `page` is untouched then.
+pub fn seal(
+    key: &Secret<KEY_BYTES>,
+    envelope: &Envelope,
+    payload: &[u8],
+    page: &mut [u8; PAGE_BYTES],
+) -> Result<(), Unauthentic> {
+    if payload.len() > PAYLOAD_BYTES_MAX {
+        return Err(Unauthentic);
+    }
+    let payload_bytes = u16::try_from(payload.len()).map_err(|_| Unauthentic)?;
+    let mut header = envelope.header(payload_bytes);
+    page.fill(0);
+    let body = &mut page[HEADER_BYTES..HEADER_BYTES + payload.len()];
+    body.copy_from_slice(payload);
+    let tag = key
+        .with(|key| {
+            let cipher = Aes256Gcm::new(key.into());
+            let aad = &header.as_bytes()[AAD_OFFSET..];
+            cipher.encrypt_inout_detached((&envelope.nonce()).into(), aad, body.into())
+        })
+        .map_err(|_| Unauthentic)?;
+    header.tag = tag.into();
+    page[..HEADER_BYTES].copy_from_slice(header.as_bytes());
+    Ok(())
+}
+
+/// Opens the message in `page`, in place, if it is exactly the `expected` one; yields its payload.
+///
+/// Bytes that neither the tag nor the nonce covers (the unused half of AUTHTAG, the reserved field beside
+/// MSG_SEQNO, whatever follows the payload) are not looked at.
+///
+/// # Errors
+/// [`Unauthentic`]; the page's content must not be used then.
+pub fn open<'p>(
+    key: &Secret<KEY_BYTES>,
+    expected: &Envelope,
+    page: &'p mut [u8; PAGE_BYTES],
+) -> Result<&'p [u8], Unauthentic> {
+    let (head, body) = page.split_first_chunk_mut::<HEADER_BYTES>().ok_or(Unauthentic)?;
+    let header: Header = zerocopy::transmute!(*head);
+    let payload_bytes = usize::from(header.payload_bytes.get());
+    let wanted = expected.header(header.payload_bytes.get());
+    let same = wanted.as_bytes()[AAD_OFFSET..] == head[AAD_OFFSET..];
+    if !same || header.sequence.get() != expected.sequence || payload_bytes > PAYLOAD_BYTES_MAX {
+        return Err(Unauthentic);
+    }
+    let payload = &mut body[..payload_bytes];
+    key.with(|key| {
+        let cipher = Aes256Gcm::new(key.into());
+        let (nonce, tag) = (expected.nonce(), header.tag);
+        let aad = &head[AAD_OFFSET..];
+        cipher.decrypt_inout_detached((&nonce).into(), aad, (&mut *payload).into(), (&tag).into())
+    })
+    .map_err(|_| Unauthentic)?;
+    Ok(payload)
+}
+
+/// Why the host did not carry a request (SW_EXITINFO2 of the GHCB's guest request exit).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestRequestError {
+    /// The host is busy: the same bytes may be sent again.
+    Busy,
+    /// The host claims that a buffer is too small.
+    InvalidLength,
+    /// Anything else.
+    Failed,
+}
+
+/// How the firmware lets the host carry one page to the processor and one back.
+///
+/// The implementer copies `request` to memory that it shares with the host and copies the answer back: both
+/// arguments are private memory. Bounded in time; before it reports [`Busy`](GuestRequestError::Busy) it may wait.
+pub trait GuestRequest {
+    /// Carries `request` and writes what came back into `response`.
+    ///
+    /// # Errors
+    /// [`GuestRequestError`]; all of it is the host's word.
+    fn exchange(
+        &mut self,
+        request: &[u8; PAGE_BYTES],
+        response: &mut [u8; PAGE_BYTES],
+    ) -> Result<(), GuestRequestError>;
+}
+
+/// The secrets page that the processor wrote at launch (AMD 56860, table "secrets page format"), taken apart.
+#[derive(Debug)]
+pub struct SecretsPage {
+    version: u32,
+    vmpck0: Secret<KEY_BYTES>,
+}
+
+impl SecretsPage {
+    /// Offset of VMPCK0; the other three follow.
+    const VMPCK0: usize = 0x20;
+
+    /// Takes VMPCK0 out of `page`, where it is wiped: no other code in the guest may speak with this key.
+    ///
+    /// The other keys stay for lower privilege levels.
+    ///
+    /// # Errors
+    /// [`AttestFault::SecretsAbsent`] if the page was never written or its key was taken before.
+    pub fn take(page: &mut [u8; PAGE_BYTES]) -> Result<Self, AttestFault> {
+        let absent = AttestFault::SecretsAbsent;
+        let version = U32::read_from_prefix(page).map_err(|_| absent)?.0.get();
+        let key = page[Self::VMPCK0..].first_chunk_mut::<KEY_BYTES>().ok_or(absent)?;
+        let empty = key.ct_eq(&[0; KEY_BYTES]);
+        let vmpck0 = Secret::take(key);
+        if version == 0 || bool::from(empty) {
+            return Err(absent);
+        }
+        Ok(Self { version, vmpck0 })
+    }
+
+    /// VERSION of the page.
+    #[must_use]
+    pub const fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+/// MSG_REPORT_REQ. KEY_SEL 0: the VLEK where one is installed, else the VCEK; firmware that has no KEY_SEL takes it too.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct ReportRequest {
+    report_data: [u8; REPORT_DATA_BYTES],
+    vmpl: U32,
+    key_select: U32,
+    reserved: [u8; 24],
+}
+
+const _: () = assert!(size_of::<ReportRequest>() == REPORT_REQUEST_BYTES);
+
+/// MSG_REPORT_RSP.
+#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct ReportResponse {
+    status: U32,
+    report_bytes: U32,
+    reserved: [u8; 24],
+    report: [u8; REPORT_BYTES],
+}
+
+const _: () = assert!(size_of::<ReportResponse>() == REPORT_RESPONSE_BYTES);
+
+/// Speaks to the processor with VMPCK0. See the module's laws.
+#[derive(Debug)]
+pub struct Messenger {
+    /// `None` once wiped.
+    key: Option<Secret<KEY_BYTES>>,
+    /// MSG_SEQNO of the next request.
+    sequence: u64,
+}
+
+impl Messenger {
+    /// Starts the conversation: nobody else has used or will use this launch's VMPCK0.
+    #[must_use]
+    pub fn new(secrets: SecretsPage) -> Self {
+        Self { key: Some(secrets.vmpck0), sequence: 1 }
+    }
+
+    /// Whether the key was wiped: no request will ever succeed again.
+    #[must_use]
+    pub const fn is_wiped(&self) -> bool {
+        self.key.is_none()
+    }
+
+    /// Asks for a report that carries `data` and `vmpl`, and writes it into `out`.
+    ///
+    /// # Errors
+    /// [`AttestFault::ProcessorRefused`] leaves the key usable. [`AttestFault::NoReport`] (the host did not carry the
+    /// request) and [`AttestFault::MessageRefused`] (what came back is not the answer) leave it wiped;
+    /// [`AttestFault::KeyWiped`] says that it was wiped before.
+    pub fn report(
+        &mut self,
+        host: &mut dyn GuestRequest,
+        data: &[u8; REPORT_DATA_BYTES],
+        vmpl: u32,
+        out: &mut [u8; REPORT_BYTES],
+    ) -> Result<(), AttestFault> {
+        let request = ReportRequest {
+            report_data: *data,
+            vmpl: U32::new(vmpl),
+            key_select: U32::ZERO,
+            reserved: [0; 24],
+        };
+        let pair = (MessageKind::ReportRequest, MessageKind::ReportResponse);
+        self.exchange(host, pair, request.as_bytes(), &mut |payload| read_report(payload, &request, out))
+    }
+
+    /// One request and its response, which `read` sees once it authenticated.
+    ///
+    /// Whatever goes wrong before that wipes the key: the key is put back only at the very end.
+    #[inline(never)]
+    fn exchange(
+        &mut self,
+        host: &mut dyn GuestRequest,
+        (ask, answer): (MessageKind, MessageKind),
+        payload: &[u8],
+        read: &mut dyn FnMut(&[u8]) -> Result<(), AttestFault>,
+    ) -> Result<(), AttestFault> {
+        let key = self.key.take().ok_or(AttestFault::KeyWiped)?;
+        let request = Envelope { kind: ask, sequence: self.sequence, vmpck: 0 };
+        let after = request.sequence.checked_add(1).ok_or(AttestFault::KeyWiped)?;
+        let next = request.sequence.checked_add(2).ok_or(AttestFault::KeyWiped)?;
+        let mut page = [0; PAGE_BYTES];
+        seal(&key, &request, payload, &mut page).map_err(|_| AttestFault::NoReport)?;
+        let expected = Envelope { kind: answer, sequence: after, vmpck: 0 };
+        let outcome = deliver(host, &page, &key, &expected, read);
+        // Only a response that authenticated, whatever it says, keeps the conversation alive.
+        if matches!(outcome, Ok(()) | Err(AttestFault::ProcessorRefused)) {
+            self.key = Some(key);
+            self.sequence = next;
+        }
+        outcome
+    }
+}
+
+/// Lets the host carry `request`, the same bytes as often as it is busy, and opens what comes back.
+///
+/// A frame of its own, so that the two pages never lie in one.
+#[inline(never)]
+fn deliver(
+    host: &mut dyn GuestRequest,
+    request: &[u8; PAGE_BYTES],
+    key: &Secret<KEY_BYTES>,
+    expected: &Envelope,
+    read: &mut dyn FnMut(&[u8]) -> Result<(), AttestFault>,
+) -> Result<(), AttestFault> {
+    let mut response = [0; PAGE_BYTES];
+    let mut carried = Err(GuestRequestError::Busy);
+    for _ in 0..=BUSY_RETRIES_MAX {
+        carried = host.exchange(request, &mut response);
+        if carried != Err(GuestRequestError::Busy) {
+            break;
+        }
+    }
+    carried.map_err(|_| AttestFault::NoReport)?;
+    let outcome = match open(key, expected, &mut response) {
+        Ok(payload) => read(payload),
+        Err(Unauthentic) => Err(AttestFault::MessageRefused),
+    };
+    response.zeroize();
+    outcome
+}
+
+/// Reads MSG_REPORT_RSP: a status, and a report that answers exactly this request.
+fn read_report(
+    payload: &[u8],
+    request: &ReportRequest,
+    out: &mut [u8; REPORT_BYTES],
+) -> Result<(), AttestFault> {
+    let refused = AttestFault::MessageRefused;
+    let (status, _) = U32::read_from_prefix(payload).map_err(|_| refused)?;
+    if status != U32::ZERO {
+        return Err(AttestFault::ProcessorRefused);
+    }
+    let (response, _) = ReportResponse::ref_from_prefix(payload).map_err(|_| refused)?;
+    let report: &Layout = zerocopy::transmute_ref!(&response.report);
+    let answers = report.report_data == request.report_data && report.vmpl == request.vmpl;
+    if !answers || usize::try_from(response.report_bytes.get()) != Ok(REPORT_BYTES) {
+        return Err(refused);
+    }
+    out.copy_from_slice(&response.report);
+    Ok(())
+}

@@ -1,1 +1,388 @@
-//! Placeholder.
+//! The launch configuration: whom this VM trusts, who it is and which promise it makes.
+//!
+//! **What.** A flat CoCo initdata document (version 0.1.0) with Husk's keys: [`LaunchConfig::parse`] reads it,
+//! [`LaunchConfig::write`] writes it.
+//! **Trust.** None until [`LaunchConfig::bind`] has compared its SHA-256 with the HOST_DATA of this VM's own report.
+//! **Laws.** The grammar is for the whole file and has one spelling for each value: what parses is byte for byte what
+//! `write` writes. Every key once, in order; lower-case hexadecimal; no leading zeros; nothing else, no other TOML. What this build
+//! cannot do parses (the file is the tenant's), but never binds.
+//! **Not here.** Whether a tenant enrolled it: the broker's.
+//!
+//! ```text
+//! algorithm = "sha256"
+//! version = "0.1.0"
+//! [data]
+//! "husk.tenant" = "<32 hex>"
+//! "husk.vm" = "<32 hex>"
+//! "husk.root" = "<96 hex: SHA-384 of the tenant root key's SEC 1 point>"
+//! "husk.mode" = "strict"              (or hw-sealed)
+//! "husk.serve" = "lease"              (or percmd, detect)
+//! "husk.kbs" = "none"                 (or required)
+//! "husk.min_key_generation" = "<u32>"
+//! ```
+
+use super::AttestFault;
+use core::fmt;
+use sha2::{Sha256, Sha384};
+
+/// The longest configuration in bytes.
+pub const CONFIG_BYTES_MAX: usize = 2048;
+
+/// What every configuration starts with.
+const HEADER: &str = "algorithm = \"sha256\"\nversion = \"0.1.0\"\n[data]\n";
+
+macro_rules! words {
+    ($($(#[$doc:meta])* pub enum $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant,)+ }
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// The word in the configuration.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+            /// The value of that word, if there is one.
+            #[must_use]
+            pub fn from_word(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    )+};
+}
+
+words! {
+    /// What protects the state against rollback.
+    pub enum Mode {
+        /// Every commit is anchored at the broker before its response leaves.
+        Strict = "strict",
+        /// No broker: a key of the processor alone, and no protection against rollback.
+        HwSealed = "hw-sealed",
+    }
+
+    /// What keeps a second instance from answering.
+    pub enum Serve {
+        /// Answers only within a lease on a trusted clock.
+        Lease = "lease",
+        /// The broker permits each command that carries meaning outside.
+        PerCommand = "percmd",
+        /// Nothing: a second instance shows in resetCount only.
+        Detect = "detect",
+    }
+
+    /// Whether a static key of a CoCo KBS goes into the state's key.
+    pub enum Kbs {
+        /// No.
+        None = "none",
+        /// Yes; without it nothing opens.
+        Required = "required",
+    }
+}
+
+/// What the tenant wants of this launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchConfig {
+    /// The tenant.
+    pub tenant: [u8; 16],
+    /// The VM.
+    pub vm: [u8; 16],
+    /// SHA-384 of the tenant root key's uncompressed SEC 1 point (97 bytes).
+    pub root: [u8; 48],
+    /// What protects against rollback.
+    pub mode: Mode,
+    /// What keeps a second instance from answering.
+    pub serve: Serve,
+    /// Whether a KBS key is an input.
+    pub kbs: Kbs,
+    /// Broker keys of an older generation are refused.
+    pub min_key_generation: u32,
+}
+
+impl LaunchConfig {
+    /// Reads a configuration by the grammar above.
+    ///
+    /// # Errors
+    /// [`AttestFault::ConfigMalformed`] for anything but that one spelling.
+    pub fn parse(bytes: &[u8]) -> Result<Self, AttestFault> {
+        if bytes.len() > CONFIG_BYTES_MAX {
+            return Err(AttestFault::ConfigMalformed);
+        }
+        let text = core::str::from_utf8(bytes).map_err(|_| AttestFault::ConfigMalformed)?;
+        Self::parse_text(text).ok_or(AttestFault::ConfigMalformed)
+    }
+
+    fn parse_text(text: &str) -> Option<Self> {
+        let mut lines = Lines(text.strip_prefix(HEADER)?);
+        let config = Self {
+            tenant: hex(lines.value("husk.tenant")?)?,
+            vm: hex(lines.value("husk.vm")?)?,
+            root: hex(lines.value("husk.root")?)?,
+            mode: Mode::from_word(lines.value("husk.mode")?)?,
+            serve: Serve::from_word(lines.value("husk.serve")?)?,
+            kbs: Kbs::from_word(lines.value("husk.kbs")?)?,
+            min_key_generation: decimal(lines.value("husk.min_key_generation")?)?,
+        };
+        lines.0.is_empty().then_some(config)
+    }
+
+    /// Writes the configuration's one spelling.
+    ///
+    /// # Errors
+    /// What `out` returns.
+    pub fn write(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        writeln!(out, "{}\"husk.tenant\" = \"{}\"", HEADER, Hex(&self.tenant))?;
+        writeln!(out, "\"husk.vm\" = \"{}\"", Hex(&self.vm))?;
+        writeln!(out, "\"husk.root\" = \"{}\"", Hex(&self.root))?;
+        writeln!(out, "\"husk.mode\" = \"{}\"", self.mode.word())?;
+        writeln!(out, "\"husk.serve\" = \"{}\"", self.serve.word())?;
+        writeln!(out, "\"husk.kbs\" = \"{}\"", self.kbs.word())?;
+        writeln!(out, "\"husk.min_key_generation\" = \"{}\"", self.min_key_generation)
+    }
+
+    /// Writes the configuration's bytes to the front of `into` and returns how many there are.
+    ///
+    /// # Errors
+    /// [`AttestFault::ConfigMalformed`] if they do not fit.
+    pub fn write_to(&self, into: &mut [u8]) -> Result<usize, AttestFault> {
+        let mut sink = Slice { into, len: 0 };
+        self.write(&mut sink).map_err(|_| AttestFault::ConfigMalformed)?;
+        Ok(sink.len)
+    }
+
+    /// SHA-384 of the configuration's bytes, as REPORT_DATA binds it.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 48] {
+        self.hashed::<Sha384>().into()
+    }
+
+    /// SHA-256 of the configuration's bytes: the HOST_DATA to launch with.
+    #[must_use]
+    pub fn host_data(&self) -> [u8; 32] {
+        self.hashed::<Sha256>().into()
+    }
+
+    fn hashed<D: sha2::Digest>(&self) -> sha2::digest::Output<D> {
+        let mut sink = Hashing(D::new());
+        // A hash takes every byte, so that this cannot fail; if it did, the digest would match nothing.
+        match self.write(&mut sink) {
+            Ok(()) => sink.0.finalize(),
+            Err(fmt::Error) => D::new().finalize(),
+        }
+    }
+
+    /// Whether this build can do what the configuration asks.
+    ///
+    /// # Errors
+    /// [`AttestFault::ConfigUnsupported`].
+    pub const fn supported(&self) -> Result<(), AttestFault> {
+        match (self.mode, self.serve, self.kbs) {
+            (Mode::Strict, Serve::Lease, Kbs::None) => Ok(()),
+            _ => Err(AttestFault::ConfigUnsupported),
+        }
+    }
+
+    /// Takes the configuration as this launch's, if the HOST_DATA of this VM's own report says so and this build
+    /// can do what it asks.
+    ///
+    /// # Errors
+    /// [`AttestFault::ConfigUnbound`] or [`AttestFault::ConfigUnsupported`].
+    pub fn bind(&self, report_host_data: &[u8; 32]) -> Result<BoundConfig, AttestFault> {
+        if self.host_data() != *report_host_data {
+            return Err(AttestFault::ConfigUnbound);
+        }
+        self.supported()?;
+        Ok(BoundConfig(*self))
+    }
+}
+
+/// A configuration that HOST_DATA vouches for: the only kind that a session starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoundConfig(LaunchConfig);
+
+impl BoundConfig {
+    /// What it says.
+    #[must_use]
+    pub const fn config(&self) -> &LaunchConfig {
+        &self.0
+    }
+}
+
+/// What is left of the file, taken line by line.
+struct Lines<'a>(&'a str);
+
+impl<'a> Lines<'a> {
+    /// Takes the next line, which must be `"key" = "value"`, and yields the value.
+    fn value(&mut self, key: &str) -> Option<&'a str> {
+        let (line, rest) = self.0.split_once('\n')?;
+        self.0 = rest;
+        let line = line.strip_prefix('"')?.strip_prefix(key)?;
+        line.strip_prefix("\" = \"")?.strip_suffix('"')
+    }
+}
+
+fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let mut out = [0; N];
+    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+    }
+    Some(out)
+}
+
+const fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+/// A number without sign or leading zeros.
+fn decimal(text: &str) -> Option<u32> {
+    let plain = text == "0" || (!text.starts_with('0') && text.bytes().all(|digit| digit.is_ascii_digit()));
+    if plain { text.parse().ok() } else { None }
+}
+
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+struct Hashing<D>(D);
+
+impl<D: sha2::Digest> fmt::Write for Hashing<D> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.update(text.as_bytes());
+        Ok(())
+    }
+}
+
+struct Slice<'a> {
+    into: &'a mut [u8],
+    len: usize,
+}
+
+impl fmt::Write for Slice<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.into.get_mut(self.len..).and_then(|rest| rest.get_mut(..text.len()));
+        room.ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.len += text.len();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AttestFault, CONFIG_BYTES_MAX, Kbs, LaunchConfig, Mode, Serve};
+    use sha2::{Digest as _, Sha256, Sha384};
+
+    const CONFIG: LaunchConfig = LaunchConfig {
+        tenant: [0x1a; 16],
+        vm: [0x2b; 16],
+        root: [0x3c; 48],
+        mode: Mode::Strict,
+        serve: Serve::Lease,
+        kbs: Kbs::None,
+        min_key_generation: 7,
+    };
+
+    fn bytes(config: &LaunchConfig) -> ([u8; CONFIG_BYTES_MAX], usize) {
+        let mut buffer = [0; CONFIG_BYTES_MAX];
+        let len = config.write_to(&mut buffer).unwrap();
+        (buffer, len)
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        for &mode in Mode::ALL {
+            for &serve in Serve::ALL {
+                for (&kbs, min_key_generation) in Kbs::ALL.iter().zip([0, u32::MAX]) {
+                    let config = LaunchConfig { mode, serve, kbs, min_key_generation, ..CONFIG };
+                    let (buffer, len) = bytes(&config);
+                    assert_eq!(LaunchConfig::parse(&buffer[..len]), Ok(config));
+                    assert_eq!(config.digest(), <[u8; 48]>::from(Sha384::digest(&buffer[..len])));
+                    assert_eq!(config.host_data(), <[u8; 32]>::from(Sha256::digest(&buffer[..len])));
+                }
+            }
+        }
+    }
+
+    /// Whatever one byte becomes, goes or comes: refused, or the one spelling of another configuration.
+    #[test]
+    fn there_is_one_spelling() {
+        let (buffer, len) = bytes(&CONFIG);
+        let check = |changed: &[u8]| {
+            if let Ok(other) = LaunchConfig::parse(changed) {
+                let (again, again_len) = bytes(&other);
+                assert_eq!(changed, &again[..again_len]);
+            }
+        };
+        for at in 0..len {
+            let mut changed = buffer;
+            for value in 0..=u8::MAX {
+                changed[at] = value;
+                check(&changed[..len]);
+            }
+            check(&buffer[..at]);
+            let mut longer = buffer;
+            longer.copy_within(at..len, at + 1);
+            for value in *b"\n\"0 a#=\0\r" {
+                longer[at] = value;
+                check(&longer[..len + 1]);
+            }
+            longer.copy_within(at + 1..len + 1, at);
+        }
+        assert!(LaunchConfig::parse(&buffer[..len + 1]).is_err());
+    }
+
+    #[test]
+    fn other_spellings_are_refused() {
+        let (buffer, len) = bytes(&CONFIG);
+        let text = core::str::from_utf8(&buffer[..len]).unwrap();
+        for (from, to) in [
+            ("\"7\"", "\"07\""),
+            ("\"7\"", "\"+7\""),
+            ("\"7\"", "\"\""),
+            ("\"7\"", "\"4294967296\""),
+            ("strict", "Strict"),
+            ("\n[data]", "\n\n[data]"),
+            ("husk.vm", "husk.tenant"),
+            ("1a1a", "1A1A"),
+        ] {
+            let mut out = [0; CONFIG_BYTES_MAX];
+            let at = text.find(from).unwrap();
+            let parts = [&text[..at], to, &text[at + from.len()..]];
+            let mut end = 0;
+            for part in parts {
+                out[end..end + part.len()].copy_from_slice(part.as_bytes());
+                end += part.len();
+            }
+            assert_eq!(LaunchConfig::parse(&out[..end]), Err(AttestFault::ConfigMalformed), "{from} as {to}");
+        }
+        assert_eq!(LaunchConfig::parse(&[b' '; CONFIG_BYTES_MAX + 1]), Err(AttestFault::ConfigMalformed));
+    }
+
+    #[test]
+    fn only_host_data_binds_and_only_what_this_build_can_do() {
+        let mut host_data = CONFIG.host_data();
+        assert_eq!(CONFIG.bind(&host_data).map(|bound| *bound.config()), Ok(CONFIG));
+        host_data[31] ^= 1;
+        assert_eq!(CONFIG.bind(&host_data), Err(AttestFault::ConfigUnbound));
+        for config in [
+            LaunchConfig { mode: Mode::HwSealed, ..CONFIG },
+            LaunchConfig { serve: Serve::PerCommand, ..CONFIG },
+            LaunchConfig { serve: Serve::Detect, ..CONFIG },
+            LaunchConfig { kbs: Kbs::Required, ..CONFIG },
+        ] {
+            assert_eq!(config.bind(&config.host_data()), Err(AttestFault::ConfigUnsupported));
+        }
+    }
+}

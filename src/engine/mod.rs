@@ -75,9 +75,12 @@ pub trait Engine {
 
     /// The handles that `command` would try whose attempts must be opened first. Changes nothing that can be seen.
     ///
+    /// The image is lent because asking an engine is running it: whatever it does at a command's start (forgiving a
+    /// failed authorization when its time has come) it may do here.
+    ///
     /// # Errors
     /// [`EngineFault`] if the engine cannot say.
-    fn attempts(&mut self, command: &Command<'_>) -> Result<Attempts, EngineFault>;
+    fn attempts(&mut self, command: &Command<'_>, nv: &mut NvImage<'_>) -> Result<Attempts, EngineFault>;
 
     /// Charges one failed attempt on `handle`, after Startup. A handle that is gone is no error.
     ///
@@ -85,8 +88,9 @@ pub trait Engine {
     /// [`EngineFault`] if the charge did not take.
     fn charge(&mut self, nv: &mut NvImage<'_>, handle: u32) -> Result<(), EngineFault>;
 
-    /// TPMS_CLOCK_INFO.clock in milliseconds; 0 before Startup.
-    fn clock_ms(&mut self) -> u64;
+    /// TPMS_CLOCK_INFO.clock in milliseconds; 0 before Startup and in failure mode. The image is lent as for
+    /// [`attempts`](Engine::attempts).
+    fn clock_ms(&mut self, nv: &mut NvImage<'_>) -> u64;
 
     /// `_TPM_Hash_Start` at locality 4.
     ///

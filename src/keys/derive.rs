@@ -12,9 +12,9 @@
 //! (a key broker's static key, a key of the processor) will be appended to the epoch secret as input key material under a mode of
 //! its own; the epoch secret is never left out.
 
-use super::KeyFault;
+use crate::release::open::Creation;
 use crate::release::unsealed::UnsealedKey;
-use crate::release::{HEAD_DIGEST_BYTES, Intent, ReleasedKey};
+use crate::release::{HEAD_DIGEST_BYTES, ReleasedKey};
 use crate::secret::Secret;
 use core::fmt;
 use hkdf::{Hkdf, InvalidLength};
@@ -131,15 +131,10 @@ impl fmt::Debug for VolumeKey {
 pub struct CreateKey(VolumeKey);
 
 impl CreateKey {
-    /// Of a sealed volume, where the signed grant says so.
-    ///
-    /// # Errors
-    /// [`KeyFault::NotGranted`] if the grant is to open.
-    pub fn granted(key: VolumeKey, intent: Intent) -> Result<Self, KeyFault> {
-        match intent {
-            Intent::Create => Ok(Self(key)),
-            Intent::Open => Err(KeyFault::NotGranted),
-        }
+    /// Of a sealed volume, against the permission that only a signed grant to create holds.
+    #[must_use]
+    pub fn granted(key: VolumeKey, _permission: Creation) -> Self {
+        Self(key)
     }
 
     /// Of a volume that anyone can read.
@@ -206,7 +201,6 @@ fn hkdf(salt: &[u8], input: &Secret<32>, info: &[&[u8]]) -> Secret<32> {
 #[cfg(test)]
 mod tests {
     use super::{CreateKey, Identity, Mode, ObjectName, ObjectSort, VolumeKey};
-    use crate::keys::KeyFault;
     use crate::release::Intent;
     use crate::release::unsealed::Unsealed;
     use crate::secret::Secret;
@@ -255,12 +249,5 @@ mod tests {
         ];
         let keys: BTreeSet<_> = names.iter().map(|name| bytes(key.object(name).secret())).collect();
         assert_eq!(keys.len(), names.len());
-    }
-
-    #[test]
-    fn a_grant_to_open_creates_nothing() {
-        let key = || VolumeKey::unsealed(&Unsealed::for_testing().key(1), &IDENTITY);
-        assert_eq!(CreateKey::granted(key(), Intent::Open).err(), Some(KeyFault::NotGranted));
-        assert!(CreateKey::granted(key(), Intent::Create).is_ok());
     }
 }

@@ -8,7 +8,5 @@
 //! **Not here.** Which secrets may be used: the signed grant says that. Ciphers: `volume/seal.rs`.
 
 pub mod derive;
-mod fault;
 
 pub use derive::{CreateKey, Identity, Mode, ObjectKey, ObjectName, ObjectSort, VolumeKey};
-pub use fault::KeyFault;

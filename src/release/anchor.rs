@@ -5,7 +5,7 @@ use crate::seams::Platform;
 pub const HEAD_DIGEST_BYTES: usize = 48;
 
 /// The newest state: how many commits there were and the digest of the chain up to the last one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Head {
     /// Commits since manufacture; the first is 1.
     pub sequence: u64,

@@ -10,9 +10,13 @@
 
 mod anchor;
 mod fault;
+pub mod frame;
 pub mod open;
+#[doc = include_str!("protocol.md")]
+pub mod protocol {}
 pub mod record;
 pub mod session;
+pub mod standing;
 pub mod tenure;
 pub mod transcript;
 pub mod unsealed;
@@ -20,4 +24,4 @@ pub mod wire;
 
 pub use anchor::{Anchor, Anchored, HEAD_DIGEST_BYTES, Head};
 pub use fault::ReleaseFault;
-pub use open::{Intent, ReleasedKey};
+pub use open::{Granted, Intent, ReleasedKey};

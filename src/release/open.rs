@@ -1,6 +1,21 @@
-//! What a grant yields: a key, and what it may be used for.
+//! What a grant yields: keys, what they may be used for, and the right to confirm.
+//!
+//! **What.** [`Attested::grant`] asks for the grant and checks it; [`Granted`] has a type for each intent.
+//! **Trust.** The broker's key that `session` has checked.
+//! **Laws.** A key only from a grant whose signature covers this session, this report and every byte of it. Creating
+//! a TPM is an intent of the broker: [`Creation`] comes out of a [`CreateGrant`] and nowhere else. What does not fit
+//! together is refused whole.
+//! **Not here.** Confirming and everything after it: `tenure`.
 
+use super::record::Caller;
+use super::session::{Attested, Client, denied, settled};
+use super::standing::Standing;
+use super::transcript::{Digest, grant_digest, verifies};
+use super::wire::{Busy, GrantIntent, GrantReply, Operation, POINT_BYTES, Status};
+use super::{Head, ReleaseFault, frame};
+use crate::seams::Platform;
 use crate::secret::Secret;
+use zerocopy::FromBytes;
 
 /// What the broker's signed grant allows. Creating a TPM is an intent, never a consequence of not finding state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +34,6 @@ pub struct ReleasedKey {
 }
 
 impl ReleasedKey {
-    #[expect(dead_code, reason = "the session that releases keys is being built")]
     pub(super) const fn new(epoch: u64, secret: Secret<32>) -> Self {
         Self { epoch, secret }
     }
@@ -35,4 +49,195 @@ impl ReleasedKey {
     pub const fn secret(&self) -> &Secret<32> {
         &self.secret
     }
+}
+
+/// The broker's permission to make a TPM, once.
+#[derive(Debug)]
+#[must_use]
+pub struct Creation(());
+
+/// A granted instance that has confirmed nothing yet: what `tenure` starts from.
+#[derive(Debug)]
+#[must_use]
+pub struct Pending {
+    pub(super) caller: Caller,
+    pub(super) standing: Standing,
+}
+
+impl Pending {
+    /// What the instance stands for: token, generation, epoch and head.
+    pub const fn standing(&self) -> &Standing {
+        &self.standing
+    }
+}
+
+/// Make a TPM.
+#[derive(Debug)]
+pub struct CreateGrant {
+    /// The permission.
+    pub creation: Creation,
+    /// Seals epoch 1.
+    pub next: ReleasedKey,
+    /// Confirms the first head.
+    pub pending: Pending,
+}
+
+/// Open the TPM that exists.
+#[derive(Debug)]
+pub struct OpenGrant {
+    /// Opens the state at `head`.
+    pub current: ReleasedKey,
+    /// The newest state.
+    pub head: Head,
+    /// Seals the next epoch.
+    pub next: ReleasedKey,
+    /// Confirms the head under the next epoch.
+    pub pending: Pending,
+}
+
+/// A grant, by its intent.
+#[derive(Debug)]
+#[must_use]
+pub enum Granted {
+    /// Make a TPM.
+    Create(CreateGrant),
+    /// Open the TPM that exists.
+    Open(OpenGrant),
+}
+
+impl Granted {
+    /// Which of the two.
+    #[must_use]
+    pub const fn intent(&self) -> Intent {
+        match self {
+            Self::Create(_) => Intent::Create,
+            Self::Open(_) => Intent::Open,
+        }
+    }
+}
+
+/// How the broker answers the request for a grant when it does not refuse.
+#[derive(Debug)]
+#[must_use]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives at a time, and there is no heap to put the larger in"
+)]
+pub enum Verdict {
+    /// Yes.
+    Granted(Granted),
+    /// Not yet: another instance may still be answering. Nothing changed; the session is good for asking again.
+    Busy {
+        /// Asks again.
+        again: Attested,
+        /// Not earlier than in so many milliseconds.
+        retry_ms: u32,
+    },
+}
+
+impl Attested {
+    /// Asks for the keys.
+    ///
+    /// # Errors
+    /// [`ReleaseFault::GrantRefused`] if the grant's signature or content does not hold; the broker's denials; what an
+    /// exchange gives (a new session asks again then: a grant that nobody confirms changes nothing).
+    pub fn grant(
+        mut self,
+        platform: &mut Platform<'_>,
+        client: &mut Client<'_>,
+    ) -> Result<Verdict, ReleaseFault> {
+        let reply = client.ask(platform.channel, &mut self.caller, Operation::Grant, &[]);
+        let answer = reply.and_then(|reply| Answer::read(reply, &self));
+        client.wipe_frames();
+        match answer? {
+            Answer::Keys(keys) => Ok(Verdict::Granted(keys.granted(self.caller))),
+            Answer::Busy { retry_ms } => Ok(Verdict::Busy { again: self, retry_ms }),
+        }
+    }
+}
+
+/// The broker's answer, out of the frame, so that the frame can be wiped.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives at a time, and there is no heap to put the larger in"
+)]
+enum Answer {
+    Keys(Keys),
+    Busy { retry_ms: u32 },
+}
+
+/// A grant whose signature and content hold.
+struct Keys {
+    standing: Standing,
+    /// Nothing if there is no TPM yet.
+    current: Option<Secret<32>>,
+    next: Secret<32>,
+}
+
+impl Answer {
+    fn read(reply: (Status, &[u8]), session: &Attested) -> Result<Self, ReleaseFault> {
+        match reply {
+            (Status::Ok, body) => {
+                let grant = GrantReply::ref_from_bytes(body).map_err(|_| ReleaseFault::ReplyRefused)?;
+                let transcript = session.caller.transcript();
+                check_signature(grant, transcript, &session.report_digest, &session.broker_key)?;
+                Keys::read(grant).map(Self::Keys).ok_or(ReleaseFault::GrantRefused)
+            }
+            (Status::Busy, body) => Ok(Self::Busy { retry_ms: frame::exactly::<Busy>(body)?.retry_ms.get() }),
+            (Status::Denied, body) => Err(denied(body)),
+            other => Err(settled(other).map_or_else(|fault| fault, |_| ReleaseFault::ReplyRefused)),
+        }
+    }
+}
+
+fn check_signature(
+    grant: &GrantReply,
+    transcript: &Digest,
+    report_digest: &Digest,
+    broker_key: &[u8; POINT_BYTES],
+) -> Result<(), ReleaseFault> {
+    let digest = grant_digest(transcript, report_digest, grant);
+    if verifies(broker_key, &digest, &grant.signature) { Ok(()) } else { Err(ReleaseFault::GrantRefused) }
+}
+
+impl Keys {
+    /// `protocol.md`, section "What the VM checks in a grant": nothing if anything does not fit.
+    fn read(grant: &GrantReply) -> Option<Self> {
+        let (head, epoch, token) = (Head::from(&grant.head), grant.epoch.get(), grant.token.get());
+        let (current, next) = (nonzero(&grant.epoch_secret), nonzero(&grant.next_secret)?);
+        let fits = grant.reserved == [0; 3]
+            && token != 0
+            && epoch.checked_add(2).is_some()
+            && match GrantIntent::from_number(grant.intent)? {
+                GrantIntent::Create => current.is_none() && head == Head::NONE && epoch == 0,
+                GrantIntent::Open => {
+                    let exists = head.sequence != 0 && head.digest != Head::NONE.digest && epoch != 0;
+                    exists && current.is_some() && grant.epoch_secret != grant.next_secret
+                }
+            };
+        let standing = Standing::granted(token, grant.generation.get(), epoch, head);
+        fits.then_some(Self { standing, current, next })
+    }
+
+    fn granted(self, caller: Caller) -> Granted {
+        let Self { standing, current, next } = self;
+        let (epoch, head) = (standing.epoch(), *standing.head());
+        let next = ReleasedKey::new(epoch + 1, next);
+        let pending = Pending { caller, standing };
+        match current {
+            None => Granted::Create(CreateGrant { creation: Creation(()), next, pending }),
+            Some(secret) => {
+                Granted::Open(OpenGrant { current: ReleasedKey::new(epoch, secret), head, next, pending })
+            }
+        }
+    }
+}
+
+/// A secret out of a grant; nothing if it is zero, which says that there is none.
+fn nonzero(bytes: &[u8; 32]) -> Option<Secret<32>> {
+    let fill = |into: &mut [u8; 32]| {
+        into.copy_from_slice(bytes);
+        if bytes == &[0; 32] { Err(()) } else { Ok(()) }
+    };
+    Secret::try_fill(fill).ok()
 }

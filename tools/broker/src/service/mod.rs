@@ -1,0 +1,341 @@
+//! One frame in, one frame out.
+//!
+//! **What.** [`Service::handle`] is the broker without its network: hello, attestation, then requests of a proven
+//! instance, decided by the store.
+//! **Trust.** A session's records once their tag verifies; a report once its signature holds down to a root.
+//! **Laws.** Total over any bytes. A frame that does not authenticate changes nothing, and its refusal says nothing
+//! that a stranger could not know. Policy is checked in one order, each rule with its own reason. A grant needs an
+//! attestation in the very same session. Tables are bounded.
+//! **Not here.** HTTP (`http`); what is granted to whom (`rules`); the bytes of records (`husk::release::record`).
+
+mod bodies;
+mod sessions;
+
+pub use sessions::{ESTABLISHED_MAX, GREETED_MAX};
+
+use crate::evidence::{Evidence, EvidenceRefused};
+use crate::ids::{TenantId, VmId, VmName};
+use crate::policy::{Genuine, guest_is_closed, refused};
+use crate::rules::{Grant, InstanceId, Reply, Request};
+use crate::store::{Decided, GrantSecrets, Serving, StoreError, Tenant};
+use crate::vault::RootKeys;
+use crate::world::{World, WorldEntropy};
+use bodies::AttestParts;
+use husk::attest::binding::report_data;
+use husk::attest::report::Report;
+use husk::release::frame;
+use husk::release::record::{Answerer, Asked, REPLY_BODY_AT, session_of};
+use husk::release::transcript::{AgreementKey, broker_keys, grant_digest, point_digest, server_hello_digest};
+use husk::release::wire::{
+    DeniedReason, FRAME_BYTES_MAX, FrameKind, GrantIntent, GrantReply, Hello, Operation, PROTOCOL,
+    RefusalReason, SIGNATURE_BYTES, SUITE, ServerHello, Status, WireHead,
+};
+use sessions::{Session, Sessions, Stage};
+use sha2::{Digest as _, Sha256, Sha384};
+use std::sync::{Arc, Mutex, MutexGuard};
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::little_endian::{U32, U64};
+use zeroize::Zeroize;
+
+/// The broker without its network.
+pub struct Service {
+    serving: Mutex<Serving>,
+    sessions: Mutex<Sessions>,
+    keys: Arc<RootKeys>,
+    world: Arc<dyn World>,
+    evidence: Box<dyn Evidence>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Service")
+    }
+}
+
+/// What a request comes to: an answer, with the secrets of a grant.
+type Outcome = Result<(Reply, Option<GrantSecrets>), RefusalReason>;
+
+impl Service {
+    /// A broker on a store that has begun to serve.
+    #[must_use]
+    pub fn new(
+        serving: Serving,
+        keys: Arc<RootKeys>,
+        world: Arc<dyn World>,
+        evidence: Box<dyn Evidence>,
+    ) -> Self {
+        let sessions = Mutex::new(Sessions::new(GREETED_MAX, ESTABLISHED_MAX));
+        Self { serving: Mutex::new(serving), sessions, keys, world, evidence }
+    }
+
+    /// Answers one frame, whatever its bytes are.
+    #[must_use]
+    pub fn handle(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut reply = vec![0; FRAME_BYTES_MAX];
+        let answered = if bytes.len() > FRAME_BYTES_MAX {
+            Err(RefusalReason::Malformed)
+        } else {
+            self.answer(&mut bytes.to_vec(), &mut reply)
+        };
+        // A refusal always fits.
+        let length = answered.unwrap_or_else(|reason| frame::refusal(reason, &mut reply).unwrap_or(0));
+        reply.truncate(length);
+        reply
+    }
+
+    fn answer(&self, bytes: &mut [u8], reply: &mut [u8]) -> Result<usize, RefusalReason> {
+        match frame::open(bytes) {
+            Ok((FrameKind::Hello, body)) => self.hello(body, reply),
+            Ok((FrameKind::Request, body)) => self.request(body, reply),
+            Ok((FrameKind::ServerHello | FrameKind::Reply | FrameKind::Refusal, _)) | Err(_) => {
+                Err(RefusalReason::Malformed)
+            }
+        }
+    }
+
+    fn hello(&self, body: &[u8], reply: &mut [u8]) -> Result<usize, RefusalReason> {
+        let hello: Hello = frame::exactly(body).map_err(|_| RefusalReason::Malformed)?;
+        if hello.protocol.get() != PROTOCOL || hello.suite.get() != SUITE {
+            return Err(RefusalReason::Version);
+        }
+        if hello.flags.get() != 0 {
+            return Err(RefusalReason::Malformed);
+        }
+        let vm = VmName { tenant: TenantId(hello.tenant), vm: VmId(hello.vm) };
+        let tenant = self.tenant_of(&vm)?;
+        let (server, ephemeral) = self.server_hello(&hello, &tenant)?;
+        let keys = broker_keys(&ephemeral, &hello, &server).map_err(|_| RefusalReason::Malformed)?;
+        let session = Session {
+            id: server.session,
+            answerer: Answerer::new(keys),
+            vm,
+            instance: InstanceId(point_digest(&hello.instance)),
+            stage: Stage::Greeted,
+        };
+        locked(&self.sessions)?.greet(session);
+        frame::frame_of(FrameKind::ServerHello, reply, &server).map_err(|_| RefusalReason::Unavailable)
+    }
+
+    /// The tenant of a VM that is enrolled.
+    fn tenant_of(&self, vm: &VmName) -> Result<Tenant, RefusalReason> {
+        let mut serving = locked(&self.serving)?;
+        let store = serving.store();
+        store.enrolment(vm).map_err(|error| unavailable(vm, &error))?;
+        store.tenant(vm.tenant).map_err(|error| unavailable(vm, &error))
+    }
+
+    fn server_hello(
+        &self,
+        hello: &Hello,
+        tenant: &Tenant,
+    ) -> Result<(ServerHello, AgreementKey), RefusalReason> {
+        let no_entropy = |_| RefusalReason::Unavailable;
+        let ephemeral = AgreementKey::generate(&mut WorldEntropy(&*self.world)).map_err(no_entropy)?;
+        let mut server = ServerHello {
+            session: [0; 16],
+            nonce: [0; 32],
+            ephemeral: *ephemeral.point(),
+            tenant_root: tenant.root,
+            certificate: tenant.certificate,
+            signature: [0; SIGNATURE_BYTES],
+        };
+        self.world.fill(&mut server.session).map_err(|_| RefusalReason::Unavailable)?;
+        self.world.fill(&mut server.nonce).map_err(|_| RefusalReason::Unavailable)?;
+        let digest = server_hello_digest(hello, &server);
+        server.signature = self.keys.signing().sign(&digest).map_err(|_| RefusalReason::Unavailable)?;
+        Ok((server, ephemeral))
+    }
+
+    fn request(&self, body: &mut [u8], reply: &mut [u8]) -> Result<usize, RefusalReason> {
+        let id = session_of(body).map_err(|_| RefusalReason::Malformed)?;
+        let session = locked(&self.sessions)?.find(&id).ok_or(RefusalReason::UnknownSession)?;
+        let mut session = locked(&session)?;
+        let (asked, body) = session.answerer.open(body).map_err(|_| RefusalReason::Malformed)?;
+        let operation = asked.operation();
+        let (answer, secrets) = self.decide(&mut session, operation, body)?;
+        note(&session.vm, operation, &answer);
+        self.seal(&session, asked, (&answer, secrets), reply)
+    }
+
+    fn decide(&self, session: &mut Session, operation: Operation, body: &[u8]) -> Outcome {
+        let order = Ok((Reply::Denied(DeniedReason::Order), None));
+        match (operation, session.stage) {
+            (Operation::Attest, Stage::Greeted | Stage::Attested { .. }) => self.attest(session, body),
+            (Operation::Resume, Stage::Greeted | Stage::Resumed) => self.resume(session, body),
+            (Operation::Grant, Stage::Attested { report_id, .. }) if body.is_empty() => {
+                self.ask(session, &Request::Grant { report_id })
+            }
+            (
+                Operation::Confirm
+                | Operation::Anchor
+                | Operation::Renew
+                | Operation::Bump
+                | Operation::Release
+                | Operation::StateMissing,
+                Stage::Attested { .. } | Stage::Resumed,
+            ) => match bodies::request(operation, body) {
+                Some(request) => self.ask(session, &request),
+                None => order,
+            },
+            _ => order,
+        }
+    }
+
+    /// Has the store decide.
+    fn ask(&self, session: &Session, request: &Request) -> Outcome {
+        let decided = locked(&self.serving)?.decide(&session.vm, session.instance, request);
+        let Decided { reply, secrets } = decided.map_err(|error| unavailable(&session.vm, &error))?;
+        Ok((reply, secrets))
+    }
+
+    fn resume(&self, session: &mut Session, body: &[u8]) -> Outcome {
+        let Some(request) = bodies::request(Operation::Resume, body) else {
+            return Ok((Reply::Denied(DeniedReason::Order), None));
+        };
+        let outcome = self.ask(session, &request)?;
+        if matches!(outcome.0, Reply::Leased { .. }) {
+            session.stage = Stage::Resumed;
+            locked(&self.sessions)?.establish(&session.id);
+        }
+        Ok(outcome)
+    }
+
+    fn attest(&self, session: &mut Session, body: &[u8]) -> Outcome {
+        let Some(parts) = bodies::attest(body) else {
+            return Ok((Reply::Denied(DeniedReason::Order), None));
+        };
+        match self.judge(session, &parts)? {
+            Ok(report_id) => {
+                let report_digest = Sha384::digest(parts.fixed.report).into();
+                session.stage = Stage::Attested { report_digest, report_id };
+                locked(&self.sessions)?.establish(&session.id);
+                Ok((Reply::Done, None))
+            }
+            Err(reason) => Ok((Reply::Denied(reason), None)),
+        }
+    }
+
+    /// The whole policy, in order; yields REPORT_ID.
+    fn judge(
+        &self,
+        session: &Session,
+        parts: &AttestParts<'_>,
+    ) -> Result<Result<[u8; 32], DeniedReason>, RefusalReason> {
+        let vm = &session.vm;
+        let enrolment = locked(&self.serving)?.store().enrolment(vm);
+        let enrolment = enrolment.map_err(|error| unavailable(vm, &error))?;
+        let judged = self.genuine(vm, parts).and_then(|genuine| {
+            let report = Report::parse(&parts.fixed.report).map_err(|_| DeniedReason::Evidence)?;
+            let config_is_enrolled = <[u8; 32]>::from(Sha256::digest(parts.config)) == enrolment.host_data;
+            let config_digest = Sha384::digest(parts.config).into();
+            let bound = report_data(session.answerer.transcript(), &config_digest);
+            guest_is_closed(&report)?;
+            refused(*report.host_data() == enrolment.host_data, DeniedReason::LaunchConfig)?;
+            refused(config_is_enrolled, DeniedReason::LaunchConfig)?;
+            refused(*report.report_data() == bound, DeniedReason::Binding)?;
+            enrolment.policy.admits(&report, &genuine)?;
+            Ok(*report.report_id())
+        });
+        let Ok(report_id) = judged else { return Ok(judged) };
+        let first = locked(&self.serving)?.store().bind_launch(vm, &report_id, session.instance);
+        let first = first.map_err(|error| unavailable(vm, &error))?;
+        Ok(refused(first, DeniedReason::InstanceReused).map(|()| report_id))
+    }
+
+    fn genuine(&self, vm: &VmName, parts: &AttestParts<'_>) -> Result<Genuine, DeniedReason> {
+        self.evidence.verify(&parts.fixed.report, parts.certificate).map_err(|refused| match refused {
+            EvidenceRefused::Unsound(why) => {
+                eprintln!("husk-broker: {vm}: report refused: {why}");
+                DeniedReason::Evidence
+            }
+            EvidenceRefused::Simulated(why) => {
+                eprintln!("husk-broker: {vm}: report refused: {why}");
+                DeniedReason::SimulatedSilicon
+            }
+        })
+    }
+
+    fn seal(
+        &self,
+        session: &Session,
+        asked: Asked,
+        (answer, secrets): (&Reply, Option<GrantSecrets>),
+        reply: &mut [u8],
+    ) -> Result<usize, RefusalReason> {
+        let room = reply.get_mut(REPLY_BODY_AT..).ok_or(RefusalReason::Unavailable)?;
+        let written = match (answer, secrets, session.stage) {
+            (Reply::Granted(grant), Some(secrets), Stage::Attested { report_digest, .. }) => {
+                self.write_grant(session.answerer.transcript(), &report_digest, (grant, &secrets), room)
+            }
+            _ => bodies::reply(answer, room),
+        };
+        let (status, length) = written.ok_or(RefusalReason::Unavailable)?;
+        session.answerer.seal(asked, status, reply, length).map_err(|_| RefusalReason::Unavailable)
+    }
+
+    /// Writes a signed grant to the front of `room`; sealing encrypts it there.
+    fn write_grant(
+        &self,
+        transcript: &[u8; 48],
+        report_digest: &[u8; 48],
+        (grant, secrets): (&Grant, &GrantSecrets),
+        room: &mut [u8],
+    ) -> Option<(Status, usize)> {
+        let intent = if secrets.current.is_some() { GrantIntent::Open } else { GrantIntent::Create };
+        let mut body = GrantReply {
+            intent: intent as u8,
+            reserved: [0; 3],
+            generation: U32::new(grant.generation),
+            token: U64::new(grant.token),
+            epoch: U64::new(grant.epoch),
+            head: WireHead::from(&grant.head),
+            epoch_secret: [0; 32],
+            next_secret: [0; 32],
+            signature: [0; SIGNATURE_BYTES],
+        };
+        if let Some(current) = &secrets.current {
+            current.with(|bytes| body.epoch_secret = *bytes);
+        }
+        secrets.next.with(|bytes| body.next_secret = *bytes);
+        let signed = self.keys.signing().sign(&grant_digest(transcript, report_digest, &body));
+        let written = signed.ok().and_then(|signature| {
+            body.signature = signature;
+            room.get_mut(..GrantReply::BYTES)?.copy_from_slice(body.as_bytes());
+            Some((Status::Ok, GrantReply::BYTES))
+        });
+        body.as_mut_bytes().zeroize();
+        written
+    }
+}
+
+/// Nobody else may have panicked in the middle; if so, this broker answers no more.
+fn locked<T>(mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>, RefusalReason> {
+    mutex.lock().map_err(|_| RefusalReason::Unavailable)
+}
+
+/// Says in the log what failed; a stranger learns no more than that it did.
+fn unavailable(vm: &VmName, error: &StoreError) -> RefusalReason {
+    if matches!(error, StoreError::UnknownTenant(_) | StoreError::UnknownVm(_)) {
+        return RefusalReason::UnknownVm;
+    }
+    eprintln!("husk-broker: {vm}: {error}");
+    RefusalReason::Unavailable
+}
+
+/// One line for each answer that an operator may want to know of.
+fn note(vm: &VmName, operation: Operation, answer: &Reply) {
+    match (operation, answer) {
+        (Operation::StateMissing, Reply::Done) => {
+            eprintln!("husk-broker: {vm}: ALARM: the VM says that its disk does not hold its newest state");
+        }
+        (_, Reply::Granted(grant)) => {
+            let what = if grant.current.is_some() { "open" } else { "create" };
+            eprintln!("husk-broker: {vm}: granted token {} to {what} epoch {}", grant.token, grant.epoch);
+        }
+        (_, Reply::Busy { .. } | Reply::Denied(_) | Reply::Fenced | Reply::Conflict) => {
+            eprintln!("husk-broker: {vm}: {operation:?} answered {answer:?}");
+        }
+        (Operation::Confirm | Operation::Release, _) => eprintln!("husk-broker: {vm}: {operation:?}"),
+        _ => {}
+    }
+}

@@ -1,0 +1,372 @@
+//! The broker's own keys, and how epoch secrets rest in the database.
+//!
+//! **What.** [`RootKeys`] is the content of the root key file: the broker's id, the wrapping key and the signing key.
+//! [`RootKeys::wrap`] seals one epoch secret for one row of the database.
+//! **Trust.** The root key file. Whoever has it and the database can read every epoch secret.
+//! **Laws.** Every wrap has its own key: HKDF-SHA-384 over a fresh 32-byte salt, so a nonce cannot repeat. A wrapped
+//! secret opens only for the tenant, VM, epoch and token it was made for.
+//! **Not here.** Where the wrapped bytes lie (`store`). Erasing old database backups: that is rotating this file.
+
+use crate::ids::{TenantId, VmName};
+use crate::private_file::{self, PrivateFileError};
+use crate::rules::SecretName;
+use crate::world::World;
+use aes_gcm::aead::{AeadInOut, KeyInit};
+use aes_gcm::{Aes256Gcm, Nonce, Tag};
+use hkdf::Hkdf;
+use husk::release::transcript::{SigningKey, certificate_digest};
+use husk::release::wire::{BrokerCertificate, POINT_BYTES, SIGNATURE_BYTES};
+use husk::secret::Secret;
+use sha2::Sha384;
+use std::path::Path;
+use zerocopy::byteorder::little_endian::{U16, U32};
+use zeroize::Zeroizing;
+
+/// The generation of a broker's first signing key.
+pub const KEY_GENERATION: u32 = 1;
+const FILE_TITLE: &str = "husk broker root 1";
+const WRAP_LABEL: &[u8] = b"HUSK v1 broker wrap\0";
+const CHECK_LABEL: &[u8] = b"HUSK v1 broker database\0";
+/// Keys outside [1, n) are refused; 2^-190 of all draws on P-384.
+const KEY_DRAWS_MAX: usize = 8;
+
+/// Why the vault gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// The file could not be read or written.
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
+    /// The file is not what `husk broker init` or `husk tenant init` wrote.
+    #[error("{0} is not a {1}; point to the file that `{2}` wrote")]
+    Malformed(String, &'static str, &'static str),
+    /// The machine has no entropy.
+    #[error("the machine's entropy source failed")]
+    Entropy,
+    /// A wrapped secret does not open.
+    #[error("a secret in the database was altered, or moved from another row; restore the database")]
+    Altered,
+    /// A key could not be derived.
+    #[error("a key could not be derived; report this")]
+    Bug,
+}
+
+/// An epoch secret as it rests in the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrapped {
+    /// Makes the key.
+    pub salt: [u8; 32],
+    /// Ciphertext and tag.
+    pub sealed: [u8; 48],
+}
+
+/// The broker's keys.
+#[derive(Debug)]
+pub struct RootKeys {
+    broker: [u8; 16],
+    wrapping: Secret<32>,
+    signing: StoredKey,
+}
+
+/// A signing key that also knows how to be written to its file.
+#[derive(Debug)]
+struct StoredKey {
+    scalar: Secret<48>,
+    key: SigningKey,
+}
+
+impl RootKeys {
+    /// Makes new keys.
+    ///
+    /// # Errors
+    /// [`VaultError::Entropy`].
+    pub fn generate(world: &dyn World) -> Result<Self, VaultError> {
+        let mut broker = [0; 16];
+        world.fill(&mut broker).map_err(|_| VaultError::Entropy)?;
+        Ok(Self { broker, wrapping: fresh_secret(world)?, signing: StoredKey::generate(world)? })
+    }
+
+    /// Writes a new root key file.
+    ///
+    /// # Errors
+    /// [`VaultError::File`].
+    pub fn write(&self, path: &Path) -> Result<(), VaultError> {
+        let mut text = Zeroizing::new(String::with_capacity(512));
+        push_line(&mut text, "", FILE_TITLE);
+        push_line(&mut text, "broker ", &hex::encode(self.broker));
+        self.wrapping.with(|key| push_line(&mut text, "wrapping ", &Zeroizing::new(hex::encode(key))));
+        self.signing.scalar.with(|key| push_line(&mut text, "signing ", &Zeroizing::new(hex::encode(key))));
+        Ok(private_file::create(path, &text)?)
+    }
+
+    /// Reads a root key file.
+    ///
+    /// # Errors
+    /// [`VaultError::File`], [`VaultError::Malformed`].
+    pub fn read(path: &Path) -> Result<Self, VaultError> {
+        let text = private_file::read(path)?;
+        let malformed =
+            || VaultError::Malformed(path.display().to_string(), "broker root key file", "husk broker init");
+        let mut lines = text.lines();
+        if lines.next() != Some(FILE_TITLE) {
+            return Err(malformed());
+        }
+        let broker = key_line(lines.next(), "broker ").ok_or_else(malformed)?;
+        let mut wrapping = key_line::<32>(lines.next(), "wrapping ").ok_or_else(malformed)?;
+        let signing =
+            key_line::<48>(lines.next(), "signing ").and_then(StoredKey::of).ok_or_else(malformed)?;
+        if lines.next().is_some() {
+            return Err(malformed());
+        }
+        Ok(Self { broker, wrapping: Secret::take(&mut wrapping), signing })
+    }
+
+    /// What the broker signs hellos and grants with.
+    #[must_use]
+    pub const fn signing(&self) -> &SigningKey {
+        &self.signing.key
+    }
+
+    /// The broker's name in its certificates.
+    #[must_use]
+    pub const fn broker(&self) -> [u8; 16] {
+        self.broker
+    }
+
+    /// A value that tells whether a database belongs to these keys, and nothing of them.
+    ///
+    /// # Errors
+    /// [`VaultError::Bug`].
+    pub fn database_check(&self) -> Result<[u8; 16], VaultError> {
+        let mut check = [0; 16];
+        let derived =
+            self.wrapping.with(|key| Hkdf::<Sha384>::new(None, key).expand(CHECK_LABEL, &mut check));
+        derived.map_err(|_| VaultError::Bug)?;
+        Ok(check)
+    }
+
+    /// Seals `secret` for the row of `vm`.
+    ///
+    /// # Errors
+    /// [`VaultError::Entropy`].
+    pub fn wrap(
+        &self,
+        world: &dyn World,
+        vm: &VmName,
+        name: SecretName,
+        secret: &Secret<32>,
+    ) -> Result<Wrapped, VaultError> {
+        let mut salt = [0; 32];
+        world.fill(&mut salt).map_err(|_| VaultError::Entropy)?;
+        let mut sealed = [0; 48];
+        let (body, tag) = sealed.split_at_mut(32);
+        secret.with(|bytes| body.copy_from_slice(bytes));
+        let made = self
+            .cipher(&salt, vm)?
+            .encrypt_inout_detached(&Nonce::default(), &place(vm, name), (&mut *body).into())
+            .map_err(|_| VaultError::Altered)?;
+        tag.copy_from_slice(&made);
+        Ok(Wrapped { salt, sealed })
+    }
+
+    /// Opens what [`RootKeys::wrap`] sealed for that very row, epoch and token.
+    ///
+    /// # Errors
+    /// [`VaultError::Altered`].
+    pub fn unwrap(&self, vm: &VmName, name: SecretName, wrapped: &Wrapped) -> Result<Secret<32>, VaultError> {
+        let (body, tag) = wrapped.sealed.split_at(32);
+        let tag = <[u8; 16]>::try_from(tag).map_err(|_| VaultError::Altered)?;
+        Secret::try_fill(|secret: &mut [u8; 32]| {
+            secret.copy_from_slice(body);
+            self.cipher(&wrapped.salt, vm)?
+                .decrypt_inout_detached(
+                    &Nonce::default(),
+                    &place(vm, name),
+                    secret.as_mut_slice().into(),
+                    &Tag::from(tag),
+                )
+                .map_err(|_| VaultError::Altered)
+        })
+    }
+
+    /// The cipher of one wrap: its salt is fresh, so its key is used once and the nonce may be zero.
+    fn cipher(&self, salt: &[u8; 32], vm: &VmName) -> Result<Aes256Gcm, VaultError> {
+        let mut key = Zeroizing::new([0; 32]);
+        let derived = self.wrapping.with(|root| {
+            let info = [WRAP_LABEL, &vm.tenant.0, &vm.vm.0];
+            Hkdf::<Sha384>::new(Some(salt), root).expand_multi_info(&info, key.as_mut_slice())
+        });
+        derived.map_err(|_| VaultError::Bug)?;
+        Ok(Aes256Gcm::new(&(*key).into()))
+    }
+}
+
+/// 32 fresh bytes.
+///
+/// # Errors
+/// [`VaultError::Entropy`].
+pub fn fresh_secret(world: &dyn World) -> Result<Secret<32>, VaultError> {
+    Secret::try_fill(|bytes: &mut [u8; 32]| world.fill(bytes)).map_err(|_| VaultError::Entropy)
+}
+
+impl StoredKey {
+    /// Draws a key by rejection.
+    fn generate(world: &dyn World) -> Result<Self, VaultError> {
+        for _ in 0..KEY_DRAWS_MAX {
+            let mut scalar = [0; 48];
+            world.fill(&mut scalar).map_err(|_| VaultError::Entropy)?;
+            if let Some(key) = Self::of(scalar) {
+                return Ok(key);
+            }
+        }
+        Err(VaultError::Entropy)
+    }
+
+    fn of(mut scalar: [u8; 48]) -> Option<Self> {
+        let key = SigningKey::from_scalar(&mut scalar.clone()).ok();
+        let scalar = Secret::take(&mut scalar);
+        key.map(|key| Self { scalar, key })
+    }
+}
+
+/// What a wrapped secret is bound to beside its key.
+fn place(vm: &VmName, name: SecretName) -> [u8; 48] {
+    let mut place = [0; 48];
+    place[..16].copy_from_slice(&vm.tenant.0);
+    place[16..32].copy_from_slice(&vm.vm.0);
+    place[32..40].copy_from_slice(&name.epoch.to_le_bytes());
+    place[40..].copy_from_slice(&name.token.to_le_bytes());
+    place
+}
+
+fn push_line(text: &mut String, word: &str, value: &str) {
+    text.push_str(word);
+    text.push_str(value);
+    text.push('\n');
+}
+
+fn key_line<const N: usize>(line: Option<&str>, word: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    hex::decode_to_slice(line?.strip_prefix(word)?, &mut bytes).ok()?;
+    Some(bytes)
+}
+
+const TENANT_TITLE: &str = "husk tenant root 1";
+
+/// The tenant's root key: certifies brokers, and stays with the tenant.
+#[derive(Debug)]
+pub struct TenantRoot(StoredKey);
+
+impl TenantRoot {
+    /// Makes a new one.
+    ///
+    /// # Errors
+    /// [`VaultError::Entropy`].
+    pub fn generate(world: &dyn World) -> Result<Self, VaultError> {
+        StoredKey::generate(world).map(Self)
+    }
+
+    /// Writes a new tenant root key file.
+    ///
+    /// # Errors
+    /// [`VaultError::File`].
+    pub fn write(&self, path: &Path) -> Result<(), VaultError> {
+        let mut text = Zeroizing::new(String::with_capacity(256));
+        push_line(&mut text, "", TENANT_TITLE);
+        self.0.scalar.with(|key| push_line(&mut text, "key ", &Zeroizing::new(hex::encode(key))));
+        Ok(private_file::create(path, &text)?)
+    }
+
+    /// The public half.
+    #[must_use]
+    pub const fn point(&self) -> &[u8; POINT_BYTES] {
+        self.0.key.point()
+    }
+
+    /// Certifies `broker` as a broker of `tenant`.
+    ///
+    /// # Errors
+    /// [`VaultError::Bug`].
+    pub fn certify(&self, tenant: TenantId, broker: &RootKeys) -> Result<BrokerCertificate, VaultError> {
+        let mut certificate = BrokerCertificate {
+            tenant: tenant.0,
+            broker: broker.broker,
+            key: *broker.signing().point(),
+            key_generation: U32::new(KEY_GENERATION),
+            usage: U16::new(0),
+            signature: [0; SIGNATURE_BYTES],
+        };
+        let digest = certificate_digest(&certificate);
+        certificate.signature = self.0.key.sign(&digest).map_err(|_| VaultError::Bug)?;
+        Ok(certificate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RootKeys, TenantRoot, VaultError, fresh_secret};
+    use crate::ids::{TenantId, VmId, VmName};
+    use crate::rules::SecretName;
+    use crate::world::Machine;
+    use husk::release::transcript::{certificate_digest, verifies};
+
+    const VM: VmName = VmName { tenant: TenantId([1; 16]), vm: VmId([2; 16]) };
+    const NAME: SecretName = SecretName { token: 3, epoch: 4 };
+
+    #[test]
+    fn a_wrapped_secret_opens_only_in_its_place() {
+        let world = Machine::start();
+        let keys = RootKeys::generate(&world).unwrap();
+        let secret = fresh_secret(&world).unwrap();
+        let wrapped = keys.wrap(&world, &VM, NAME, &secret).unwrap();
+        let opened = keys.unwrap(&VM, NAME, &wrapped).unwrap();
+        assert!(secret.with(|a| opened.with(|b| a == b)));
+        assert_ne!(wrapped, keys.wrap(&world, &VM, NAME, &secret).unwrap());
+        let refused = |vm, name, wrapped| {
+            assert!(matches!(keys.unwrap(&vm, name, &wrapped), Err(VaultError::Altered)));
+        };
+        refused(VmName { vm: VmId([9; 16]), ..VM }, NAME, wrapped.clone());
+        refused(VmName { tenant: TenantId([9; 16]), ..VM }, NAME, wrapped.clone());
+        refused(VM, SecretName { token: 9, ..NAME }, wrapped.clone());
+        refused(VM, SecretName { epoch: 9, ..NAME }, wrapped.clone());
+        for at in 0..48 {
+            let mut other = wrapped.clone();
+            other.sealed[at] ^= 1;
+            refused(VM, NAME, other);
+        }
+        for at in 0..32 {
+            let mut other = wrapped.clone();
+            other.salt[at] ^= 1;
+            refused(VM, NAME, other);
+        }
+    }
+
+    #[test]
+    fn the_root_key_file_reads_what_it_wrote_and_nothing_else() {
+        let world = Machine::start();
+        let keys = RootKeys::generate(&world).unwrap();
+        let folder = std::env::temp_dir().join(format!("husk-vault-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("root");
+        keys.write(&path).unwrap();
+        let read = RootKeys::read(&path).unwrap();
+        assert_eq!(read.broker, keys.broker);
+        assert_eq!(read.signing().point(), keys.signing().point());
+        assert_eq!(read.database_check().unwrap(), keys.database_check().unwrap());
+        let text = std::fs::read_to_string(&path).unwrap();
+        for cut in 0..text.len() - 1 {
+            std::fs::write(&path, &text[..cut]).unwrap();
+            assert!(matches!(RootKeys::read(&path), Err(VaultError::Malformed(..))), "cut at {cut}");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_is_the_tenants_word() {
+        let world = Machine::start();
+        let (keys, tenant) = (RootKeys::generate(&world).unwrap(), TenantRoot::generate(&world).unwrap());
+        let mut certificate = tenant.certify(VM.tenant, &keys).unwrap();
+        assert!(verifies(tenant.point(), &certificate_digest(&certificate), &certificate.signature));
+        certificate.tenant[0] ^= 1;
+        assert!(!verifies(tenant.point(), &certificate_digest(&certificate), &certificate.signature));
+    }
+}

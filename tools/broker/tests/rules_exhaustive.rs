@@ -1,0 +1,252 @@
+//! Every row that two instances, an operator and a clock can reach in a few steps, and every request there.
+//!
+//! The step function is a parameter, so that the laws are shown to have teeth: each mutant below takes one rule
+//! away and must be caught.
+
+use husk::release::Head;
+use husk_broker::rules::{
+    InstanceId, Life, Moment, Move, Order, Reply, Request, Row, SecretName, assume_lease, operate, step,
+};
+use std::collections::HashSet;
+
+type Step = fn(&Row, Moment, InstanceId, &Request) -> (Option<Row>, Reply);
+
+const LEASE_MS: u32 = 10;
+const A: InstanceId = InstanceId([0xA; 48]);
+const B: InstanceId = InstanceId([0xB; 48]);
+const TOKENS: u64 = 4;
+const EPOCHS: u64 = 3;
+const SEQUENCES: u64 = 3;
+
+/// The row, and what the laws need to remember beside it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct World {
+    row: Row,
+    now_ms: u64,
+    /// The end of the latest window that was ever handed out, and to which token.
+    windows: Vec<(u64, u64)>,
+    /// Tokens whose instance said that it serves no more.
+    released: Vec<u64>,
+}
+
+fn requests(row: &Row) -> Vec<Request> {
+    let heads = [head(1, 1), head(2, 1), head(2, 2), head(3, 1)];
+    let mut all = vec![Request::Grant { report_id: [0xA; 32] }];
+    for token in row.token.saturating_sub(1)..=row.token + 1 {
+        all.push(Request::Resume { token });
+        all.push(Request::StateMissing { token });
+        all.push(Request::Renew { token, generation: 0 });
+        all.push(Request::Bump { token, generation: 0 });
+        all.push(Request::Release { token, generation: 0, head: row.head });
+        all.push(Request::Release { token, generation: 0, head: head(9, 9) });
+        for epoch in [row.epoch, row.epoch + 1] {
+            for previous in [row.head, Head::NONE, head(1, 1)] {
+                for new in heads {
+                    let to = Move { token, generation: 0, epoch, previous, new };
+                    all.extend([Request::Confirm(to), Request::Anchor(to)]);
+                }
+            }
+        }
+    }
+    all
+}
+
+fn head(sequence: u64, branch: u8) -> Head {
+    Head { sequence, digest: [branch; 48] }
+}
+
+/// What must hold for one decided request. Returns the name of the law that does not.
+fn broken(
+    before: &World,
+    caller: InstanceId,
+    request: &Request,
+    (change, reply): &(Option<Row>, Reply),
+) -> Option<&'static str> {
+    let (old, new) = (&before.row, change.as_ref().unwrap_or(&before.row));
+    let refusal = matches!(reply, Reply::Busy { .. } | Reply::Denied(_) | Reply::Fenced | Reply::Conflict);
+    let confirms = matches!(request, Request::Confirm(_));
+    let grants = matches!(reply, Reply::Granted(_));
+    let holds = old.holder.is_some_and(|holder| holder.instance == caller);
+    let laws = [
+        ("a lawful row stays lawful", new.is_lawful()),
+        ("a refusal changes nothing", !refusal || change.is_none()),
+        ("tokens only grow", new.token >= old.token),
+        ("heads only grow", new.head == old.head || new.head.sequence > old.head.sequence),
+        ("leases are never shortened", new.lease_until_ms >= old.lease_until_ms),
+        (
+            "only CONFIRM moves epoch and secret",
+            confirms || (new.epoch, new.current) == (old.epoch, old.current),
+        ),
+        ("only CONFIRM and ANCHOR move the head", moves_head(request) || new.head == old.head),
+        ("an epoch's secret is its own token's", new.current == old.current || new.current == named(old)),
+        ("grants have fresh secrets", !grants || new.next == named(new) && new.token > old.token),
+        ("only the holder is answered", grants || refusal || holds),
+        ("no window before CONFIRM", !is_leased(reply) || new.next.is_none()),
+        ("no window after RELEASE", !is_leased(reply) || !before.released.contains(&new.token)),
+        (
+            "windows of different tokens do not overlap",
+            !grants
+                || before
+                    .windows
+                    .iter()
+                    .all(|&(token, until)| until <= before.now_ms || before.released.contains(&token)),
+        ),
+        ("a stale token is fenced", token_of(request).is_none_or(|token| fenced(old, token, request, reply))),
+    ];
+    laws.into_iter().find_map(|(law, holds)| (!holds).then_some(law))
+}
+
+fn named(row: &Row) -> Option<SecretName> {
+    Some(SecretName { token: row.token, epoch: row.epoch + 1 })
+}
+
+const fn moves_head(request: &Request) -> bool {
+    matches!(request, Request::Confirm(_) | Request::Anchor(_))
+}
+
+const fn is_leased(reply: &Reply) -> bool {
+    matches!(reply, Reply::Leased { lease_ms: 1.. } | Reply::Bumped { .. })
+}
+
+const fn token_of(request: &Request) -> Option<u64> {
+    match *request {
+        Request::Grant { .. } => None,
+        Request::Resume { token }
+        | Request::Renew { token, .. }
+        | Request::Bump { token, .. }
+        | Request::Release { token, .. }
+        | Request::StateMissing { token } => Some(token),
+        Request::Confirm(to) | Request::Anchor(to) => Some(to.token),
+    }
+}
+
+fn fenced(row: &Row, token: u64, request: &Request, reply: &Reply) -> bool {
+    let bump = matches!(request, Request::Bump { .. } | Request::Resume { .. });
+    token >= row.token || *reply == Reply::Fenced || (bump && row.bumped_from == Some(token))
+}
+
+/// The world after a decision.
+fn after(before: &World, request: &Request, (change, reply): &(Option<Row>, Reply)) -> World {
+    let mut world = before.clone();
+    world.row = change.clone().unwrap_or_else(|| before.row.clone());
+    if is_leased(reply) {
+        let until = before.now_ms + u64::from(LEASE_MS);
+        world.windows.retain(|&(token, _)| token != world.row.token);
+        world.windows.push((world.row.token, until));
+        world.windows.sort_unstable();
+    }
+    if let (Request::Release { token, .. }, Reply::Done) = (request, reply) {
+        // Windows of the tokens it was bumped from are the same instance's.
+        world.released.extend((1..=*token).filter(|token| !before.released.contains(token)));
+    }
+    world.windows.retain(|&(_, until)| until > world.now_ms);
+    world
+}
+
+fn within_bounds(world: &World) -> bool {
+    let row = &world.row;
+    row.token <= TOKENS && row.epoch <= EPOCHS && row.head.sequence <= SEQUENCES && world.now_ms <= 20
+}
+
+/// Explores everything; the first broken law, or how many worlds there were.
+fn explore(step: Step) -> Result<usize, &'static str> {
+    let start = World { row: Row::enrolled(), now_ms: 0, windows: vec![], released: vec![] };
+    let mut seen = HashSet::from([start.clone()]);
+    let mut todo = vec![start];
+    while let Some(world) = todo.pop() {
+        let at = Moment { now_ms: world.now_ms, lease_ms: LEASE_MS };
+        let mut next = Vec::new();
+        for request in requests(&world.row) {
+            for caller in [A, B] {
+                let decided = step(&world.row, at, caller, &request);
+                if let Some(law) = broken(&world, caller, &request, &decided) {
+                    return Err(law);
+                }
+                next.push(after(&world, &request, &decided));
+            }
+        }
+        for order in [Order::Halt, Order::Resume, Order::Retire] {
+            next.extend(operate(&world.row, order).map(|row| World { row, ..world.clone() }));
+        }
+        let restarted = assume_lease(&world.row, world.now_ms, LEASE_MS);
+        next.push(World { row: restarted, ..world.clone() });
+        let later = world.now_ms + 5;
+        let windows = world.windows.iter().copied().filter(|&(_, until)| until > later).collect();
+        next.push(World { now_ms: later, windows, ..world });
+        todo.extend(next.into_iter().filter(|world| within_bounds(world) && seen.insert(world.clone())));
+    }
+    Ok(seen.len())
+}
+
+#[test]
+fn every_law_holds_in_every_reachable_world() {
+    let worlds = explore(step).unwrap();
+    eprintln!("{worlds} worlds");
+    assert!(worlds > 1000, "the bounds reach something: {worlds}");
+}
+
+/// Each takes one rule away.
+const MUTANTS: [(&str, Step); 9] = [
+    ("release outlives CONFIRM", |row, at, caller, request| {
+        let (mut change, reply) = step(row, at, caller, request);
+        if let (Some(new), Request::Confirm(_)) = (&mut change, request) {
+            new.released = row.released;
+        }
+        (change, reply)
+    }),
+    ("no lease wait", |row, at, caller, request| {
+        step(&Row { lease_until_ms: 0, ..row.clone() }, at, caller, request)
+    }),
+    ("any holder", |row, at, caller, request| {
+        let caller = row.holder.map_or(caller, |holder| holder.instance);
+        step(row, at, caller, request)
+    }),
+    ("old secret erased at grant", |row, at, caller, request| {
+        let (mut change, reply) = step(row, at, caller, request);
+        if let (Some(new), Reply::Granted(_)) = (&mut change, &reply) {
+            new.current = None;
+        }
+        (change, reply)
+    }),
+    ("a grant without a new token", |row, at, caller, request| {
+        let (mut change, reply) = step(row, at, caller, request);
+        if let (Some(new), Reply::Granted(_)) = (&mut change, &reply) {
+            new.token = row.token;
+        }
+        (change, reply)
+    }),
+    ("a lease set, not drawn out", |row, at, caller, request| {
+        let (mut change, reply) = step(row, at, caller, request);
+        if let (Some(new), Reply::Leased { .. }) = (&mut change, &reply) {
+            new.lease_until_ms = at.now_ms;
+        }
+        (change, reply)
+    }),
+    ("RENEW before CONFIRM", |row, at, caller, request| match request {
+        Request::Renew { .. } => {
+            let (change, reply) = step(&Row { next: None, ..row.clone() }, at, caller, request);
+            (change.map(|new| Row { next: row.next, ..new }), reply)
+        }
+        _ => step(row, at, caller, request),
+    }),
+    ("RENEW after RELEASE", |row, at, caller, request| match request {
+        Request::Renew { .. } => step(&Row { released: false, ..row.clone() }, at, caller, request),
+        _ => step(row, at, caller, request),
+    }),
+    ("a halted VM is granted", |row, at, caller, request| match (row.life, request) {
+        (Life::Halted, Request::Grant { .. }) => {
+            step(&Row { life: Life::Active, released: true, ..row.clone() }, at, caller, request)
+        }
+        _ => step(row, at, caller, request),
+    }),
+];
+
+#[test]
+fn every_mutant_is_caught() {
+    for (name, mutant) in MUTANTS {
+        match explore(mutant) {
+            Err(law) => eprintln!("{name}: caught by \"{law}\""),
+            Ok(worlds) => panic!("nothing noticed the mutant \"{name}\" in {worlds} worlds"),
+        }
+    }
+}

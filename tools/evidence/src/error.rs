@@ -1,0 +1,109 @@
+use husk::attest::report::ReportDefect;
+
+/// Why a report is not believed: what, whose fault, what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EvidenceError {
+    /// The report's bytes break the table.
+    #[error(
+        "the report is malformed: {0}. The sender garbled it, or its firmware is newer than this program: update"
+    )]
+    Malformed(#[from] ReportDefect),
+    /// MASK_CHIP_KEY: the signature is zeros.
+    #[error(
+        "the host masks the chip's key, so the report is not signed. The host's operator must clear MASK_CHIP_KEY"
+    )]
+    Masked,
+    /// SIGNING_KEY says that nobody signed.
+    #[error("the report says that no key signed it. Ask the processor for a report with a signing key")]
+    NotSigned,
+    /// The bytes are not a certificate of the expected shape.
+    #[error("{whose} is malformed: {what}. Fetch it again from AMD's key service")]
+    BadCertificate {
+        /// Which certificate.
+        whose: &'static str,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The chain ends in a simulated processor, and this verifier accepts none.
+    #[error(
+        "'{issuer}' is a simulated processor, not silicon. For tests only: tell the verifier to accept its root"
+    )]
+    SimulatedSilicon {
+        /// Who issued the certificate.
+        issuer: String,
+    },
+    /// Nobody known issued the certificate.
+    #[error(
+        "nobody known issued the certificate ('{issuer}'). If AMD did (a VLEK or a new product), add its intermediate \
+         certificate to the evidence folder"
+    )]
+    UnknownIssuer {
+        /// Who it says issued it.
+        issuer: String,
+    },
+    /// A root that claims to be AMD's has another key.
+    #[error("the certificate '{name}' calls itself AMD's root, but its key is not. Whoever supplied it lies")]
+    FalseRoot {
+        /// Its common name.
+        name: String,
+    },
+    /// A certificate's signature does not verify.
+    #[error(
+        "the signature on certificate '{subject}' is not by '{issuer}'. Whoever supplied it garbled or forged it"
+    )]
+    ChainSignature {
+        /// Whose certificate.
+        subject: String,
+        /// Who should have signed.
+        issuer: String,
+    },
+    /// The report's signing key and the certificate's kind differ.
+    #[error(
+        "the report was signed by a {report}, but the certificate is a {certificate}'s. Supply the matching one"
+    )]
+    WrongKind {
+        /// SIGNING_KEY of the report.
+        report: &'static str,
+        /// The certificate's kind.
+        certificate: &'static str,
+    },
+    /// Report, certificate and root speak of different products.
+    #[error(
+        "the certificate is for product '{product}', which is not what {other} says. Supply the matching one"
+    )]
+    WrongProduct {
+        /// The product extension.
+        product: String,
+        /// What contradicts it.
+        other: &'static str,
+    },
+    /// The certificate's patch levels are not REPORTED_TCB.
+    #[error(
+        "the certificate is for other patch levels than the report's REPORTED_TCB. Fetch the one for that TCB"
+    )]
+    WrongTcb,
+    /// The certificate's HWID is not CHIP_ID.
+    #[error("the certificate is for another chip than the report's CHIP_ID. Supply this chip's")]
+    WrongChip,
+    /// The signature on the report does not verify.
+    #[error(
+        "the report's signature does not verify. Whoever sent it garbled or forged it: do not release anything"
+    )]
+    ReportSignature,
+    /// A root that is to be accepted as simulated does not call itself so.
+    #[error(
+        "'{name}' does not call itself simulated, so it is not accepted as such. Use the root of `husk psp init`"
+    )]
+    NotSimulated {
+        /// Its common name.
+        name: String,
+    },
+    /// The file or folder could not be read.
+    #[error("cannot read {path}: {why}. Check the path and its permissions")]
+    Unreadable {
+        /// Which file or folder.
+        path: String,
+        /// What the system says.
+        why: String,
+    },
+}
