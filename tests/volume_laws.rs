@@ -1,5 +1,7 @@
 //! The promises of the sealed volume and of the store above it, on a hostile disk.
 
+#![expect(clippy::expect_used, reason = "a test says what it expected and stops")]
+
 #[path = "support/disk.rs"]
 mod disk;
 #[path = "support/world.rs"]

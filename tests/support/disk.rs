@@ -61,7 +61,10 @@ impl SimDisk {
             None => {}
         }
         let start = usize::try_from(offset).map_err(|_| DiskError)?;
-        assert!(start % self.block == 0 && len % self.block == 0, "unaligned: {start} + {len}");
+        assert!(
+            start.is_multiple_of(self.block) && len.is_multiple_of(self.block),
+            "unaligned: {start} + {len}"
+        );
         if start + len <= self.image.len() { Ok(start..start + len) } else { Err(DiskError) }
     }
 }
