@@ -45,7 +45,9 @@ pub struct PowerOn {
 }
 
 /// A handle whose authorization a command tries and whose failure must be charged before it is judged: a PIN index or
-/// TPM_RH_LOCKOUT. (DA-protected objects are charged by the engine itself at an unorderly restart.)
+/// TPM_RH_LOCKOUT. DA-protected objects are charged by the engine itself at an unorderly restart. A PIN-pass index counts
+/// successes, which are never answered before they are durable; a wrong guess on it costs nothing by the specification,
+/// or is DA-protected.
 pub type Attempts = heapless::Vec<u32, 3>;
 
 /// A TPM 2.0.
