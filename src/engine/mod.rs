@@ -1,7 +1,7 @@
 //! Commands in, responses out, NV changes on the side.
 //!
 //! **What.** [`Engine`] is a TPM 2.0 that executes one [`Command`] at a time and stores its durable state into an
-//! [`NvImage`]. [`reference`] binds the TCG reference implementation.
+//! [`NvImage`]. `reference` binds the TCG reference implementation.
 //! **Trust.** An engine is measured code; what it is fed is checked here first.
 //! **Laws.** An engine never decides what is durable: it marks the image, and `nv` commits it before a response leaves.
 //! Nothing outside this box may know which engine runs.
