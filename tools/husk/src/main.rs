@@ -37,8 +37,6 @@ enum Command {
     Vtpmd(Box<husk_vtpmd::daemon::Args>),
     /// Carry frames between a VM and its broker.
     Relay(husk_relay::cli::Args),
-    /// Play a secure processor, where there is none.
-    Psp(husk_psp::cli::Args),
 }
 
 fn main() -> ExitCode {
@@ -49,7 +47,6 @@ fn main() -> ExitCode {
         Command::Psp(args) => husk_psp::run(args),
         Command::Vtpmd(args) => husk_vtpmd::daemon::run(&args),
         Command::Relay(args) => husk_relay::cli::run(&args),
-        Command::Psp(args) => husk_psp::cli::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

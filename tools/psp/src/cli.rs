@@ -58,8 +58,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Measure { firmware } => {
-            let bytes = std::fs::read(&firmware)
-                .with_context(|| format!("cannot read the firmware {}; check the path", firmware.display()))?;
+            let bytes = std::fs::read(&firmware).with_context(|| {
+                format!("cannot read the firmware {}; check the path", firmware.display())
+            })?;
             println!("{}", hex::encode(expected_measurement(&bytes)));
             Ok(())
         }

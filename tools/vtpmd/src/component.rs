@@ -1,6 +1,6 @@
 //! The machine that matters: the whole component with the reference engine, on what this host supplies.
 
-use crate::machine::{About, Canceller, Machine, Volatile};
+use crate::machine::{About, Canceller, Machine};
 use crate::platform::{BootClock, FileDisk, OsEntropy, SocketChannel, Stderr};
 use husk::engine::Locality;
 use husk::engine::reference::ReferenceEngine;
@@ -220,7 +220,7 @@ impl Machine for Component {
         matches!(&self.state, State::Booted(vtpm) if vtpm.is_on())
     }
 
-    fn power_on(&mut self, _: Volatile) -> Result<(), Fault> {
+    fn power_on(&mut self) -> Result<(), Fault> {
         match std::mem::replace(&mut self.state, State::Failed(VtpmFault::PoweredOff.into())) {
             State::Cold(engine) => match self.boot(engine) {
                 Ok(vtpm) => {
