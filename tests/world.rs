@@ -1,23 +1,21 @@
 //! Laws of the whole: component, protocol, broker and disk as one deterministic world.
+#![expect(clippy::expect_used, reason = "a test says what it expects")]
 
-#[path = "support/disk.rs"]
-mod disk;
 #[path = "world/stage.rs"]
 mod stage;
 #[path = "world/toy.rs"]
 mod toy;
 
-use disk::SimDisk;
 use husk::release::ReleaseFault;
-use stage::{LEASE_MS, Machine, Mishap, Stage};
+use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage};
 use std::cell::RefCell;
 use toy::{INCREMENT, MEASURE, RESET_COUNT, SHOW};
 
 /// TPM2_Startup.
 const STARTUP: u32 = 0x144;
 
-fn blank() -> RefCell<SimDisk> {
-    RefCell::new(SimDisk::new(64 * 1024, 512))
+fn blank() -> RefCell<RamDisk> {
+    RefCell::new(RamDisk { image: vec![0; 64 * 1024] })
 }
 
 /// What a guest knows: what was acknowledged to it, and whether it was left waiting for one more.
@@ -45,7 +43,7 @@ impl Guest {
 }
 
 /// Two boots with a few commits each, the first ended in order; stops early where something dies.
-fn story(stage: &Stage, disk: &RefCell<SimDisk>, guest: &mut Guest) -> bool {
+fn story(stage: &Stage, disk: &RefCell<RamDisk>, guest: &mut Guest) -> bool {
     for orderly in [true, false] {
         let mut machine = Machine::launch(stage, disk);
         if machine.boot(4).is_err() || machine.ask(STARTUP).is_err() {
@@ -65,7 +63,7 @@ fn story(stage: &Stage, disk: &RefCell<SimDisk>, guest: &mut Guest) -> bool {
 }
 
 /// The honest disk boots after whatever happened, and holds what was acknowledged.
-fn recovers(stage: &Stage, disk: &RefCell<SimDisk>, guest: &mut Guest) {
+fn recovers(stage: &Stage, disk: &RefCell<RamDisk>, guest: &mut Guest) {
     stage.plan.set(None);
     let mut machine = Machine::launch(stage, disk);
     machine.boot(8).expect("an honest disk always boots");

@@ -8,6 +8,7 @@ use crate::release::{Anchor, Anchored, Head, ReleaseFault};
 use crate::seams::Platform;
 
 /// The anchor of trust of this launch. Which one it is was decided by how it was booted, and never changes.
+#[expect(clippy::large_enum_variant, reason = "there is one, and there is no heap to put the larger in")]
 pub(super) enum Trust<'m> {
     /// A tenure at the tenant's broker.
     Sealed {

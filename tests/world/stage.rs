@@ -2,7 +2,6 @@
 //!
 //! What can happen at each step (a write, a flush, or an exchange): see [`Mishap`]. Time passes only when a test says so.
 
-use crate::disk::SimDisk;
 use crate::toy::Toy;
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
 use husk::attest::report::{Generation, Layout};
@@ -25,6 +24,7 @@ use husk_broker::vault::{RootKeys, TenantRoot};
 use husk_broker::world::World;
 use sha2::{Digest as _, Sha384};
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -210,13 +210,49 @@ impl Hardware<'_> {
     }
 }
 
+/// A disk that does what it is told, one block of 512 bytes at a time; tears have laws of their own (`volume`).
+#[derive(Debug)]
+pub(crate) struct RamDisk {
+    pub(crate) image: Vec<u8>,
+}
+
+impl RamDisk {
+    fn range(&self, offset: u64, bytes: usize) -> Result<Range<usize>, DiskError> {
+        let start = usize::try_from(offset).map_err(|_| DiskError)?;
+        let end = start.checked_add(bytes).filter(|end| *end <= self.image.len()).ok_or(DiskError)?;
+        Ok(start..end)
+    }
+}
+
+impl Disk for RamDisk {
+    fn geometry(&self) -> Geometry {
+        Geometry { size_bytes: self.image.len() as u64, block_bytes: 512 }
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
+        let range = self.range(offset, into.len())?;
+        into.copy_from_slice(&self.image[range]);
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), DiskError> {
+        let range = self.range(offset, from.len())?;
+        self.image[range].copy_from_slice(from);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), DiskError> {
+        Ok(())
+    }
+}
+
 struct MortalDisk<'s, 'd> {
     hardware: &'d Hardware<'s>,
-    disk: &'d RefCell<SimDisk>,
+    disk: &'d RefCell<RamDisk>,
 }
 
 impl MortalDisk<'_, '_> {
-    fn step(&self, act: impl FnOnce(&mut SimDisk) -> Result<(), DiskError>) -> Result<(), DiskError> {
+    fn step(&self, act: impl FnOnce(&mut RamDisk) -> Result<(), DiskError>) -> Result<(), DiskError> {
         if self.hardware.dead.get() {
             return Err(DiskError);
         }
@@ -326,13 +362,13 @@ impl Console for Silent {
 /// A machine that was launched: its memory, its disk, and whether it still lives.
 pub(crate) struct Machine<'s> {
     hardware: Hardware<'s>,
-    disk: &'s RefCell<SimDisk>,
+    disk: &'s RefCell<RamDisk>,
     vtpm: Option<Vtpm<'s, Toy>>,
 }
 
 impl<'s> Machine<'s> {
     /// Launches on `disk`; its memory is leaked, as a firmware's is never given back.
-    pub(crate) fn launch(stage: &'s Stage, disk: &'s RefCell<SimDisk>) -> Self {
+    pub(crate) fn launch(stage: &'s Stage, disk: &'s RefCell<RamDisk>) -> Self {
         let launch = stage.launches.get() + 1;
         stage.launches.set(launch);
         let hardware =
@@ -368,15 +404,15 @@ impl<'s> Machine<'s> {
             let mut identified = Cold::new(memory(), Toy::default()).identify(platform, &stage.config)?;
             for _ in 0..patience {
                 match identified.release(platform) {
-                    Ok(Asked::Released(released)) => {
+                    Asked::Released(released) => {
                         *vtpm = Some(released.unseal(platform)?.confirm(platform)?);
                         return Ok(());
                     }
-                    Ok(Asked::Busy { again, retry_ms }) => {
+                    Asked::Busy { again, retry_ms } => {
                         stage.pass_ms(u64::from(retry_ms));
                         identified = again;
                     }
-                    Err((_, again)) => identified = again,
+                    Asked::Refused { again, .. } => identified = again,
                 }
             }
             Err(ReleaseFault::Busy.fault())

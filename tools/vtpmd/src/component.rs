@@ -100,8 +100,8 @@ impl Component {
             let mut identified = cold.identify(platform, &config)?;
             loop {
                 match identified.release(platform) {
-                    Ok(Asked::Released(released)) => return released.unseal(platform)?.confirm(platform),
-                    Ok(Asked::Busy { again, retry_ms }) => {
+                    Asked::Released(released) => return released.unseal(platform)?.confirm(platform),
+                    Asked::Busy { again, retry_ms } => {
                         let pause = Duration::from_millis(u64::from(retry_ms));
                         if Instant::now() + pause > deadline {
                             return Err(ReleaseFault::Busy.into());
@@ -112,7 +112,7 @@ impl Component {
                         std::thread::sleep(pause);
                         identified = again;
                     }
-                    Err((fault, _)) => return Err(fault),
+                    Asked::Refused { fault, .. } => return Err(fault),
                 }
             }
         })
