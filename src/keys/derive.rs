@@ -200,8 +200,7 @@ fn hkdf(salt: &[u8], input: &Secret<32>, info: &[&[u8]]) -> Secret<32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{CreateKey, Identity, Mode, ObjectName, ObjectSort, VolumeKey};
-    use crate::release::Intent;
+    use super::{Identity, Mode, ObjectName, ObjectSort, VolumeKey};
     use crate::release::unsealed::Unsealed;
     use crate::secret::Secret;
     use std::collections::BTreeSet;

@@ -33,6 +33,9 @@ enum Command {
     Vm(VmCommand),
     /// Carry frames between a VM and its broker.
     Relay(husk_relay::cli::Args),
+    /// Look at a sealed volume without its keys.
+    #[command(subcommand)]
+    Volume(husk_volume::cli::VolumeCommand),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Tenant(command) => command.run(),
         Command::Vm(command) => command.run(),
         Command::Relay(args) => husk_relay::cli::run(&args),
+        Command::Volume(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
