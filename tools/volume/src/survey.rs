@@ -134,9 +134,11 @@ fn survey_area(area: char, bytes: &[u8]) -> AreaSurvey {
     };
     let first = seal::chain(ObjectSort::Checkpoint, &header.previous, object);
     let mut walk = Walk { bytes, unit: header.unit_bytes.get() as usize, at: object.len(), digest: first };
-    let mut chain = vec![head(header.sequence.get(), &first)];
-    while let Some(sequence) = walk.next_after(header.sequence.get() + chain.len() as u64 - 1) {
+    let mut last = header.sequence.get();
+    let mut chain = vec![head(last, &first)];
+    while let Some(sequence) = walk.next_after(last) {
         chain.push(head(sequence, &walk.digest));
+        last = sequence;
     }
     AreaSurvey { area, content: "chain", checkpoint: Some(describe(&header)), chain, used_bytes: walk.at }
 }
@@ -238,6 +240,9 @@ mod tests {
                 image[area + byte] ^= 0xFF;
             }
         }
+        image[GOLDEN.len() / 2 + 112..][..8].fill(0xFF);
+        let seen = survey(&image, image.len() as u64).expect("it has a size");
+        assert_eq!(seen.newest().map(|newest| newest.sequence), Some(u64::MAX));
         assert_eq!(survey(&[], 0), Err(SurveyError::TooSmall(0)));
         assert_eq!(survey(&[0; 100], 16 * 1024), Err(SurveyError::Short));
     }
