@@ -16,9 +16,10 @@ use husk::seams::{
 };
 use husk::volume::{STATE_BYTES_MAX, Workspace};
 use husk::vtpm::{Asked, Cold, Memory, Vtpm};
+use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::ids::{TenantId, VmId, VmName};
-use husk_broker::policy::Policy;
-use husk_broker::service::{Evidence, EvidenceRefused, Service};
+use husk_broker::policy::{Genuine, Policy};
+use husk_broker::service::Service;
 use husk_broker::store::{Enrolment, Serving, Store, Tenant};
 use husk_broker::vault::{RootKeys, TenantRoot};
 use husk_broker::world::World;
@@ -100,8 +101,8 @@ impl Clock for Nature {
 struct Believes;
 
 impl Evidence for Believes {
-    fn verify(&self, _: &[u8; REPORT_BYTES], _: &[u8]) -> Result<Generation, EvidenceRefused> {
-        Ok(Generation::Milan)
+    fn verify(&self, _: &[u8; REPORT_BYTES], _: &[u8]) -> Result<Genuine, EvidenceRefused> {
+        Ok(Genuine { generation: Generation::Milan, chip: None })
     }
 }
 

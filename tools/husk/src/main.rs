@@ -31,6 +31,10 @@ enum Command {
     /// Enrol VMs, look at them, halt and retire them.
     #[command(subcommand)]
     Vm(VmCommand),
+    /// Play a secure processor, for machines without SEV-SNP.
+    Psp(husk_psp::Args),
+    /// Run the component as a host process.
+    Vtpmd(Box<husk_vtpmd::daemon::Args>),
     /// Carry frames between a VM and its broker.
     Relay(husk_relay::cli::Args),
     /// Look at a sealed volume without its keys.
@@ -43,6 +47,8 @@ fn main() -> ExitCode {
         Command::Broker(command) => command.run(),
         Command::Tenant(command) => command.run(),
         Command::Vm(command) => command.run(),
+        Command::Psp(args) => husk_psp::run(args),
+        Command::Vtpmd(args) => husk_vtpmd::daemon::run(&args),
         Command::Relay(args) => husk_relay::cli::run(&args),
         Command::Volume(command) => command.run(),
     };
