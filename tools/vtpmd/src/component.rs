@@ -10,7 +10,7 @@ use husk::release::ReleaseFault;
 use husk::release::session::SessionMemory;
 use husk::seams::{Platform, Reporter};
 use husk::volume::{STATE_BYTES_MAX, Workspace};
-use husk::vtpm::{Asked, Cold, Memory, Served, Vtpm, VtpmFault};
+use husk::vtpm::{Asked, Cold, Identified, Memory, Served, Vtpm, VtpmFault};
 use husk_psp::{PspReporter, RemoteGuest};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -96,26 +96,33 @@ impl Component {
                 );
                 return cold.boot_unsealed_for_testing(platform, NOBODY, NOBODY);
             }
-            let deadline = Instant::now() + wait;
-            let mut identified = cold.identify(platform, &config)?;
-            loop {
-                match identified.release(platform) {
-                    Asked::Released(released) => return released.unseal(platform)?.confirm(platform),
-                    Asked::Busy { again, retry_ms } => {
-                        let pause = Duration::from_millis(u64::from(retry_ms));
-                        if Instant::now() + pause > deadline {
-                            return Err(ReleaseFault::Busy.into());
-                        }
-                        eprintln!(
-                            "husk: another instance may still be answering; asking again in {retry_ms} ms"
-                        );
-                        std::thread::sleep(pause);
-                        identified = again;
-                    }
-                    Asked::Refused { fault, .. } => return Err(fault),
-                }
-            }
+            cold.identify(platform, &config).and_then(|identified| earn(identified, platform, wait))
         })
+    }
+}
+
+/// Earns the keys; waits at most `patience` for another instance's lease to end.
+fn earn(
+    mut identified: Identified<'static, ReferenceEngine>,
+    platform: &mut Platform<'_>,
+    patience: Duration,
+) -> Result<Vtpm<'static, ReferenceEngine>, Fault> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let retry_ms = match identified.release(platform) {
+            Asked::Released(released) => return released.unseal(platform)?.confirm(platform),
+            Asked::Refused { fault, .. } => return Err(fault),
+            Asked::Busy { again, retry_ms } => {
+                identified = again;
+                retry_ms
+            }
+        };
+        let pause = Duration::from_millis(u64::from(retry_ms));
+        if Instant::now() + pause > deadline {
+            return Err(ReleaseFault::Busy.into());
+        }
+        eprintln!("husk: another instance may still be answering; asking again in {retry_ms} ms");
+        std::thread::sleep(pause);
     }
 }
 
