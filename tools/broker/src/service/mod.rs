@@ -68,6 +68,12 @@ impl Service {
         Self { serving: Mutex::new(serving), sessions, keys, world, evidence }
     }
 
+    /// Whether it can answer: no request has died in the middle of a decision.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        !self.serving.is_poisoned() && !self.sessions.is_poisoned()
+    }
+
     /// Answers one frame, whatever its bytes are.
     #[must_use]
     pub fn handle(&self, bytes: &[u8]) -> Vec<u8> {
@@ -150,6 +156,8 @@ impl Service {
         let id = session_of(body).map_err(|_| RefusalReason::Malformed)?;
         let session = locked(&self.sessions)?.find(&id).ok_or(RefusalReason::UnknownSession)?;
         let mut session = locked(&session)?;
+        // A newer session of the same instance may have closed this one while it was waited for.
+        locked(&self.sessions)?.find(&id).ok_or(RefusalReason::UnknownSession)?;
         let (asked, body) = session.answerer.open(body).map_err(|_| RefusalReason::Malformed)?;
         let operation = asked.operation();
         let (answer, secrets) = self.decide(&mut session, operation, body)?;
