@@ -29,6 +29,11 @@ fn a_vm_from_enrolment_to_its_end() {
     assert_eq!(shown["life"], "virgin");
     assert_eq!(shown["host_data"], enrolled["host_data"]);
     assert_eq!(shown["policy"]["measurements"][0], "07".repeat(48));
+    let other = "0a".repeat(48);
+    let amend = |word| site.json(&[&["vm", word, "--measurement", &other], &one[..]].concat());
+    assert_eq!(amend("allow")["measurements"].as_array().unwrap().len(), 2);
+    assert_eq!(amend("allow")["measurements"].as_array().unwrap().len(), 2, "once");
+    assert_eq!(amend("forbid")["measurements"], shown["policy"]["measurements"]);
     let listed = site.json(&["vm", "list", "--database", "db", "--json"]);
     assert_eq!(listed.as_array().unwrap().len(), 1);
     assert_eq!(site.json(&[&["vm", "halt"], &one[..]].concat())["life"], "halted");

@@ -26,7 +26,7 @@ fn served(name: &str) -> PathBuf {
     let listener = bind(&path).unwrap();
     std::thread::spawn(move || {
         let pipe: Arc<dyn Pipe> = Arc::new(Echo);
-        serve(&listener, &pipe)
+        serve(&listener, &pipe);
     });
     path
 }

@@ -243,15 +243,24 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownVm`] and others.
     pub fn enrolment(&self, vm: &VmName) -> Result<Enrolment, StoreError> {
-        let mut select = self
-            .connection
-            .prepare_cached("SELECT host_data, policy FROM vms WHERE tenant = ?1 AND vm = ?2")?;
-        let found = select
-            .query_row(params![vm.tenant.0, vm.vm.0], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))
-            .optional()?;
-        let (host_data, policy) = found.ok_or(StoreError::UnknownVm(*vm))?;
-        let policy = serde_json::from_str(&policy).map_err(|_| StoreError::Damaged)?;
-        Ok(Enrolment { host_data, policy })
+        enrolment(&self.connection, vm)
+    }
+
+    /// Changes what the tenant demands, from the next attestation on; yields the new policy.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownVm`] and others.
+    pub fn amend(&mut self, vm: &VmName, change: impl FnOnce(&mut Policy)) -> Result<Policy, StoreError> {
+        let transaction = begin(&mut self.connection)?;
+        let mut policy = enrolment(&transaction, vm)?.policy;
+        change(&mut policy);
+        let text = serde_json::to_string(&policy).map_err(|_| StoreError::Damaged)?;
+        transaction.execute(
+            "UPDATE vms SET policy = ?3 WHERE tenant = ?1 AND vm = ?2",
+            params![vm.tenant.0, vm.vm.0, text],
+        )?;
+        transaction.commit()?;
+        Ok(policy)
     }
 
     /// The row of a VM.
@@ -300,6 +309,17 @@ impl Store {
         transaction.commit()?;
         Ok(bound == instance.0)
     }
+}
+
+fn enrolment(connection: &Connection, vm: &VmName) -> Result<Enrolment, StoreError> {
+    let mut select =
+        connection.prepare_cached("SELECT host_data, policy FROM vms WHERE tenant = ?1 AND vm = ?2")?;
+    let found = select
+        .query_row(params![vm.tenant.0, vm.vm.0], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))
+        .optional()?;
+    let (host_data, policy) = found.ok_or(StoreError::UnknownVm(*vm))?;
+    let policy = serde_json::from_str(&policy).map_err(|_| StoreError::Damaged)?;
+    Ok(Enrolment { host_data, policy })
 }
 
 fn begin(connection: &mut Connection) -> Result<Transaction<'_>, StoreError> {
