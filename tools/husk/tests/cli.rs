@@ -87,7 +87,7 @@ fn each_mistake_has_its_code_and_one_line() {
 fn secrets_lie_in_private_files_alone() {
     let (site, tenant) = Site::with_tenant();
     site.enrol(&tenant, &[7; 48]);
-    for name in ["root", "tenant"] {
+    for name in ["root", "tenant", "db"] {
         let mode = fs::metadata(site.path(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }

@@ -24,7 +24,7 @@ pub enum VmCommand {
     Show(OneArgs),
     /// Let one more firmware have the keys.
     Allow(MeasurementArgs),
-    /// Let a firmware have the keys no more, from the next attestation on.
+    /// Let a firmware have the keys no more: what runs goes on, nothing is granted to it again.
     Forbid(MeasurementArgs),
     /// Fence the running instance and grant to nobody until `resume`.
     Halt(OneArgs),

@@ -21,6 +21,8 @@ use crate::vault::{RootKeys, VaultError};
 use columns::{load, swap, to_sql};
 use husk::release::wire::{BrokerCertificate, POINT_BYTES};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -36,6 +38,9 @@ pub enum StoreError {
     /// The file is there already.
     #[error("the database exists already and is never overwritten; choose another name, or move it away")]
     Exists,
+    /// The file could not be made.
+    #[error("the database could not be made: {0}")]
+    Uncreatable(String),
     /// The file is not there.
     #[error("the database does not exist; make one with `husk broker init`")]
     Missing,
@@ -119,9 +124,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Exists`], [`StoreError::Database`].
     pub fn create(path: &Path, keys: &RootKeys) -> Result<Self, StoreError> {
-        if path.exists() {
-            return Err(StoreError::Exists);
-        }
+        // SQLite gives the files beside it the same mode.
+        let made = File::options().write(true).create_new(true).mode(0o600).open(path);
+        made.map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => StoreError::Exists,
+            _ => StoreError::Uncreatable(error.to_string()),
+        })?;
         Self::found(Connection::open(path)?, Some(path), keys)
     }
 
@@ -246,7 +254,7 @@ impl Store {
         enrolment(&self.connection, vm)
     }
 
-    /// Changes what the tenant demands, from the next attestation on; yields the new policy.
+    /// Changes what the tenant demands; yields the new policy. Who was granted keys before keeps them.
     ///
     /// # Errors
     /// [`StoreError::UnknownVm`] and others.
