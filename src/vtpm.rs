@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The whole: a TPM that boots from a grant, serves commands, and shuts down in order.
+//!
+//! **What.** [`Vtpm`] joins engine, memory and anchor of trust. `boot` is the chain of states
+//! `Cold → Identified → Released → Unsealed → Running`; `serve` runs one command; `power` resets and shuts down.
+//! **Trust.** Only what the boxes to its right have proved.
+//! **Laws.** No response without [`Committed`](crate::nv::Committed); nothing executes that has not been permitted first;
+//! after a fault that is definite the TPM answers `TPM_RC_FAILURE` and nothing else.
+//! **Not here.** Registers and calls: `frontend`. Mechanisms: every other box.
+
+mod boot;
+mod fault;
+mod power;
+mod serve;
+mod served;
+mod trust;
+
+pub use boot::{Asked, Cold, Identified, Memory, Released, Unsealed};
+pub use fault::VtpmFault;
+pub use serve::Vtpm;
+pub use served::Served;

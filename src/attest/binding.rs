@@ -14,6 +14,8 @@ use sha2::{Digest as _, Sha384};
 const LABEL: &[u8] = b"HUSK v1 report\0";
 /// The last 16 bytes of every REPORT_DATA that a session binds.
 pub const REPORT_DATA_LABEL: [u8; 16] = *b"HUSK v1 RELEASE\0";
+/// The last 16 bytes of REPORT_DATA that binds nothing.
+pub const IDENTIFY_LABEL: [u8; 16] = *b"HUSK v1 IDENTIFY";
 
 /// REPORT_DATA for the session `transcript` under the launch configuration with `config_digest`:
 /// SHA-384(label ‖ transcript ‖ config_digest), then [`REPORT_DATA_LABEL`].
@@ -24,6 +26,15 @@ pub fn report_data(transcript: &[u8; 48], config_digest: &[u8; 48]) -> [u8; REPO
     let (head, tail) = data.split_at_mut(48);
     head.copy_from_slice(&digest.finalize());
     tail.copy_from_slice(&REPORT_DATA_LABEL);
+    data
+}
+
+/// REPORT_DATA of the report from which a launch only learns its own HOST_DATA: it binds nothing, and its label says so.
+#[must_use]
+pub const fn identify_data() -> [u8; REPORT_DATA_BYTES] {
+    let mut data = [0; REPORT_DATA_BYTES];
+    let (_, tail) = data.split_at_mut(48);
+    tail.copy_from_slice(&IDENTIFY_LABEL);
     data
 }
 

@@ -1,7 +1,7 @@
 //! Commands in, responses out, NV changes on the side.
 //!
 //! **What.** [`Engine`] is a TPM 2.0 that executes one [`Command`] at a time and stores its durable state into an
-//! [`NvImage`]. [`reference`] binds the TCG reference implementation.
+//! [`NvImage`]. `reference` binds the TCG reference implementation.
 //! **Trust.** An engine is measured code; what it is fed is checked here first.
 //! **Laws.** An engine never decides what is durable: it marks the image, and `nv` commits it before a response leaves.
 //! Nothing outside this box may know which engine runs.
@@ -45,7 +45,9 @@ pub struct PowerOn {
 }
 
 /// A handle whose authorization a command tries and whose failure must be charged before it is judged: a PIN index or
-/// TPM_RH_LOCKOUT. (DA-protected objects are charged by the engine itself at an unorderly restart.)
+/// TPM_RH_LOCKOUT. DA-protected objects are charged by the engine itself at an unorderly restart. A PIN-pass index counts
+/// successes, which are never answered before they are durable; a wrong guess on it costs nothing by the specification,
+/// or is DA-protected.
 pub type Attempts = heapless::Vec<u32, 3>;
 
 /// A TPM 2.0.
@@ -75,9 +77,12 @@ pub trait Engine {
 
     /// The handles that `command` would try whose attempts must be opened first. Changes nothing that can be seen.
     ///
+    /// The image is lent because asking an engine is running it: whatever it does at a command's start (forgiving a
+    /// failed authorization when its time has come) it may do here.
+    ///
     /// # Errors
     /// [`EngineFault`] if the engine cannot say.
-    fn attempts(&mut self, command: &Command<'_>) -> Result<Attempts, EngineFault>;
+    fn attempts(&mut self, command: &Command<'_>, nv: &mut NvImage<'_>) -> Result<Attempts, EngineFault>;
 
     /// Charges one failed attempt on `handle`, after Startup. A handle that is gone is no error.
     ///
@@ -85,8 +90,9 @@ pub trait Engine {
     /// [`EngineFault`] if the charge did not take.
     fn charge(&mut self, nv: &mut NvImage<'_>, handle: u32) -> Result<(), EngineFault>;
 
-    /// TPMS_CLOCK_INFO.clock in milliseconds; 0 before Startup.
-    fn clock_ms(&mut self) -> u64;
+    /// TPMS_CLOCK_INFO.clock in milliseconds; 0 before Startup and in failure mode. The image is lent as for
+    /// [`attempts`](Engine::attempts).
+    fn clock_ms(&mut self, nv: &mut NvImage<'_>) -> u64;
 
     /// `_TPM_Hash_Start` at locality 4.
     ///

@@ -1,1 +1,12 @@
-//! Placeholder.
+//! Every key, from one table.
+//!
+//! **What.** [`derive`] turns what was released into the key of one epoch of one VM's volume ([`VolumeKey`]), and that
+//! into one key per stored object. [`CreateKey`] is a volume key under a grant to create.
+//! **Trust.** The secrets that `release` yields.
+//! **Laws.** A key that is not in the table does not exist. The epoch secret is always an input. Mode, tenant, VM,
+//! generation and epoch are inputs too, so no volume opens as another.
+//! **Not here.** Which secrets may be used: the signed grant says that. Ciphers: `volume/seal.rs`.
+
+pub mod derive;
+
+pub use derive::{CreateKey, Identity, Mode, ObjectKey, ObjectName, ObjectSort, VolumeKey};

@@ -1,1 +1,47 @@
-//! The handbook.
+//! The handbook: read [`threats`] first, then [`flow`].
+//!
+//! | page | question |
+//! | --- | --- |
+//! | [`threats`] | who attacks, what stops them, which test shows it, what is not stopped |
+//! | [`flow`] | one boot and one command, line by line |
+//! | [`past_holes`] | how other vTPMs failed, and the type or test that bars each |
+//! | [`faults`] | every fault code: whose fault, what happened, what to do |
+//! | [`decisions`] | why it is so and not otherwise |
+//! | [`volume_format`] | the sealed volume, byte by byte (normative) |
+//! | [`release_protocol`] | the key-release and freshness protocol (normative) |
+
+#[doc = include_str!("threats.md")]
+pub mod threats {}
+
+#[doc = include_str!("flow.md")]
+pub mod flow {}
+
+#[doc = include_str!("past_holes.md")]
+pub mod past_holes {}
+
+#[doc = include_str!("faults.md")]
+pub mod faults {}
+
+#[doc = include_str!("../volume/format.md")]
+pub mod volume_format {}
+
+#[doc = include_str!("../release/protocol.md")]
+pub mod release_protocol {}
+
+/// Why it is so and not otherwise.
+pub mod decisions {
+    #[doc = include_str!("decisions/01-platform-value.md")]
+    pub mod platform_value {}
+
+    #[doc = include_str!("decisions/02-attempts.md")]
+    pub mod attempts {}
+
+    #[doc = include_str!("decisions/03-clock-and-reset-count.md")]
+    pub mod clock_and_reset_count {}
+
+    #[doc = include_str!("decisions/04-command-classes.md")]
+    pub mod command_classes {}
+
+    #[doc = include_str!("decisions/05-dependencies.md")]
+    pub mod dependencies {}
+}

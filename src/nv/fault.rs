@@ -9,5 +9,11 @@ crate::faults! {
         NotCommitted = 3, Bug, "a response was asked for before its change was durable", "report this";
         /// **Means** too many authorization attempts are open at once. **Left** the durable state as last committed. **Next** retry after a shutdown.
         TooManyAttempts = 4, Guest, "too many authorization attempts are open", "restart the guest";
+        /// **Means** an earlier commit failed for good. **Left** the durable state as last committed, or one commit later. **Next** start again.
+        Latched = 5, Host, "an earlier commit failed, so nothing is answered any more", "see the fault before this one; restart the guest";
+        /// **Means** the image changed while a commit was undecided. **Left** the durable state as last committed, or one commit later. **Next** report a defect.
+        RanAhead = 6, Bug, "the TPM's state changed while a commit was undecided", "report this";
+        /// **Means** another engine, version or format level wrote the state. **Left** everything. **Next** use the firmware that wrote it.
+        OtherEngine = 7, Seal, "another TPM engine wrote the volume's state", "start the firmware version that wrote the volume";
     }
 }

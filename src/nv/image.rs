@@ -1,8 +1,6 @@
 use super::{Envelope, NvFault};
+use crate::volume::STATE_BYTES_MAX;
 use zerocopy::IntoBytes;
-
-/// The largest durable state in bytes: the reference engine's 128 KiB of NV memory and what surrounds it.
-pub const STATE_BYTES_MAX: usize = 160 * 1024;
 
 /// The TPM's durable bytes in RAM: as last committed, and as they are to become.
 ///
@@ -70,6 +68,12 @@ impl<'m> NvImage<'m> {
         self.version != self.durable_version
     }
 
+    /// The version that is committed.
+    #[must_use]
+    pub const fn durable_version(&self) -> u64 {
+        self.durable_version
+    }
+
     /// Counts changes; a [`Committed`](super::Committed) names the version that it made durable.
     #[must_use]
     pub const fn version(&self) -> u64 {
@@ -81,13 +85,23 @@ impl<'m> NvImage<'m> {
     /// # Errors
     /// [`NvFault::TooLarge`]; the image is unchanged then.
     pub fn store_engine_state(&mut self, state: &[u8]) -> Result<(), NvFault> {
-        let end = Envelope::BYTES + state.len();
+        self.store_engine_parts(&[], state)
+    }
+
+    /// Puts `head` and then `rest` in place of the engine's part, as [`store_engine_state`](Self::store_engine_state).
+    ///
+    /// # Errors
+    /// [`NvFault::TooLarge`]; the image is unchanged then.
+    pub fn store_engine_parts(&mut self, head: &[u8], rest: &[u8]) -> Result<(), NvFault> {
+        let end = Envelope::BYTES + head.len() + rest.len();
         let envelope = self.envelope();
         let room = self.current.get_mut(Envelope::BYTES..end).ok_or(NvFault::TooLarge)?;
-        if self.current_len == end && room == state {
+        let (head_room, rest_room) = room.split_at_mut(head.len());
+        if self.current_len == end && head_room == head && rest_room == rest {
             return Ok(());
         }
-        room.copy_from_slice(state);
+        head_room.copy_from_slice(head);
+        rest_room.copy_from_slice(rest);
         self.current[..Envelope::BYTES].copy_from_slice(envelope.as_bytes());
         self.current_len = end;
         self.version += 1;

@@ -13,8 +13,9 @@ mod image;
 mod response;
 mod store;
 
+pub use crate::volume::STATE_BYTES_MAX;
 pub use envelope::{Envelope, OPEN_ATTEMPTS_MAX};
 pub use fault::NvFault;
-pub use image::{NvImage, STATE_BYTES_MAX};
+pub use image::NvImage;
 pub use response::Response;
-pub use store::{Committed, NvStore};
+pub use store::{Committed, Keys, NvStore};

@@ -1,4 +1,11 @@
-//! Placeholder.
+//! What makes the image durable, and the proof that it is.
+
+use super::{NvFault, NvImage};
+use crate::fault::Fault;
+use crate::keys::{CreateKey, VolumeKey};
+use crate::release::{Anchor, Head, ReleaseFault};
+use crate::seams::Platform;
+use crate::volume::{Flushed, Opened, Stamp, Volume, Workspace};
 
 /// Proof that an image version is durable: on disk and, in strict mode, at the anchor.
 #[derive(Debug)]
@@ -15,6 +22,177 @@ impl Committed {
     }
 }
 
-/// Placeholder.
+/// How far the volume beneath is.
+enum Phase<'m> {
+    /// Nothing exists yet: the first commit makes the volume, under a grant.
+    Absent { key: CreateKey, work: &'m mut Workspace },
+    /// The state at the head was read: the first commit begins the next epoch.
+    Opened { volume: Opened<'m>, next: VolumeKey },
+    /// The head is anchored.
+    Settled(Volume<'m>),
+    /// On disk, and the anchor's answer is not known: nothing but the same question may follow.
+    Undecided { flushed: Flushed<'m>, version: u64 },
+    /// Over: memory and disk may differ.
+    Latched,
+}
+
+/// The image and the volume beneath it. Each change goes right through: disk, flush, anchor, proof.
+///
+/// The first [`commit`](NvStore::commit) of a launch creates the volume or begins its epoch, and has that anchored like any other;
+/// until then there is no [`Committed`], so nothing that the TPM says can leave.
+#[expect(missing_debug_implementations, reason = "it holds the TPM's secrets")]
+pub struct NvStore<'m> {
+    image: NvImage<'m>,
+    stamp: Stamp,
+    phase: Phase<'m>,
+}
+
+impl<'m> NvStore<'m> {
+    /// A store for a TPM that is to be made; `image` is one of nothing.
+    pub const fn create(image: NvImage<'m>, key: CreateKey, stamp: Stamp, work: &'m mut Workspace) -> Self {
+        Self { image, stamp, phase: Phase::Absent { key, work } }
+    }
+
+    /// A store for the TPM whose state at `head` lies on the disk. Reads it; writes nothing.
+    ///
+    /// # Errors
+    /// What [`Volume::open`] returns; [`NvFault::OtherEngine`] if another engine wrote the state;
+    /// [`NvFault::EnvelopeRefused`].
+    pub fn open(
+        platform: &mut Platform<'_>,
+        mut image: NvImage<'m>,
+        keys: Keys,
+        stamp: Stamp,
+        work: &'m mut Workspace,
+    ) -> Result<Self, Fault> {
+        let mut opened = None;
+        image.load(|state| {
+            let volume = Volume::open(platform.disk, &keys.current, &keys.head, work, state)?;
+            if *volume.fingerprint() != stamp.fingerprint {
+                return Err(Fault::from(NvFault::OtherEngine));
+            }
+            let bytes = volume.state_bytes();
+            opened = Some(volume);
+            Ok(bytes)
+        })?;
+        let volume = opened.ok_or(NvFault::EnvelopeRefused)?;
+        Ok(Self { image, stamp, phase: Phase::Opened { volume, next: keys.next } })
+    }
+
+    /// The image, for the engine to read.
+    #[must_use]
+    pub const fn image(&self) -> &NvImage<'m> {
+        &self.image
+    }
+
+    /// The image, for the engine to change.
+    pub const fn image_mut(&mut self) -> &mut NvImage<'m> {
+        &mut self.image
+    }
+
+    /// The anchored head, where there is one.
+    #[must_use]
+    pub const fn head(&self) -> Option<&Head> {
+        match &self.phase {
+            Phase::Settled(volume) => Some(volume.head()),
+            Phase::Opened { volume, .. } => Some(volume.head()),
+            Phase::Absent { .. } | Phase::Undecided { .. } | Phase::Latched => None,
+        }
+    }
+
+    /// Whether an anchor's answer is outstanding: the only thing to do is to call [`commit`](Self::commit) again.
+    #[must_use]
+    pub const fn is_undecided(&self) -> bool {
+        matches!(self.phase, Phase::Undecided { .. })
+    }
+
+    /// Takes a newer fencing token.
+    pub fn retoken(&mut self, token: u64) {
+        self.stamp.token = self.stamp.token.max(token);
+        if let Phase::Settled(volume) = &mut self.phase {
+            volume.retoken(token);
+        }
+    }
+
+    /// Whether the next commit overwrites the volume's other area. The caller renews its lease first: an instance that was fenced
+    /// must not destroy what its successor uses.
+    pub fn next_commit_switches_area(&mut self) -> bool {
+        match &mut self.phase {
+            Phase::Settled(volume) => {
+                self.image.is_dirty() && volume.switches_area(self.image.durable(), self.image.current())
+            }
+            Phase::Absent { .. } | Phase::Opened { .. } => true,
+            Phase::Undecided { .. } | Phase::Latched => false,
+        }
+    }
+
+    /// Proof of what is durable already, whatever the image has become since.
+    ///
+    /// # Errors
+    /// [`NvFault::NotCommitted`] if nothing is, or if that is not known.
+    pub fn settled(&self) -> Result<Committed, NvFault> {
+        match &self.phase {
+            Phase::Settled(_) => Ok(Committed { version: self.image.durable_version() }),
+            Phase::Absent { .. } | Phase::Opened { .. } | Phase::Undecided { .. } | Phase::Latched => {
+                Err(NvFault::NotCommitted)
+            }
+        }
+    }
+
+    /// Makes the current image durable: on disk, flushed, anchored. An unchanged image costs nothing.
+    ///
+    /// # Errors
+    /// [`ReleaseFault::Undecided`]: nothing may run but this call again, which asks the anchor the same and writes nothing.
+    /// Any other fault latches the store: every further call gives [`NvFault::Latched`].
+    pub fn commit(
+        &mut self,
+        platform: &mut Platform<'_>,
+        anchor: &mut dyn Anchor,
+    ) -> Result<Committed, Fault> {
+        if matches!(self.phase, Phase::Settled(_)) && !self.image.is_dirty() {
+            return Ok(Committed { version: self.image.version() });
+        }
+        let (flushed, version) = self.flush(platform)?;
+        if version != self.image.version() {
+            return Err(NvFault::RanAhead.into());
+        }
+        let anchored = match anchor.anchor(platform, flushed.previous(), flushed.next()) {
+            Ok(anchored) => anchored,
+            Err(ReleaseFault::Undecided) => {
+                self.phase = Phase::Undecided { flushed, version };
+                return Err(ReleaseFault::Undecided.into());
+            }
+            Err(definite) => return Err(definite.into()),
+        };
+        let volume = flushed.settle(&anchored)?;
+        self.image.settle();
+        self.phase = Phase::Settled(volume);
+        Ok(Committed { version })
+    }
+
+    /// Puts the image on the disk, unless it is there and undecided. Leaves the store latched: the caller has what comes next.
+    fn flush(&mut self, platform: &mut Platform<'_>) -> Result<(Flushed<'m>, u64), Fault> {
+        let (stamp, version) = (self.stamp, self.image.version());
+        let flushed = match core::mem::replace(&mut self.phase, Phase::Latched) {
+            Phase::Absent { key, work } => Volume::create(platform, key, stamp, work, self.image.current())?,
+            Phase::Opened { volume, next } => {
+                volume.begin_epoch(platform, next, stamp, self.image.current())?
+            }
+            Phase::Settled(volume) => volume.commit(platform, self.image.durable(), self.image.current())?,
+            Phase::Undecided { flushed, version } => return Ok((flushed, version)),
+            Phase::Latched => return Err(NvFault::Latched.into()),
+        };
+        Ok((flushed, version))
+    }
+}
+
+/// What opens the volume, and what seals its next epoch.
 #[derive(Debug)]
-pub struct NvStore;
+pub struct Keys {
+    /// The anchored head.
+    pub head: Head,
+    /// The key of the head's epoch.
+    pub current: VolumeKey,
+    /// The key of the next epoch.
+    pub next: VolumeKey,
+}

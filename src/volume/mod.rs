@@ -1,1 +1,25 @@
-//! Placeholder.
+//! Sealed records on a disk that an enemy owns.
+//!
+//! **What.** [`Volume`] keeps one state, its newest, as a checkpoint and a log of changes in one of two areas of a disk.
+//! `format.md` beside this file is normative and argues every rule.
+//! **Trust.** The key, and the head that the anchor remembers. Nothing on the disk.
+//! **Laws.** A state opens at the anchored head or not at all. Nothing at or before the head is ever overwritten. Between
+//! [`Flushed`] and its settling against [`Anchored`](crate::release::Anchored) there is nothing to write with. Opening writes
+//! nothing; nothing is repaired or re-created.
+//! **Not here.** What the state means (`nv`, `engine`); who remembers the head (`release`).
+
+mod commit;
+pub mod delta;
+mod fault;
+pub mod layout;
+mod open;
+mod probe;
+mod replay;
+pub mod seal;
+mod workspace;
+
+pub use commit::{Flushed, Stamp, Volume};
+pub use fault::VolumeFault;
+pub use layout::STATE_BYTES_MAX;
+pub use open::{Opened, UnsealedHead, newest_unsealed_head};
+pub use workspace::Workspace;

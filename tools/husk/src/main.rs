@@ -31,10 +31,12 @@ enum Command {
     /// Enrol VMs, look at them, halt and retire them.
     #[command(subcommand)]
     Vm(VmCommand),
+    /// Play a secure processor, for machines without SEV-SNP.
+    Psp(husk_psp::Args),
+    /// Run the component as a host process.
+    Vtpmd(Box<husk_vtpmd::daemon::Args>),
     /// Carry frames between a VM and its broker.
     Relay(husk_relay::cli::Args),
-    /// Play a secure processor, where there is none.
-    Psp(husk_psp::cli::Args),
 }
 
 fn main() -> ExitCode {
@@ -42,8 +44,9 @@ fn main() -> ExitCode {
         Command::Broker(command) => command.run(),
         Command::Tenant(command) => command.run(),
         Command::Vm(command) => command.run(),
+        Command::Psp(args) => husk_psp::run(args),
+        Command::Vtpmd(args) => husk_vtpmd::daemon::run(&args),
         Command::Relay(args) => husk_relay::cli::run(&args),
-        Command::Psp(args) => husk_psp::cli::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

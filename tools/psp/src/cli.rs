@@ -1,6 +1,6 @@
 //! `husk psp`: the simulated processor as a command.
 
-use crate::{Identity, Processor, os_entropy, server};
+use crate::{Identity, Processor, expected_measurement, os_entropy, server};
 use anyhow::Context;
 use std::path::PathBuf;
 
@@ -23,6 +23,12 @@ enum Command {
         /// Make another chip under the root in this folder, instead of a new root.
         #[arg(long)]
         under: Option<PathBuf>,
+    },
+    /// Print the launch digest that a firmware gets here, for `husk vm enroll --measurement`.
+    Measure {
+        /// The firmware; `husk vtpmd` launches its own program unless told otherwise.
+        #[arg(long)]
+        firmware: PathBuf,
     },
     /// Play the processor at a unix socket.
     Serve {
@@ -49,6 +55,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             identity.save(&dir)?;
             println!("made a SIMULATED processor in {}", dir.display());
             println!("a verifier that shall accept it needs {}", dir.join("chain.pem").display());
+            Ok(())
+        }
+        Command::Measure { firmware } => {
+            let bytes = std::fs::read(&firmware).with_context(|| {
+                format!("cannot read the firmware {}; check the path", firmware.display())
+            })?;
+            println!("{}", hex::encode(expected_measurement(&bytes)));
             Ok(())
         }
         Command::Serve { dir, socket } => {

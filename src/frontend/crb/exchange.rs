@@ -1,0 +1,111 @@
+//! One command and its response, for both drivers.
+
+use super::registers::Layout;
+use super::state::{Effect, Event, State, step};
+use crate::engine::{COMMAND_BYTES_MAX, Locality};
+use crate::frontend::{Tpm, reply};
+use crate::seams::GuestPage;
+
+/// Size of a command's header in bytes (TPM 2.0 part 1, section "Command/Response Header Fields").
+const HEADER_BYTES: usize = 10;
+
+/// Private memory for one command and one response. The firmware hands it in at boot.
+#[derive(Clone)]
+#[expect(missing_debug_implementations, reason = "commands carry passwords")]
+pub struct Work {
+    command: [u8; COMMAND_BYTES_MAX],
+    response: [u8; COMMAND_BYTES_MAX],
+}
+
+impl Work {
+    /// Empty memory, also for a static.
+    pub const EMPTY: Self = Self { command: [0; COMMAND_BYTES_MAX], response: [0; COMMAND_BYTES_MAX] };
+}
+
+/// The interface's state and the memory it works in.
+pub(super) struct Exchange<'b> {
+    pub(super) layout: Layout,
+    pub(super) state: State,
+    command_bytes: usize,
+    work: &'b mut Work,
+}
+
+impl<'b> Exchange<'b> {
+    pub(super) fn new(layout: Layout, work: &'b mut Work) -> Self {
+        Self { layout, state: State::POWER_ON, command_bytes: 0, work }
+    }
+
+    pub(super) fn happened(&mut self, event: Event) -> Effect {
+        let (state, effect) = step(self.state, event);
+        self.state = state;
+        effect
+    }
+
+    /// The TPM's news that a register shows.
+    pub(super) fn learn(&mut self, tpm: &mut dyn Tpm) {
+        let established = tpm.established();
+        self.state = step(self.state, Event::Established(established)).0;
+    }
+
+    /// Copies the command out of the guest's reach: the header once, then as much as the header's size field says and
+    /// the buffer holds. What the guest writes from now on is not seen.
+    pub(super) fn take_command(&mut self, page: &dyn GuestPage, at: usize) {
+        let (header, body) = self.work.command.split_at_mut(HEADER_BYTES);
+        page.copy_in(at, header);
+        let stated = u32::from_be_bytes([header[2], header[3], header[4], header[5]]);
+        let buffer_bytes = self.layout.buffer_bytes();
+        let bytes = usize::try_from(stated).unwrap_or(buffer_bytes).clamp(HEADER_BYTES, buffer_bytes);
+        page.copy_in(at + HEADER_BYTES, &mut body[..bytes - HEADER_BYTES]);
+        self.command_bytes = bytes;
+    }
+
+    pub(super) fn command(&self) -> &[u8] {
+        &self.work.command[..self.command_bytes]
+    }
+
+    /// Shows `response` to the locality that asked, if it still has the TPM.
+    pub(super) fn finish(&mut self, response: &[u8], page: &mut dyn GuestPage, at: usize) {
+        let room = self.work.response.get_mut(..response.len());
+        if let Some(room) = room {
+            room.copy_from_slice(response);
+        }
+        self.show_response(response.len(), page, at);
+    }
+
+    /// Does what an effect asks for, in the calling thread.
+    pub(super) fn serve(&mut self, effect: Effect, page: &mut dyn GuestPage, at: usize, tpm: &mut dyn Tpm) {
+        match effect {
+            // Nothing runs while this thread serves, so a Cancel has nothing to reach.
+            Effect::None | Effect::Accept | Effect::Cancel => {}
+            Effect::Execute(locality) => self.execute(locality, page, at, tpm),
+            Effect::AnswerCancelled(_) => {
+                let bytes = reply::cancelled(&mut self.work.response);
+                page.copy_out(at, &self.work.response[..bytes]);
+            }
+            Effect::ResetEstablished(locality) => {
+                // A refusal changes nothing, and that is what the register then shows.
+                if tpm.reset_established(locality).is_ok() {
+                    self.learn(tpm);
+                }
+            }
+        }
+    }
+
+    fn execute(&mut self, locality: Locality, page: &mut dyn GuestPage, at: usize, tpm: &mut dyn Tpm) {
+        self.take_command(page, at);
+        let Work { command, response } = &mut *self.work;
+        let bytes = tpm.execute(locality, &command[..self.command_bytes], response);
+        self.show_response(bytes, page, at);
+        self.learn(tpm);
+    }
+
+    /// A response that fits no buffer is a failure to the guest.
+    fn show_response(&mut self, bytes: usize, page: &mut dyn GuestPage, at: usize) {
+        let fits = (HEADER_BYTES..=self.layout.buffer_bytes()).contains(&bytes);
+        let bytes = if fits { bytes } else { reply::failure(&mut self.work.response) };
+        if self.state.phase == super::Phase::Execution {
+            page.copy_out(at, &self.work.response[..bytes]);
+        }
+        self.state = step(self.state, Event::Completed).0;
+    }
+}

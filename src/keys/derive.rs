@@ -1,0 +1,252 @@
+//! The table of keys.
+//!
+//! | key | label | inputs | output | user |
+//! | --- | --- | --- | --- | --- |
+//! | volume salt | `HUSK v1 volume salt` | mode, tenant, VM, generation, epoch | SHA-384 | the next line |
+//! | volume key | `HUSK v1 volume` | epoch secret; volume salt | [`VolumeKey`] | the lines below |
+//! | checkpoint key | `HUSK v1 checkpoint` | volume key; object salt; token, sequence, previous digest | [`ObjectKey`] | `volume/seal.rs` |
+//! | record key | `HUSK v1 record` | volume key; object salt; token, sequence, previous digest | [`ObjectKey`] | `volume/seal.rs` |
+//!
+//! Extraction and expansion are HKDF-SHA-384 (RFC 5869). Integers are little-endian and of fixed width, labels differ, and no
+//! label is the beginning of another with the same inputs, so that no two lines of the table can meet. A further secret
+//! (a key broker's static key, a key of the processor) will be appended to the epoch secret as input key material under a mode of
+//! its own; the epoch secret is never left out.
+
+use crate::release::open::Creation;
+use crate::release::unsealed::UnsealedKey;
+use crate::release::{HEAD_DIGEST_BYTES, ReleasedKey};
+use crate::secret::Secret;
+use core::fmt;
+use hkdf::{Hkdf, InvalidLength};
+use sha2::{Digest, Sha384};
+
+/// Size of an object's salt in bytes.
+pub const SALT_BYTES: usize = 32;
+
+/// What protects a volume. The number is stored in every checkpoint and is part of the key's salt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Mode {
+    /// Sealed under the broker's epoch secret.
+    Sealed = 1,
+    /// Readable by anyone: the secret is public. For tests.
+    UnsealedForTesting = 2,
+}
+
+impl Mode {
+    /// The mode of that number, if there is one.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Sealed),
+            2 => Some(Self::UnsealedForTesting),
+            _ => None,
+        }
+    }
+}
+
+/// Whose TPM a volume is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The tenant that the launch configuration names.
+    pub tenant: [u8; 16],
+    /// The VM that the launch configuration names.
+    pub vm: [u8; 16],
+    /// Raised by each operator restore.
+    pub generation: u32,
+}
+
+/// The key of one epoch of one VM's volume.
+pub struct VolumeKey {
+    mode: Mode,
+    identity: Identity,
+    epoch: u64,
+    key: Secret<32>,
+}
+
+impl VolumeKey {
+    /// The key of a sealed volume.
+    #[must_use]
+    pub fn sealed(released: &ReleasedKey, identity: &Identity) -> Self {
+        Self::derive(Mode::Sealed, released.epoch(), released.secret(), identity)
+    }
+
+    /// The key of a volume that anyone can read.
+    #[must_use]
+    pub fn unsealed(public: &UnsealedKey, identity: &Identity) -> Self {
+        Self::derive(Mode::UnsealedForTesting, public.epoch(), public.secret(), identity)
+    }
+
+    fn derive(mode: Mode, epoch: u64, secret: &Secret<32>, identity: &Identity) -> Self {
+        let salt = Sha384::new()
+            .chain_update(b"HUSK v1 volume salt")
+            .chain_update([mode as u8])
+            .chain_update(identity.tenant)
+            .chain_update(identity.vm)
+            .chain_update(identity.generation.to_le_bytes())
+            .chain_update(epoch.to_le_bytes())
+            .finalize();
+        let key = hkdf(&salt, secret, &[b"HUSK v1 volume"]);
+        Self { mode, identity: *identity, epoch, key }
+    }
+
+    /// What protects the volume that this key opens.
+    #[must_use]
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whose volume this key opens.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The epoch that this key opens.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The key of one object, used once.
+    #[must_use]
+    pub fn object(&self, name: &ObjectName<'_>) -> ObjectKey {
+        let label: &[u8] = match name.sort {
+            ObjectSort::Checkpoint => b"HUSK v1 checkpoint",
+            ObjectSort::Record => b"HUSK v1 record",
+        };
+        let (token, sequence) = (name.token.to_le_bytes(), name.sequence.to_le_bytes());
+        ObjectKey(hkdf(name.salt, &self.key, &[label, &token, &sequence, name.previous]))
+    }
+}
+
+impl fmt::Debug for VolumeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VolumeKey({:?}, epoch {})", self.mode, self.epoch)
+    }
+}
+
+/// A volume key under which a new TPM may be made.
+#[derive(Debug)]
+pub struct CreateKey(VolumeKey);
+
+impl CreateKey {
+    /// Of a sealed volume, against the permission that only a signed grant to create holds.
+    #[must_use]
+    pub fn granted(key: VolumeKey, _permission: Creation) -> Self {
+        Self(key)
+    }
+
+    /// Of a volume that anyone can read.
+    #[must_use]
+    pub fn unsealed(public: &UnsealedKey, identity: &Identity) -> Self {
+        Self(VolumeKey::unsealed(public, identity))
+    }
+
+    /// The key, for what is written first.
+    #[must_use]
+    pub fn into_key(self) -> VolumeKey {
+        self.0
+    }
+}
+
+/// Which of the two kinds of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectSort {
+    /// A whole state.
+    Checkpoint,
+    /// A change.
+    Record,
+}
+
+/// What makes one object's key its own.
+#[derive(Clone, Copy, Debug)]
+pub struct ObjectName<'n> {
+    /// Checkpoint or record.
+    pub sort: ObjectSort,
+    /// Fresh random bytes, stored in the object's header.
+    pub salt: &'n [u8; SALT_BYTES],
+    /// The fencing token of who wrote it.
+    pub token: u64,
+    /// The commit's number.
+    pub sequence: u64,
+    /// The head digest before it.
+    pub previous: &'n [u8; HEAD_DIGEST_BYTES],
+}
+
+/// The AES-256 key of one object.
+#[derive(Debug)]
+pub struct ObjectKey(Secret<32>);
+
+impl ObjectKey {
+    /// The key, for the cipher alone.
+    #[must_use]
+    pub const fn secret(&self) -> &Secret<32> {
+        &self.0
+    }
+}
+
+/// HKDF-SHA-384 to 32 bytes, which is less than the 255 blocks that RFC 5869 allows: expansion cannot fail, and a key
+/// that was not filled would be refused by every tag.
+fn hkdf(salt: &[u8], input: &Secret<32>, info: &[&[u8]]) -> Secret<32> {
+    let filled = Secret::try_fill(|out| {
+        input.with(|input| Hkdf::<Sha384>::new(Some(salt), input).expand_multi_info(info, out))
+    });
+    match filled {
+        Ok(key) => key,
+        Err(InvalidLength) => Secret::take(&mut [0; 32]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Identity, Mode, ObjectName, ObjectSort, VolumeKey};
+    use crate::release::unsealed::Unsealed;
+    use crate::secret::Secret;
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    extern crate std;
+
+    const IDENTITY: Identity = Identity { tenant: [1; 16], vm: [2; 16], generation: 3 };
+
+    fn bytes(key: &Secret<32>) -> Vec<u8> {
+        key.with(|key| key.to_vec())
+    }
+
+    #[test]
+    fn every_input_changes_the_volume_key() {
+        let inputs = [
+            (Mode::Sealed, 1, [0; 32], IDENTITY),
+            (Mode::UnsealedForTesting, 1, [0; 32], IDENTITY),
+            (Mode::Sealed, 1 << 32, [0; 32], IDENTITY),
+            (Mode::Sealed, 1, [1; 32], IDENTITY),
+            (Mode::Sealed, 1, [0; 32], Identity { tenant: [9; 16], ..IDENTITY }),
+            (Mode::Sealed, 1, [0; 32], Identity { vm: [9; 16], ..IDENTITY }),
+            (Mode::Sealed, 1, [0; 32], Identity { tenant: IDENTITY.vm, vm: IDENTITY.tenant, generation: 3 }),
+            (Mode::Sealed, 1, [0; 32], Identity { generation: 9, ..IDENTITY }),
+        ];
+        let derived = inputs.map(|(mode, epoch, mut secret, identity)| {
+            bytes(&VolumeKey::derive(mode, epoch, &Secret::take(&mut secret), &identity).key)
+        });
+        assert_eq!(derived.iter().collect::<BTreeSet<_>>().len(), inputs.len());
+    }
+
+    #[test]
+    fn every_input_changes_the_object_key() {
+        let key = VolumeKey::unsealed(&Unsealed::for_testing().key(1), &IDENTITY);
+        let (salt, previous) = ([7; 32], [8; 48]);
+        let name =
+            ObjectName { sort: ObjectSort::Record, salt: &salt, token: 1, sequence: 2, previous: &previous };
+        let names = [
+            name,
+            ObjectName { sort: ObjectSort::Checkpoint, ..name },
+            ObjectName { salt: &[9; 32], ..name },
+            ObjectName { token: 2, ..name },
+            ObjectName { sequence: 1, ..name },
+            ObjectName { previous: &[9; 48], ..name },
+        ];
+        let keys: BTreeSet<_> = names.iter().map(|name| bytes(key.object(name).secret())).collect();
+        assert_eq!(keys.len(), names.len());
+    }
+}

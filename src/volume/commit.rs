@@ -1,0 +1,233 @@
+//! Writing: one object, one flush, and then nothing until the anchor has answered (`format.md` §6).
+
+use super::layout::{
+    Area, CheckpointHeader, Commit, FORMAT, Layout, RECORD_BYTES_MAX, RecordHeader, STATE_BYTES_MAX,
+    STATE_LENGTH_BYTES, TAG_BYTES, length,
+};
+use super::open::beginnings;
+use super::probe::Beginning;
+use super::workspace::Workspace;
+use super::{VolumeFault, delta, seal};
+use crate::keys::derive::SALT_BYTES;
+use crate::keys::{CreateKey, Mode, ObjectSort, VolumeKey};
+use crate::release::{Anchored, Head};
+use crate::seams::Platform;
+use zerocopy::IntoBytes;
+
+/// Who writes: the fencing token, and the engine that the state is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The fencing token of this instance.
+    pub token: u64,
+    /// The engine's fingerprint.
+    pub fingerprint: [u8; 32],
+}
+
+/// A volume whose head is anchored: the next commit may be written.
+#[must_use]
+#[expect(missing_debug_implementations, reason = "its workspace may hold secrets")]
+pub struct Volume<'m> {
+    work: &'m mut Workspace,
+    layout: Layout,
+    key: VolumeKey,
+    stamp: Stamp,
+    area: Area,
+    /// Where the head's object ends in its area, in bytes.
+    end: usize,
+    head: Head,
+}
+
+/// A commit that is on the disk and not yet anchored. Until it is, there is no volume to write to.
+#[must_use]
+#[expect(missing_debug_implementations, reason = "its volume's workspace may hold secrets")]
+pub struct Flushed<'m> {
+    volume: Volume<'m>,
+    previous: Head,
+}
+
+impl<'m> Flushed<'m> {
+    /// The head before this commit.
+    #[must_use]
+    pub const fn previous(&self) -> &Head {
+        &self.previous
+    }
+
+    /// The head that this commit makes.
+    #[must_use]
+    pub const fn next(&self) -> &Head {
+        &self.volume.head
+    }
+
+    /// Moves on, against the proof that this very head is remembered.
+    ///
+    /// # Errors
+    /// [`VolumeFault::WrongProof`] if the proof is of another head.
+    pub fn settle(self, anchored: &Anchored) -> Result<Volume<'m>, VolumeFault> {
+        if *anchored.head() == self.volume.head { Ok(self.volume) } else { Err(VolumeFault::WrongProof) }
+    }
+}
+
+impl<'m> Volume<'m> {
+    /// A volume whose head lies in the given area and is not to be appended to.
+    pub(super) const fn at(
+        work: &'m mut Workspace,
+        layout: Layout,
+        key: VolumeKey,
+        stamp: Stamp,
+        (area, head): (Area, Head),
+    ) -> Self {
+        Self { work, end: layout.area_bytes, layout, key, stamp, area, head }
+    }
+
+    /// Makes a new volume that holds `state`: its first checkpoint, flushed.
+    ///
+    /// # Errors
+    /// [`VolumeFault::Occupied`] if the disk holds somebody else's volume; entropy and disk faults;
+    /// [`VolumeFault::StateTooLarge`]. A volume of somebody else is as it was.
+    pub fn create(
+        platform: &mut Platform<'_>,
+        key: CreateKey,
+        stamp: Stamp,
+        work: &'m mut Workspace,
+        state: &[u8],
+    ) -> Result<Flushed<'m>, VolumeFault> {
+        let key = key.into_key();
+        let layout = Layout::of(&platform.disk.geometry())?;
+        let mut destroys = [0; 2];
+        for (place, (_, beginning)) in beginnings(platform.disk, &layout, work)?.iter().enumerate() {
+            destroys[place] = destroyed(beginning, &key)?;
+        }
+        let area = if destroys[0] <= destroys[1] { Area::A } else { Area::B };
+        Self::at(work, layout, key, stamp, (area.other(), Head::NONE)).checkpoint(platform, state)
+    }
+
+    /// The anchored head.
+    #[must_use]
+    pub const fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// What protects this volume.
+    #[must_use]
+    pub const fn mode(&self) -> Mode {
+        self.key.mode()
+    }
+
+    /// Takes a newer fencing token: what is written from now on bears it.
+    pub fn retoken(&mut self, token: u64) {
+        self.stamp.token = self.stamp.token.max(token);
+    }
+
+    /// Whether committing `new` over `old` will overwrite the other area. The caller renews its lease before that: an
+    /// instance that was fenced must not overwrite what its successor uses.
+    pub fn switches_area(&mut self, old: &[u8], new: &[u8]) -> bool {
+        self.encode(old, new).is_none()
+    }
+
+    /// Writes the change from `old`, the state at the head, to `new`, and flushes: a record after the head or, if it does not
+    /// fit there, a checkpoint in the other area.
+    ///
+    /// # Errors
+    /// Entropy and disk faults, [`VolumeFault::StateTooLarge`]. Everything acknowledged is on the disk; this volume is over.
+    pub fn commit(
+        mut self,
+        platform: &mut Platform<'_>,
+        old: &[u8],
+        new: &[u8],
+    ) -> Result<Flushed<'m>, VolumeFault> {
+        match self.encode(old, new) {
+            Some(total) => self.append(platform, total),
+            None => self.checkpoint(platform, new),
+        }
+    }
+
+    /// Leaves the padded delta in `work.log`, behind room for a header; returns the record's size in bytes if it fits.
+    fn encode(&mut self, old: &[u8], new: &[u8]) -> Option<usize> {
+        let room = (self.layout.area_bytes - self.end).min(RECORD_BYTES_MAX);
+        let room = room.checked_sub(RecordHeader::BYTES + TAG_BYTES)?;
+        if new.len() > STATE_BYTES_MAX {
+            return None;
+        }
+        let body = &mut self.work.log[RecordHeader::BYTES..][..room];
+        let len = delta::encode(old, new, &mut self.work.index, body)?;
+        let total = self.layout.record_bytes(len);
+        let padded = total - RecordHeader::BYTES - TAG_BYTES;
+        body.get_mut(len..padded)?.fill(0);
+        Some(total)
+    }
+
+    fn append(mut self, platform: &mut Platform<'_>, total: usize) -> Result<Flushed<'m>, VolumeFault> {
+        let commit = self.prepare(platform)?;
+        let header = RecordHeader::new(&commit, total);
+        let object = self.work.log.get_mut(..total).ok_or(VolumeFault::Bounds)?;
+        object[..RecordHeader::BYTES].copy_from_slice(header.as_bytes());
+        seal::seal(object, RecordHeader::BYTES, &header.name(), &self.key)?;
+        let digest = seal::chain(ObjectSort::Record, &self.head.digest, object);
+        write(platform, self.layout.start(self.area) + self.end as u64, object)?;
+        self.end += total;
+        Ok(self.flushed(commit.sequence, digest))
+    }
+
+    /// Writes `state` whole into the area that the head is not in.
+    pub(super) fn checkpoint(
+        mut self,
+        platform: &mut Platform<'_>,
+        state: &[u8],
+    ) -> Result<Flushed<'m>, VolumeFault> {
+        let total = self.layout.checkpoint_bytes(state.len());
+        if state.len() > STATE_BYTES_MAX || total > self.layout.area_bytes {
+            return Err(VolumeFault::StateTooLarge);
+        }
+        let commit = self.prepare(platform)?;
+        let header = CheckpointHeader::new(&self.layout, &self.key, &self.stamp.fingerprint, &commit, total);
+        let object = self.work.state.get_mut(..total).ok_or(VolumeFault::Bounds)?;
+        pack(&header, state, object);
+        seal::seal(object, CheckpointHeader::BYTES, &header.name(), &self.key)?;
+        let digest = seal::chain(ObjectSort::Checkpoint, &header.previous, object);
+        self.area = self.area.other();
+        write(platform, self.layout.start(self.area), object)?;
+        self.end = total;
+        Ok(self.flushed(commit.sequence, digest))
+    }
+
+    fn prepare(&self, platform: &mut Platform<'_>) -> Result<Commit, VolumeFault> {
+        let mut salt = [0; SALT_BYTES];
+        platform.entropy.fill(&mut salt).map_err(|_| VolumeFault::Entropy)?;
+        let sequence = self.head.sequence.checked_add(1).ok_or(VolumeFault::Bounds)?;
+        Ok(Commit { sequence, token: self.stamp.token, salt, previous: self.head.digest })
+    }
+
+    const fn flushed(mut self, sequence: u64, digest: [u8; 48]) -> Flushed<'m> {
+        let previous = self.head;
+        self.head = Head { sequence, digest };
+        Flushed { volume: self, previous }
+    }
+}
+
+/// What creation would destroy in an area: 0 for nothing of ours, else the sequence of an unconfirmed attempt.
+fn destroyed(beginning: &Beginning, key: &VolumeKey) -> Result<u64, VolumeFault> {
+    let Beginning::Checkpoint(header) = beginning else {
+        return Ok(0);
+    };
+    let format = header.format.get();
+    let torn = format == 0 || format == FORMAT && !header.is_well_formed();
+    let (found, wanted) = (header.identity(), key.identity());
+    let same = format == FORMAT
+        && header.mode == key.mode() as u8
+        && (found.tenant, found.vm) == (wanted.tenant, wanted.vm);
+    if same || torn { Ok(header.sequence.get()) } else { Err(VolumeFault::Occupied) }
+}
+
+/// Lays out a checkpoint's header and plaintext; `object` is as long as the header says.
+fn pack(header: &CheckpointHeader, state: &[u8], object: &mut [u8]) {
+    let (start, end) = (CheckpointHeader::BYTES, CheckpointHeader::BYTES + STATE_LENGTH_BYTES);
+    object[..start].copy_from_slice(header.as_bytes());
+    object[start..end].copy_from_slice(length(state.len()).as_bytes());
+    object[end..end + state.len()].copy_from_slice(state);
+    object[end + state.len()..].fill(0);
+}
+
+fn write(platform: &mut Platform<'_>, offset: u64, object: &[u8]) -> Result<(), VolumeFault> {
+    platform.disk.write(offset, object).map_err(|_| VolumeFault::Write)?;
+    platform.disk.flush().map_err(|_| VolumeFault::Flush)
+}

@@ -1,0 +1,187 @@
+//! Opening at the anchored head, and only there (`format.md` §7).
+
+use super::commit::Volume;
+use super::layout::{Area, Layout, STATE_BYTES_MAX};
+use super::probe::{Beginning, worse};
+use super::replay::{Log, Reached, Until};
+use super::workspace::Workspace;
+use super::{Stamp, VolumeFault};
+use crate::keys::{Identity, VolumeKey};
+use crate::release::Head;
+use crate::release::unsealed::Unsealed;
+use crate::seams::{Disk, Platform};
+use zeroize::Zeroize;
+
+/// A volume whose state at the head was read and is authentic. The next write begins a new epoch.
+#[must_use]
+#[expect(missing_debug_implementations, reason = "its workspace may hold secrets")]
+pub struct Opened<'m> {
+    work: &'m mut Workspace,
+    layout: Layout,
+    area: Area,
+    identity: Identity,
+    mode: crate::keys::Mode,
+    reached: Reached,
+}
+
+impl<'m> Opened<'m> {
+    /// Length of the state in bytes.
+    #[must_use]
+    pub const fn state_bytes(&self) -> usize {
+        self.reached.state_bytes
+    }
+
+    /// Which engine wrote the state.
+    #[must_use]
+    pub const fn fingerprint(&self) -> &[u8; 32] {
+        &self.reached.header.fingerprint
+    }
+
+    /// The head that the state is of.
+    #[must_use]
+    pub const fn head(&self) -> &Head {
+        &self.reached.head
+    }
+
+    /// Writes `state` as the checkpoint of the next epoch into the other area and flushes.
+    ///
+    /// # Errors
+    /// [`VolumeFault::WrongKey`] if `key` is not the next epoch's of the same volume; entropy and disk faults;
+    /// [`VolumeFault::StateTooLarge`]. The head's area is as it was.
+    pub fn begin_epoch(
+        self,
+        platform: &mut Platform<'_>,
+        key: VolumeKey,
+        stamp: Stamp,
+        state: &[u8],
+    ) -> Result<super::Flushed<'m>, VolumeFault> {
+        let next = self.reached.header.epoch.get().checked_add(1);
+        if next != Some(key.epoch()) || key.mode() != self.mode || *key.identity() != self.identity {
+            return Err(VolumeFault::WrongKey);
+        }
+        Volume::at(self.work, self.layout, key, stamp, (self.area, self.reached.head))
+            .checkpoint(platform, state)
+    }
+}
+
+/// Reads both areas' beginnings.
+pub(super) fn beginnings(
+    disk: &mut dyn Disk,
+    layout: &Layout,
+    work: &mut Workspace,
+) -> Result<[(Area, Beginning); 2], VolumeFault> {
+    let a = Beginning::read(disk, layout, Area::A, work)?;
+    let b = Beginning::read(disk, layout, Area::B, work)?;
+    Ok([(Area::A, a), (Area::B, b)])
+}
+
+impl<'m> Volume<'m> {
+    /// Opens the volume at `head`, whose epoch `key` is of, and leaves the state in `state`. Writes nothing.
+    ///
+    /// # Errors
+    /// A fault of the Host family if the disk fails, of the Seal family if the disk does not hold that head;
+    /// `state` is wiped then.
+    pub fn open(
+        disk: &mut dyn Disk,
+        key: &VolumeKey,
+        head: &Head,
+        work: &'m mut Workspace,
+        state: &mut [u8; STATE_BYTES_MAX],
+    ) -> Result<Opened<'m>, VolumeFault> {
+        let found = find(disk, key, head, work, state);
+        work.wipe();
+        match found {
+            Ok((layout, area, reached)) => {
+                Ok(Opened { work, layout, area, identity: *key.identity(), mode: key.mode(), reached })
+            }
+            Err(fault) => {
+                state.zeroize();
+                Err(fault)
+            }
+        }
+    }
+}
+
+/// Walks the areas that may hold `head`, the newer first.
+fn find(
+    disk: &mut dyn Disk,
+    key: &VolumeKey,
+    head: &Head,
+    work: &mut Workspace,
+    state: &mut [u8; STATE_BYTES_MAX],
+) -> Result<(Layout, Area, Reached), VolumeFault> {
+    let layout = Layout::of(&disk.geometry())?;
+    let mut areas = beginnings(disk, &layout, work)?;
+    let sequence = |beginning: &Beginning| beginning.ours(key, &layout).map_or(0, |h| h.sequence.get());
+    if sequence(&areas[1].1) > sequence(&areas[0].1) {
+        areas.swap(0, 1);
+    }
+    let mut telling = VolumeFault::Blank;
+    for (area, beginning) in areas {
+        let walked = beginning.ours(key, &layout).and_then(|header| {
+            if header.sequence.get() > head.sequence || header.epoch.get() > key.epoch() {
+                return Err(VolumeFault::NewerThanAnchor);
+            }
+            if header.epoch.get() < key.epoch() {
+                return Err(VolumeFault::RolledBack);
+            }
+            Log::new(disk, layout, area, key, work).replay(header, Until::Head(head), state)
+        });
+        match walked {
+            Ok(reached) => return Ok((layout, area, reached)),
+            Err(VolumeFault::Read) => return Err(VolumeFault::Read),
+            Err(fault) => telling = worse(telling, fault),
+        }
+    }
+    Err(telling)
+}
+
+/// The newest state that an unsealed volume holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnsealedHead {
+    /// The head.
+    pub head: Head,
+    /// The epoch whose public key opens it.
+    pub epoch: u64,
+}
+
+/// Looks for the longest authentic chain of an unsealed volume; `None` if both areas are blank. `state` is used and
+/// wiped. Nobody vouches for the result: a sealed volume's head comes from its anchor alone.
+///
+/// # Errors
+/// As [`Volume::open`].
+pub fn newest_unsealed_head(
+    disk: &mut dyn Disk,
+    unsealed: &Unsealed,
+    identity: &Identity,
+    work: &mut Workspace,
+    state: &mut [u8; STATE_BYTES_MAX],
+) -> Result<Option<UnsealedHead>, VolumeFault> {
+    let layout = Layout::of(&disk.geometry())?;
+    let (mut newest, mut telling): (Option<UnsealedHead>, _) = (None, VolumeFault::Blank);
+    for (area, beginning) in beginnings(disk, &layout, work)? {
+        let alleged = match &beginning {
+            Beginning::Checkpoint(header) => header.epoch.get(),
+            Beginning::Blank | Beginning::Other => 0,
+        };
+        let key = VolumeKey::unsealed(&unsealed.key(alleged), identity);
+        let walked = beginning
+            .ours(&key, &layout)
+            .and_then(|header| Log::new(disk, layout, area, &key, work).replay(header, Until::Last, state));
+        match walked {
+            Ok(Reached { head, .. }) if newest.is_none_or(|newest| head.sequence > newest.head.sequence) => {
+                newest = Some(UnsealedHead { head, epoch: alleged });
+            }
+            Ok(_) => {}
+            Err(VolumeFault::Read) => return Err(VolumeFault::Read),
+            Err(fault) => telling = worse(telling, fault),
+        }
+    }
+    work.wipe();
+    state.zeroize();
+    match (newest, telling) {
+        (None, VolumeFault::Blank) => Ok(None),
+        (None, fault) => Err(fault),
+        (newest, _) => Ok(newest),
+    }
+}

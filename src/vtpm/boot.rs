@@ -1,0 +1,250 @@
+//! From power-on to serving: states that consume one another.
+
+use super::power::power_on_facts;
+use super::serve::{Power, Vtpm};
+use super::trust::Trust;
+use crate::attest::launch::LaunchConfig;
+use crate::attest::{AttestFault, binding, report};
+use crate::engine::{Engine, Start};
+use crate::fault::Fault;
+use crate::keys::{CreateKey, Identity, VolumeKey};
+use crate::nv::{Keys, NvImage, NvStore};
+use crate::release::open::{CreateGrant, Granted, OpenGrant, Verdict};
+use crate::release::session::{Client, SessionMemory};
+use crate::release::tenure::Tenure;
+use crate::release::unsealed;
+use crate::seams::{Platform, REPORT_BYTES};
+use crate::volume::{STATE_BYTES_MAX, Stamp, Workspace, newest_unsealed_head};
+
+/// The memory that the firmware hands in; about 550 KiB, wiped by the firmware when the TPM is gone.
+#[expect(missing_debug_implementations, reason = "it will hold the TPM's secrets")]
+pub struct Memory<'m> {
+    /// The state as last committed.
+    pub durable: &'m mut [u8; STATE_BYTES_MAX],
+    /// The state as it is to become.
+    pub current: &'m mut [u8; STATE_BYTES_MAX],
+    /// What the volume works in.
+    pub workspace: &'m mut Workspace,
+    /// The frames of the release protocol.
+    pub session: &'m mut SessionMemory,
+}
+
+/// Nothing is known and nothing is trusted.
+#[expect(missing_debug_implementations, reason = "it will hold the TPM's secrets")]
+pub struct Cold<'m, E> {
+    memory: Memory<'m>,
+    engine: E,
+}
+
+impl<'m, E: Engine> Cold<'m, E> {
+    /// Takes what the firmware supplies.
+    #[must_use]
+    pub const fn new(memory: Memory<'m>, engine: E) -> Self {
+        Self { memory, engine }
+    }
+
+    /// Learns who this VM is: `config` is the launch configuration, if HOST_DATA of this VM's own report says so.
+    ///
+    /// # Errors
+    /// [`AttestFault`] for the report or the configuration, [`ReleaseFault`](crate::release::ReleaseFault) if the platform
+    /// lacks what the configuration needs.
+    pub fn identify(self, platform: &mut Platform<'_>, config: &[u8]) -> Result<Identified<'m, E>, Fault> {
+        let config = LaunchConfig::parse(config)?;
+        let mut bytes = [0; REPORT_BYTES];
+        let data = binding::identify_data();
+        platform.reporter.report(&data, &mut bytes).map_err(|_| AttestFault::NoReport)?;
+        let report = report::Report::parse(&bytes).map_err(|_| AttestFault::ReportMalformed)?;
+        let config = config.bind(report.host_data())?;
+        let Memory { durable, current, workspace, session } = self.memory;
+        let client = Client::new(platform, config, session)?;
+        Ok(Identified { image: NvImage::new(durable, current), workspace, engine: self.engine, client })
+    }
+
+    /// Boots without any of Husk's promises, for tests: public keys, nobody who remembers the newest state. The
+    /// volume is marked for ever, and no sealed launch opens it.
+    ///
+    /// # Errors
+    /// A [`Fault`] of volume or engine.
+    pub fn boot_unsealed_for_testing(
+        self,
+        platform: &mut Platform<'_>,
+        tenant: [u8; 16],
+        vm: [u8; 16],
+    ) -> Result<Vtpm<'m, E>, Fault> {
+        let Memory { durable, current, workspace, .. } = self.memory;
+        let identity = Identity { tenant, vm, generation: 0 };
+        let mut anchor = unsealed::Unsealed::for_testing();
+        let newest = newest_unsealed_head(platform.disk, &anchor, &identity, workspace, current)?;
+        let epoch = newest.map_or(0, |newest| newest.epoch);
+        let stamp = Stamp { token: epoch + 1, fingerprint: self.engine.fingerprint().0 };
+        let image = NvImage::new(durable, current);
+        let next = anchor.key(epoch + 1);
+        let (nv, start) = match newest {
+            None => {
+                let key = CreateKey::unsealed(&next, &identity);
+                (NvStore::create(image, key, stamp, workspace), Start::Manufacture)
+            }
+            Some(newest) => {
+                anchor.believe(newest.head);
+                let keys = Keys {
+                    head: newest.head,
+                    current: VolumeKey::unsealed(&anchor.key(epoch), &identity),
+                    next: VolumeKey::unsealed(&next, &identity),
+                };
+                (NvStore::open(platform, image, keys, stamp, workspace)?, Start::Load)
+            }
+        };
+        let trust = Trust::Unsealed { anchor, token: stamp.token };
+        Unsealed { engine: self.engine, nv, start, trust }.power_on()?.confirm(platform)
+    }
+}
+
+/// Tenant, VM and the tenant's root key are known, and the host cannot change them any more.
+#[expect(missing_debug_implementations, reason = "it will hold the TPM's secrets")]
+pub struct Identified<'m, E> {
+    image: NvImage<'m>,
+    workspace: &'m mut Workspace,
+    engine: E,
+    client: Client<'m>,
+}
+
+/// How the broker answered.
+#[must_use]
+#[expect(missing_debug_implementations, reason = "it will hold the TPM's secrets")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives at a time, and there is no heap to put the larger in"
+)]
+pub enum Asked<'m, E> {
+    /// The keys are here.
+    Released(Released<'m, E>),
+    /// Another instance may still be answering; nothing changed.
+    Busy {
+        /// Asks again, in a session of its own.
+        again: Identified<'m, E>,
+        /// Not earlier than in so many milliseconds.
+        retry_ms: u32,
+    },
+    /// There are no keys: the broker refused or did not answer, or what answered was not the tenant's broker.
+    Refused {
+        /// Asks again, where the fault leaves hope for that.
+        again: Identified<'m, E>,
+        /// Why.
+        fault: Fault,
+    },
+}
+
+impl<'m, E: Engine> Identified<'m, E> {
+    /// Asks the broker for the keys: hello, report, grant. Once; how often is the firmware's to decide.
+    pub fn release(mut self, platform: &mut Platform<'_>) -> Asked<'m, E> {
+        match self.ask(platform) {
+            Ok(Verdict::Granted(granted)) => Asked::Released(Released { identified: self, granted }),
+            Ok(Verdict::Busy { retry_ms, .. }) => Asked::Busy { again: self, retry_ms },
+            Err(fault) => Asked::Refused { again: self, fault },
+        }
+    }
+
+    fn ask(&mut self, platform: &mut Platform<'_>) -> Result<Verdict, Fault> {
+        let greeted = self.client.hello(platform)?;
+        let attested = greeted.attest(platform, &mut self.client)?;
+        Ok(attested.grant(platform, &mut self.client)?)
+    }
+
+    fn identity(&self, generation: u32) -> Identity {
+        let config = self.client.config().config();
+        Identity { tenant: config.tenant, vm: config.vm, generation }
+    }
+}
+
+/// The broker's signed grant is here: keys, intent, token, and where the newest state is.
+#[must_use]
+#[expect(missing_debug_implementations, reason = "it holds the TPM's secrets")]
+pub struct Released<'m, E> {
+    identified: Identified<'m, E>,
+    granted: Granted,
+}
+
+impl<'m, E: Engine> Released<'m, E> {
+    /// Opens the newest state, or makes a new TPM where the grant says so; powers the engine on.
+    ///
+    /// # Errors
+    /// A Seal fault if the disk does not hold the newest state: the broker is told, nothing is written. An Engine fault if
+    /// the engine does not take the state.
+    pub fn unseal(self, platform: &mut Platform<'_>) -> Result<Unsealed<'m, E>, Fault> {
+        let unsealed = match self.granted {
+            Granted::Create(grant) => create(self.identified, grant),
+            Granted::Open(grant) => open(self.identified, grant, platform)?,
+        };
+        unsealed.power_on()
+    }
+}
+
+fn create<'m, E: Engine>(identified: Identified<'m, E>, grant: CreateGrant) -> Unsealed<'m, E> {
+    let standing = grant.pending.standing();
+    let (token, generation) = (standing.token(), standing.generation());
+    let identity = identified.identity(generation);
+    let key = CreateKey::granted(VolumeKey::sealed(&grant.next, &identity), grant.creation);
+    let Identified { image, workspace, engine, client } = identified;
+    let stamp = Stamp { token, fingerprint: engine.fingerprint().0 };
+    let nv = NvStore::create(image, key, stamp, workspace);
+    let trust = Trust::granted(Tenure::new(client, grant.pending));
+    Unsealed { engine, nv, start: Start::Manufacture, trust }
+}
+
+fn open<'m, E: Engine>(
+    identified: Identified<'m, E>,
+    grant: OpenGrant,
+    platform: &mut Platform<'_>,
+) -> Result<Unsealed<'m, E>, Fault> {
+    let standing = grant.pending.standing();
+    let (token, generation) = (standing.token(), standing.generation());
+    let identity = identified.identity(generation);
+    let keys = Keys {
+        head: grant.head,
+        current: VolumeKey::sealed(&grant.current, &identity),
+        next: VolumeKey::sealed(&grant.next, &identity),
+    };
+    let Identified { image, workspace, engine, client } = identified;
+    let stamp = Stamp { token, fingerprint: engine.fingerprint().0 };
+    let tenure = Tenure::new(client, grant.pending);
+    match NvStore::open(platform, image, keys, stamp, workspace) {
+        Ok(nv) => Ok(Unsealed { engine, nv, start: Start::Load, trust: Trust::granted(tenure) }),
+        Err(fault) => {
+            // The alarm is a courtesy to the tenant: whether it is heard changes nothing about this fault.
+            if tenure.state_missing(platform, fault.code()).is_err() {
+                platform.console.line("husk: the broker did not hear of", fault.code());
+            }
+            Err(fault)
+        }
+    }
+}
+
+/// The state is in memory and nobody may hear of it yet.
+#[must_use]
+#[expect(missing_debug_implementations, reason = "it holds the TPM's secrets")]
+pub struct Unsealed<'m, E> {
+    engine: E,
+    nv: NvStore<'m>,
+    start: Start,
+    trust: Trust<'m>,
+}
+
+impl<'m, E: Engine> Unsealed<'m, E> {
+    fn power_on(mut self) -> Result<Self, Fault> {
+        let facts = power_on_facts(self.nv.image(), self.trust.token(), self.start);
+        self.engine.power_on(self.nv.image_mut(), facts)?;
+        Ok(self)
+    }
+
+    /// Seals the state under the next epoch and has that confirmed: from here on older images are void, and the TPM
+    /// serves.
+    ///
+    /// # Errors
+    /// A [`Fault`]; the state that the broker remembers is on the disk, whichever it is.
+    pub fn confirm(self, platform: &mut Platform<'_>) -> Result<Vtpm<'m, E>, Fault> {
+        let Self { engine, nv, trust, .. } = self;
+        let mut vtpm = Vtpm { engine, nv, trust, power: Power::Initialized, latched: None };
+        vtpm.commit(platform).map(drop)?;
+        Ok(vtpm)
+    }
+}

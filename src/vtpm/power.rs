@@ -1,0 +1,82 @@
+//! Reset and shutdown.
+
+use super::Vtpm;
+use super::serve::Power;
+use crate::engine::{Engine, PowerOn, Start};
+use crate::fault::Fault;
+use crate::nv::NvImage;
+use crate::seams::Platform;
+
+/// What the world tells a TPM at power-on, given its memory and the fencing token.
+pub(super) fn power_on_facts(nv: &NvImage<'_>, token: u64, start: Start) -> PowerOn {
+    let envelope = nv.envelope();
+    let low = (token.wrapping_sub(envelope.reset_base.get()) & u64::from(u32::MAX)).to_le_bytes();
+    let reset_count = u32::from_le_bytes([low[0], low[1], low[2], low[3]]);
+    PowerOn { start, reset_count, clock_ms_min: envelope.clock_ms_reserved.get() }
+}
+
+impl<E: Engine> Vtpm<'_, E> {
+    /// Resets the TPM together with its machine: PCRs are cleared, what is durable stays. The caller resets every
+    /// virtual CPU of the guest in the same breath.
+    ///
+    /// # Errors
+    /// A [`Fault`]; the TPM is off then. Where the fault is that the broker does not answer, the reset can be tried again.
+    pub fn reset(&mut self, platform: &mut Platform<'_>) -> Result<(), Fault> {
+        if let Some(fault) = self.latched {
+            return Err(fault);
+        }
+        self.power_off();
+        if self.power == Power::ResetDue {
+            let token = self.trust.bump(platform)?;
+            self.nv.retoken(token);
+        }
+        self.power = Power::Off;
+        let facts = power_on_facts(self.nv.image(), self.trust.token(), Start::Load);
+        let on = self.engine.power_on(self.nv.image_mut(), facts);
+        on.map_err(|fault| self.latch(fault.into()))?;
+        self.power = Power::Initialized;
+        self.commit(platform).map(drop).map_err(|fault| self.latch(fault))
+    }
+
+    /// Whether the TPM is powered.
+    #[must_use]
+    pub const fn is_on(&self) -> bool {
+        matches!(self.power, Power::Initialized | Power::Started)
+    }
+
+    /// Cuts the TPM's power; what was acknowledged is durable already. [`reset`](Vtpm::reset) brings it back.
+    pub fn power_off(&mut self) {
+        self.engine.power_off();
+        self.power = match self.power {
+            Power::Started | Power::ResetDue => Power::ResetDue,
+            Power::Initialized | Power::Off => Power::Off,
+        };
+    }
+
+    /// Shuts down in order: what is open is closed and committed, then the right to answer is given up, so that the next
+    /// launch need not wait. Whatever this returns, the TPM is off.
+    ///
+    /// # Errors
+    /// A [`Fault`] if the last commit or the release did not reach the broker: the next launch waits for the lease.
+    pub fn shutdown(&mut self, platform: &mut Platform<'_>) -> Result<(), Fault> {
+        if let Some(fault) = self.latched {
+            return Err(fault);
+        }
+        let closed = self.close(platform);
+        self.engine.power_off();
+        self.power = Power::Off;
+        closed.map_err(|fault| self.latch(fault))?;
+        Ok(self.trust.release(platform)?)
+    }
+
+    fn close(&mut self, platform: &mut Platform<'_>) -> Result<(), Fault> {
+        if self.power == Power::Started {
+            let clock_ms = self.clock_ms();
+            let mut envelope = self.nv.image().envelope();
+            envelope.clock_ms_reserved.set(clock_ms.saturating_add(1));
+            envelope.close_attempts();
+            self.nv.image_mut().store_envelope(&envelope);
+        }
+        self.commit(platform).map(drop)
+    }
+}

@@ -1,0 +1,244 @@
+//! One command: allowed, charged, executed, durable, answered.
+
+use super::VtpmFault;
+use super::trust::Trust;
+use crate::engine::{Attempts, Command, Engine, EngineFault, Locality, Needs, ResponseCode};
+use crate::fault::{Family, Fault};
+use crate::nv::{Committed, NvImage, NvStore, Response};
+use crate::release::ReleaseFault;
+use crate::seams::Platform;
+use core::fmt;
+
+/// How far ahead of TPM Clock the durable bound is put, in milliseconds.
+const CLOCK_RESERVE_MS: u64 = 4 * 60 * 60 * 1000;
+/// The bound is put ahead anew once Clock is this near to it, in milliseconds.
+const CLOCK_MARGIN_MS: u64 = 60 * 60 * 1000;
+/// TPM_CC_ReadClock shows Clock without any authorization.
+const TPM_CC_READ_CLOCK: u32 = 0x181;
+/// How often one call of [`Vtpm::execute`] asks for the outcome of a commit before it gives up; each is a bounded
+/// series of exchanges of its own.
+const SETTLINGS_MAX: u32 = 4;
+
+/// Where the TPM is between power-on and Startup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Power {
+    /// Off for good.
+    Off,
+    /// Off, and waiting for a fresh token to be reset with.
+    ResetDue,
+    /// On; no Startup has succeeded since.
+    Initialized,
+    /// Started.
+    Started,
+}
+
+/// A TPM that serves.
+pub struct Vtpm<'m, E: Engine> {
+    pub(super) engine: E,
+    pub(super) nv: NvStore<'m>,
+    pub(super) trust: Trust<'m>,
+    pub(super) power: Power,
+    pub(super) latched: Option<Fault>,
+}
+
+impl<E: Engine> fmt::Debug for Vtpm<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vtpm")
+            .field("power", &self.power)
+            .field("latched", &self.latched)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<E: Engine> Vtpm<'_, E> {
+    /// Executes the command in `bytes`, which must be private memory, and yields the response in `buffer`, which has
+    /// at least [`COMMAND_BYTES_MAX`](crate::engine::COMMAND_BYTES_MAX) bytes. What the response tells of is durable.
+    ///
+    /// # Errors
+    /// A [`Fault`] that `frontend::reply` turns into a response code. The durable state is as last acknowledged; after a
+    /// fault that is definite every later call fails with it.
+    pub fn execute<'b>(
+        &mut self,
+        platform: &mut Platform<'_>,
+        locality: Locality,
+        bytes: &[u8],
+        buffer: &'b mut [u8],
+    ) -> Result<&'b [u8], Fault> {
+        self.alive()?;
+        let command = Command::parse(bytes, locality)?;
+        let attempts = self.attempts(&command).map_err(|fault| self.latch(fault))?;
+        let needs = if attempts.is_empty() { self.needs(&command) } else { Needs::Nv };
+        self.trust.allow(platform, needs).map_err(|fault| self.latch_if_definite(fault))?;
+        if needs == Needs::Nv {
+            self.prepare(platform, &attempts)?;
+        }
+        self.run(platform, &command, needs, buffer).map_err(|fault| self.latch(fault))
+    }
+
+    /// Runs one step of a hash sequence of locality 4. It needs nothing that a host could withhold; if the engine changed
+    /// its memory all the same, that is committed.
+    pub(super) fn measure(
+        &mut self,
+        platform: &mut Platform<'_>,
+        step: impl FnOnce(&mut E, &mut NvImage<'_>) -> Result<(), EngineFault>,
+    ) -> Result<(), Fault> {
+        self.alive()?;
+        let measured = step(&mut self.engine, self.nv.image_mut()).map_err(Fault::from);
+        measured.and_then(|()| self.commit(platform).map(drop)).map_err(|fault| self.latch(fault))
+    }
+
+    /// The fault after which this TPM stopped serving, if it did.
+    #[must_use]
+    pub const fn latched(&self) -> Option<Fault> {
+        self.latched
+    }
+
+    /// The engine, for what concerns no state: establishment, cancellation.
+    pub fn engine(&mut self) -> &mut E {
+        &mut self.engine
+    }
+
+    pub(super) fn alive(&self) -> Result<(), Fault> {
+        match (self.latched, self.power) {
+            (Some(fault), _) => Err(fault),
+            (None, Power::Off | Power::ResetDue) => Err(VtpmFault::PoweredOff.into()),
+            (None, Power::Initialized | Power::Started) => Ok(()),
+        }
+    }
+
+    /// What the command itself needs, and what the state of the clock adds: Clock is never shown beyond its bound.
+    fn needs(&mut self, command: &Command<'_>) -> Needs {
+        let shows_clock = command.code() == TPM_CC_READ_CLOCK;
+        if shows_clock && self.clock_ms() >= self.nv.image().envelope().clock_ms_reserved.get() {
+            return Needs::Nv;
+        }
+        command.needs()
+    }
+
+    /// Executes, makes durable, answers.
+    ///
+    /// What needs nothing tells of nothing that was stored, and does not wait for a broker: where the engine forgave an old
+    /// failed authorization on the way (the reference engine does so at the start of any command), that becomes
+    /// durable with the next commit, and is forgotten with a crash.
+    fn run<'b>(
+        &mut self,
+        platform: &mut Platform<'_>,
+        command: &Command<'_>,
+        needs: Needs,
+        buffer: &'b mut [u8],
+    ) -> Result<&'b [u8], Fault> {
+        let bytes = self.engine.execute(command, self.nv.image_mut(), buffer)?;
+        let response: &'b [u8] = buffer.get(..bytes).ok_or(VtpmFault::Overlong)?;
+        if needs == Needs::Nothing {
+            return Ok(
+                Response::locked(response, self.nv.image().durable_version()).release(&self.nv.settled()?)?
+            );
+        }
+        self.follow(command, ResponseCode::of(response))?;
+        let response = Response::locked(response, self.nv.image().version());
+        let committed = self.commit(platform)?;
+        self.trust.permit(platform, needs)?;
+        Ok(response.release(&committed)?)
+    }
+
+    /// The handles whose authorization this command tries and whose failure the engine alone would forget.
+    fn attempts(&mut self, command: &Command<'_>) -> Result<Attempts, Fault> {
+        if self.power != Power::Started || !command.has_sessions() {
+            return Ok(Attempts::new());
+        }
+        Ok(self.engine.attempts(command, self.nv.image_mut())?)
+    }
+
+    /// Before a command of class [`Needs::Nv`]: puts Clock's bound ahead, and makes durable which attempts are open.
+    fn prepare(&mut self, platform: &mut Platform<'_>, attempts: &Attempts) -> Result<(), Fault> {
+        self.reserve_clock();
+        let mut envelope = self.nv.image().envelope();
+        let mut opened = false;
+        for handle in attempts {
+            opened |= envelope.open_attempt(*handle)?;
+        }
+        if opened {
+            self.nv.image_mut().store_envelope(&envelope);
+            self.commit(platform).map(drop).map_err(|fault| self.latch(fault))?;
+        }
+        Ok(())
+    }
+
+    /// What a command that succeeded changes outside the engine.
+    fn follow(&mut self, command: &Command<'_>, code: ResponseCode) -> Result<(), Fault> {
+        match (code, command.code()) {
+            (ResponseCode::SUCCESS, Command::STARTUP) if self.power == Power::Initialized => {
+                self.power = Power::Started;
+                self.charge_attempts()?;
+                self.reserve_clock();
+            }
+            (ResponseCode::SUCCESS, Command::CLEAR) => {
+                let mut envelope = self.nv.image().envelope();
+                envelope.reset_base.set(self.trust.token());
+                self.nv.image_mut().store_envelope(&envelope);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Charges every attempt that an earlier launch left open.
+    fn charge_attempts(&mut self) -> Result<(), Fault> {
+        let mut envelope = self.nv.image().envelope();
+        for handle in envelope.attempts() {
+            self.engine.charge(self.nv.image_mut(), handle)?;
+        }
+        envelope.close_attempts();
+        self.nv.image_mut().store_envelope(&envelope);
+        Ok(())
+    }
+
+    /// Puts Clock's bound ahead where it is near; the next commit makes it durable.
+    fn reserve_clock(&mut self) {
+        let clock_ms = self.clock_ms();
+        let mut envelope = self.nv.image().envelope();
+        if clock_ms.saturating_add(CLOCK_MARGIN_MS) >= envelope.clock_ms_reserved.get() {
+            envelope.clock_ms_reserved.set(clock_ms.saturating_add(CLOCK_RESERVE_MS));
+            self.nv.image_mut().store_envelope(&envelope);
+        }
+    }
+
+    pub(super) fn clock_ms(&mut self) -> u64 {
+        self.engine.clock_ms(self.nv.image_mut())
+    }
+
+    /// Commits, and while the outcome is unknown asks again for that one: nothing else can run meanwhile.
+    pub(super) fn commit(&mut self, platform: &mut Platform<'_>) -> Result<Committed, Fault> {
+        if self.nv.next_commit_switches_area() {
+            self.trust.renew(platform)?;
+        }
+        let mut outcome = self.nv.commit(platform, &mut self.trust);
+        for _ in 1..SETTLINGS_MAX {
+            match outcome {
+                Err(fault) if fault == ReleaseFault::Undecided.fault() => {
+                    outcome = self.nv.commit(platform, &mut self.trust);
+                }
+                settled => return settled,
+            }
+        }
+        outcome
+    }
+
+    /// Stops serving for good: the engine ran, so there is no going on without its change.
+    pub(super) fn latch(&mut self, fault: Fault) -> Fault {
+        if self.latched.is_none() {
+            self.latched = Some(fault);
+            self.engine.power_off();
+            self.power = Power::Off;
+        }
+        fault
+    }
+
+    /// Before execution only what is definite ends the instance; the rest may be tried again.
+    fn latch_if_definite(&mut self, fault: Fault) -> Fault {
+        let passing = [ReleaseFault::Unreachable, ReleaseFault::LeaseOver, ReleaseFault::SessionLost]
+            .iter()
+            .any(|passing| passing.fault() == fault);
+        if passing || fault.family() == Family::Guest { fault } else { self.latch(fault) }
+    }
+}

@@ -1,0 +1,108 @@
+//! Who vouches for the newest state, and for the right to answer.
+
+use crate::engine::Needs;
+use crate::fault::Fault;
+use crate::release::tenure::Tenure;
+use crate::release::unsealed::Unsealed;
+use crate::release::{Anchor, Anchored, Head, ReleaseFault};
+use crate::seams::Platform;
+
+/// The anchor of trust of this launch. Which one it is was decided by how it was booted, and never changes.
+#[expect(clippy::large_enum_variant, reason = "there is one, and there is no heap to put the larger in")]
+pub(super) enum Trust<'m> {
+    /// A tenure at the tenant's broker.
+    Sealed {
+        tenure: Tenure<'m>,
+        /// The first head of a launch is confirmed, every later one anchored.
+        confirmed: bool,
+    },
+    /// Nobody: a test.
+    Unsealed {
+        anchor: Unsealed,
+        /// Stands in for the fencing token.
+        token: u64,
+    },
+}
+
+impl<'m> Trust<'m> {
+    /// A tenure that has confirmed nothing yet.
+    pub(super) const fn granted(tenure: Tenure<'m>) -> Self {
+        Self::Sealed { tenure, confirmed: false }
+    }
+
+    /// The fencing token.
+    pub(super) const fn token(&self) -> u64 {
+        match self {
+            Self::Sealed { tenure, .. } => tenure.standing().token(),
+            Self::Unsealed { token, .. } => *token,
+        }
+    }
+
+    /// What a command needs before it may be executed.
+    pub(super) fn allow(&mut self, platform: &mut Platform<'_>, needs: Needs) -> Result<(), Fault> {
+        let Self::Sealed { tenure, .. } = self else { return Ok(()) };
+        match needs {
+            Needs::Nothing => Ok(()),
+            Needs::Lease => tenure.permit(platform).map(drop),
+            Needs::Nv => tenure.may_write(platform),
+        }
+        .map_err(Fault::from)
+    }
+
+    /// The right to answer now, asked for right before a response leaves.
+    pub(super) fn permit(&mut self, platform: &mut Platform<'_>, needs: Needs) -> Result<(), Fault> {
+        match (self, needs) {
+            (Self::Unsealed { .. }, _) | (_, Needs::Nothing) => Ok(()),
+            (Self::Sealed { tenure, .. }, Needs::Lease | Needs::Nv) => {
+                tenure.permit(platform).map(drop).map_err(Fault::from)
+            }
+        }
+    }
+
+    /// Finds out whether this instance was fenced, before an area of the volume is overwritten that its successor may use.
+    /// The first commit of a launch needs no such care: its grant is fresh.
+    pub(super) fn renew(&mut self, platform: &mut Platform<'_>) -> Result<(), ReleaseFault> {
+        match self {
+            Self::Sealed { tenure, confirmed: true } => tenure.renew(platform),
+            Self::Sealed { .. } | Self::Unsealed { .. } => Ok(()),
+        }
+    }
+
+    /// A fresh token for a TPM reset without a launch.
+    pub(super) fn bump(&mut self, platform: &mut Platform<'_>) -> Result<u64, ReleaseFault> {
+        match self {
+            Self::Sealed { tenure, .. } => tenure.bump(platform),
+            Self::Unsealed { token, .. } => {
+                *token = token.saturating_add(1);
+                Ok(*token)
+            }
+        }
+    }
+
+    /// Gives the right to answer up, in order and for good.
+    pub(super) fn release(&mut self, platform: &mut Platform<'_>) -> Result<(), ReleaseFault> {
+        match self {
+            Self::Sealed { tenure, .. } => tenure.release(platform),
+            Self::Unsealed { .. } => Ok(()),
+        }
+    }
+}
+
+impl Anchor for Trust<'_> {
+    fn anchor(
+        &mut self,
+        platform: &mut Platform<'_>,
+        previous: &Head,
+        new: &Head,
+    ) -> Result<Anchored, ReleaseFault> {
+        match self {
+            Self::Sealed { tenure, confirmed: true } => tenure.anchor(platform, previous, new),
+            Self::Sealed { tenure, confirmed } => {
+                let anchored = tenure.confirm(platform, new)?;
+                *confirmed = true;
+                Ok(anchored)
+            }
+            Self::Unsealed { anchor, .. } => anchor.anchor(platform, previous, new),
+        }
+    }
+}

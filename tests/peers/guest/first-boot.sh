@@ -1,0 +1,57 @@
+# The first boot of a guest: puts everything into the TPM that the second boot looks for.
+. "$(dirname "$0")/lib.sh"
+
+nv_index() {
+    tpm2 nvdefine -Q -C o -s 64 -a 'ownerread|ownerwrite' "$index" &&
+        printf %s "$content" | tpm2 nvwrite -Q -C o -i - "$index" &&
+        [ "$(tpm2 nvread -C o -s ${#content} "$index")" = "$content" ] &&
+        echo "${#content} bytes read back"
+}
+
+nv_counter() {
+    tpm2 nvdefine -Q -C o -s 8 -a 'nt=counter|ownerread|ownerwrite' "$counter" &&
+        tpm2 nvincrement -Q -C o "$counter" &&
+        before=$(counter_now) &&
+        tpm2 nvincrement -Q -C o "$counter" &&
+        [ "$(counter_now)" = $((before + 1)) ] &&
+        echo "counts $before, $((before + 1))"
+}
+
+key_persists() {
+    tpm2 createprimary -Q -C o -G ecc -c "$work/primary" &&
+        tpm2 evictcontrol -Q -C o -c "$work/primary" "$primary" &&
+        echo "at $primary"
+}
+
+sealed_to_pcr() {
+    tpm2 pcrextend "$extend" &&
+        tpm2 createpolicy -Q --policy-pcr -l sha256:23 -L "$work/policy" &&
+        printf %s "$secret" | tpm2 create -Q -C "$primary" -L "$work/policy" -i - -u "$work/pub" -r "$work/priv" &&
+        tpm2 load -Q -C "$primary" -u "$work/pub" -r "$work/priv" -c "$work/sealed" &&
+        tpm2 evictcontrol -Q -C o -c "$work/sealed" "$sealed" &&
+        release_handles &&
+        [ "$(tpm2 unseal -c "$sealed" -p pcr:sha256:23)" = "$secret" ] &&
+        echo "unseals under PCR 23"
+}
+
+quoted() {
+    nonce=$(tpm2 getrandom --hex 20) &&
+        tpm2 create -Q -C "$primary" -G ecc:ecdsa-sha256:null -u "$work/ak.pub" -r "$work/ak.priv" \
+            -a 'fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign' &&
+        tpm2 load -Q -C "$primary" -u "$work/ak.pub" -r "$work/ak.priv" -c "$work/ak" &&
+        tpm2 readpublic -Q -c "$work/ak" -f pem -o "$work/ak.pem" &&
+        tpm2 quote -Q -c "$work/ak" -l sha256:0,10,23 -q "$nonce" -m "$work/quote" -s "$work/signature" -o "$work/pcrs" -g sha256 &&
+        tpm2 checkquote -Q -u "$work/ak.pem" -m "$work/quote" -s "$work/signature" -f "$work/pcrs" -g sha256 -q "$nonce" &&
+        refused tpm2 checkquote -Q -u "$work/ak.pem" -m "$work/quote" -s "$work/signature" -f "$work/pcrs" -g sha256 -q 00 2>/dev/null &&
+        echo "the quote verifies, and not with another nonce"
+}
+
+step nv-index nv_index
+step nv-counter nv_counter
+step key-persists key_persists
+step sealed-to-pcr sealed_to_pcr
+step quote quoted
+value counter "$(counter_now)"
+value key-name "$(name_of "$primary")"
+clock_values
+finish

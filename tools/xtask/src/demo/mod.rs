@@ -1,0 +1,95 @@
+//! `cargo xtask demo`: the product end to end.
+//!
+//! **What.** One VM's life in steps: enrolled, booted, its power cut in the middle of writes, booted again, then
+//! attacked in every way that a host has. [`product`] knows the `husk` command's words, [`stage`] what runs on the
+//! host, [`refusals`] the attacks.
+//! **Trust.** The guest is Debian's kernel and tpm2-tools; nothing of Husk judges itself but by its fault codes.
+//! **Laws.** A step passes only for what was seen. An attack passes only with the code that names it, and only if the
+//! honest state boots afterwards.
+//! **Not here.** The laws on a simulated disk, at every byte: `tests/`.
+
+mod product;
+mod refusals;
+mod stage;
+
+use crate::failure::Failure;
+use crate::guest::Report;
+use crate::steps::{Step, Steps};
+use crate::{house, setup};
+use product::Product;
+use stage::Stage;
+
+pub(crate) const HELP: &str = "\
+cargo xtask demo [--keep]
+
+Enrols a VM with a broker, boots Debian's kernel on its TPM, cuts the power in the
+middle of writes, boots again, then tries what a hostile host would try. Needs no
+silicon: the secure processor is simulated and says so. With --keep, disks and logs
+stay in target/husk/demo; they also stay when a step fails. The last line counts.";
+
+/// How many acknowledged writes there must be before the power is cut.
+const WRITES_BEFORE_CUT: u64 = 5;
+
+/// Runs the demo.
+pub(crate) fn run(keep: bool) -> Result<(), Failure> {
+    setup::run()?;
+    let mut steps = Steps::default();
+    into(&mut steps, keep)?;
+    println!("demo: {} steps, {} passed, {} failed", steps.passed + steps.failed, steps.passed, steps.failed);
+    if steps.all_passed() { Ok(()) } else { Err(Failure::failed("demo: something failed, see above")) }
+}
+
+/// Runs the demo as steps.
+pub(crate) fn into(steps: &mut Steps, keep: bool) -> Result<(), Failure> {
+    let folder = house::fresh_workshop("demo")?;
+    let failed_before = steps.failed;
+    let told = story(steps, &folder);
+    if let Err(failure) = told {
+        steps.attempt("demo", || Err(failure));
+    }
+    if !keep && steps.failed == failed_before {
+        std::fs::remove_dir_all(&folder).map_err(|error| Failure::io("remove", &folder, &error))?;
+    }
+    Ok(())
+}
+
+/// The whole story; an error is a step without which nothing further can be tried.
+fn story(steps: &mut Steps, folder: &std::path::Path) -> Result<(), Failure> {
+    let product = Product::build(folder)?;
+    let mut stage = Stage::set(&product)?;
+    let enrolled =
+        format!("tenant {}, firmware {}…", stage.tenant, stage.measurement.get(..16).unwrap_or_default());
+    steps.attempt("enrolment", || Ok(enrolled));
+    let first = stage.guest_boot("first-boot", Vec::new())?;
+    steps.add_all("boot 1", &first.judged());
+    let hammered = stage.power_cut_during_writes(WRITES_BEFORE_CUT)?;
+    steps.add(&cut_step(&hammered));
+    let second = stage.guest_boot("second-boot", kept(&first, &hammered))?;
+    steps.add_all("boot after the cut", &second.judged());
+    refusals::into(steps, &mut stage)
+}
+
+/// Did the guest write until the end, with everything up to then acknowledged?
+fn cut_step(hammered: &Report) -> Step {
+    let [counter, progress] =
+        ["counter", "progress"].map(|kind| hammered.last_acknowledged(kind).unwrap_or_default());
+    Step {
+        name: "power cut in the middle of writes".into(),
+        passed: progress >= WRITES_BEFORE_CUT && hammered.end.is_none(),
+        seen: format!(
+            "counter {counter} and {progress} writes acknowledged, then SIGKILL to guest and component"
+        ),
+    }
+}
+
+/// What the next boot must find.
+fn kept(first: &Report, hammered: &Report) -> Vec<(&'static str, String)> {
+    let acknowledged = |kind| hammered.last_acknowledged(kind).unwrap_or_default().to_string();
+    let value = |name| first.value(name).unwrap_or("nothing").to_owned();
+    vec![
+        ("counter-min", acknowledged("counter")),
+        ("progress-min", acknowledged("progress")),
+        ("key-name", value("key-name")),
+        ("reset-count", value("reset-count")),
+    ]
+}

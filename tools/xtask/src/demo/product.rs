@@ -1,0 +1,179 @@
+//! The words of the `husk` command, in one place.
+
+use crate::failure::Failure;
+use crate::process::Daemon;
+use crate::{house, process};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// How long a service may take until it serves.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a VM may answer without asking its broker again: short, so that a power cut costs the demo little.
+const LEASE_SECONDS: &str = "3";
+
+/// The size of a volume in bytes.
+const VOLUME_BYTES: u64 = 1 << 20;
+
+/// The program under demonstration and the folder in which everything happens.
+#[derive(Clone, Debug)]
+pub(super) struct Product {
+    pub(super) husk: PathBuf,
+    folder: PathBuf,
+}
+
+/// An enrolled VM.
+#[derive(Clone, Debug)]
+pub(super) struct Vm {
+    pub(super) config: PathBuf,
+    pub(super) disk: PathBuf,
+}
+
+/// One start of the component.
+#[derive(Clone, Debug)]
+pub(super) struct Start<'a> {
+    /// The program: what is measured.
+    pub(super) program: &'a Path,
+    pub(super) config: &'a Path,
+    pub(super) disk: &'a Path,
+    pub(super) relay: &'a Path,
+    /// Where its log goes; the name is unique.
+    pub(super) name: &'a str,
+}
+
+impl Product {
+    /// Builds the program.
+    pub(super) fn build(folder: &Path) -> Result<Self, Failure> {
+        let cargo =
+            ["build", "--quiet", "--package", "husk-cli", "--message-format", "json-render-diagnostics"];
+        let messages = process::output(Command::new("cargo").args(cargo).current_dir(house::root()))?;
+        let husk = messages.lines().filter_map(|line| field(line, "executable")).next_back();
+        let husk = husk.ok_or_else(|| Failure::failed("demo: cargo built no `husk`"))?;
+        Ok(Self { husk: husk.into(), folder: folder.to_owned() })
+    }
+
+    /// A path in the demo's folder.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The simulated processor, and where it listens.
+    pub(super) fn processor(&self) -> Result<(Daemon, PathBuf), Failure> {
+        let [keys, socket] = ["psp", "psp.socket"].map(|name| self.path(name));
+        self.husk(&["psp", "init", "--dir", &text(&keys)])?;
+        let mut daemon =
+            self.daemon("psp", &["psp", "serve", "--dir", &text(&keys), "--socket", &text(&socket)])?;
+        daemon.wait_until(START_PATIENCE, |_| socket.exists().then_some(()))?;
+        Ok((daemon, socket))
+    }
+
+    /// Makes the broker's keys and database, and a tenant; returns the tenant's id.
+    pub(super) fn broker_and_tenant(&self) -> Result<String, Failure> {
+        let [database, key, root] =
+            ["broker.db", "broker.key", "tenant.key"].map(|name| text(&self.path(name)));
+        self.husk(&["broker", "init", "--database", &database, "--root-key", &key])?;
+        let line =
+            ["tenant", "init", "--json", "--database", &database, "--root-key", &key, "--root-out", &root];
+        let made = self.husk(&line)?;
+        field(&made, "tenant").ok_or_else(|| Failure::failed(format!("demo: no tenant in `{}`", made.trim())))
+    }
+
+    /// The broker at work, and its address.
+    pub(super) fn broker(&self, accepts_simulation: bool) -> Result<(Daemon, String), Failure> {
+        let [database, key, ready, chain] =
+            ["broker.db", "broker.key", "broker.ready", "psp/chain.pem"].map(|name| text(&self.path(name)));
+        if Path::new(&ready).exists() {
+            std::fs::remove_file(&ready).map_err(|error| Failure::io("remove", Path::new(&ready), &error))?;
+        }
+        let mut line =
+            vec!["broker", "serve", "--database", &database, "--root-key", &key, "--listen", "127.0.0.1:0"];
+        line.extend(["--lease-seconds", LEASE_SECONDS, "--ready-file", &ready]);
+        if accepts_simulation {
+            line.extend(["--accept-simulated-silicon", &chain]);
+        }
+        let mut daemon = self.daemon("broker", &line)?;
+        let address = daemon.wait_until(START_PATIENCE, |_| std::fs::read_to_string(&ready).ok())?;
+        Ok((daemon, format!("http://{}", address.trim())))
+    }
+
+    /// Enrols a VM and gives it a blank disk.
+    pub(super) fn enrol(&self, tenant: &str, measurement: &str, name: &str) -> Result<Vm, Failure> {
+        let [config, disk] = ["config", "disk"].map(|ending| self.path(&format!("{name}.{ending}")));
+        let database = text(&self.path("broker.db"));
+        let mut line = vec!["vm", "enroll", "--database", &database, "--tenant", tenant];
+        let config_text = text(&config);
+        line.extend(["--measurement", measurement, "--config-out", &config_text]);
+        self.husk(&line)?;
+        blank_disk(&disk)?;
+        Ok(Vm { config, disk })
+    }
+
+    /// A relay to the broker, hostile if told so, and its socket.
+    pub(super) fn relay(
+        &self,
+        name: &str,
+        broker: &str,
+        tamper: Option<&str>,
+    ) -> Result<(Daemon, PathBuf), Failure> {
+        let [socket, ready] = ["socket", "ready"].map(|ending| self.path(&format!("{name}.{ending}")));
+        let [socket_text, ready_text] = [&socket, &ready].map(|path| text(path));
+        let mut line =
+            vec!["relay", "--socket", &socket_text, "--broker", broker, "--ready-file", &ready_text];
+        line.extend(tamper.iter().flat_map(|mode| ["--test-tamper", mode]));
+        let mut daemon = self.daemon(name, &line)?;
+        daemon.wait_until(START_PATIENCE, |_| ready.exists().then_some(()))?;
+        Ok((daemon, socket))
+    }
+
+    /// The launch digest of a program, as the processor would measure it.
+    pub(super) fn measurement(&self, program: &Path) -> Result<String, Failure> {
+        self.husk(&["psp", "measure", "--firmware", &text(program)]).map(|hex| hex.trim().to_owned())
+    }
+
+    /// Starts the component; `more` says where it serves.
+    pub(super) fn component(&self, start: &Start<'_>, more: &[String]) -> Result<Daemon, Failure> {
+        let [config, disk, relay, processor] =
+            [start.config, start.disk, start.relay, &self.path("psp.socket")].map(text);
+        let line = ["vtpmd", "--config", &config, "--volume", &disk, "--relay", &relay, "--psp", &processor];
+        let line: Vec<String> = line.into_iter().map(str::to_owned).chain(more.iter().cloned()).collect();
+        Daemon::start(start.name, start.program, &line, &self.path(&format!("{}.log", start.name)))
+    }
+
+    fn husk(&self, line: &[&str]) -> Result<String, Failure> {
+        process::output(Command::new(&self.husk).args(line))
+    }
+
+    fn daemon(&self, name: &str, line: &[&str]) -> Result<Daemon, Failure> {
+        let line: Vec<String> = line.iter().map(ToString::to_string).collect();
+        Daemon::start(name, &self.husk, &line, &self.path(&format!("{name}.log")))
+    }
+}
+
+/// Makes an empty disk of a volume's size.
+pub(super) fn blank_disk(path: &Path) -> Result<(), Failure> {
+    let made = std::fs::File::create(path).and_then(|file| file.set_len(VOLUME_BYTES));
+    made.map_err(|error| Failure::io("make", path, &error))
+}
+
+pub(super) fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// The text value of a field in one line of JSON, as our own tools and cargo print it.
+fn field(json: &str, name: &str) -> Option<String> {
+    let (_, rest) = json.split_once(&format!("\"{name}\":"))?;
+    let value = rest.trim_start().strip_prefix('"')?;
+    value.split('"').next().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::field;
+
+    #[test]
+    fn fields_are_found_in_json() {
+        assert_eq!(field(r#"{"a":1,"tenant": "00ff","b":null}"#, "tenant").as_deref(), Some("00ff"));
+        assert_eq!(field(r#"{"executable":null}"#, "executable"), None);
+    }
+}

@@ -1,0 +1,87 @@
+//! Programs that others wrote, against each other: what the guest scripts and the guest itself are worth.
+//!
+//! **What.** The guest scripts run on this machine against swtpm, then in the kernel guest against swtpm behind
+//! QEMU's CRB device. Husk has no part in it: a failure here is the harness's, not the product's.
+//! **Trust.** swtpm, QEMU, Debian's kernel and tpm2-tools.
+//! **Laws.** Every script that the demo relies on has passed here first.
+//! **Not here.** Husk's own TPM: `demo`.
+
+mod swtpm;
+
+use crate::failure::Failure;
+use crate::guest::{Guest, Launch, Report, Wiring, image};
+use crate::steps::{Step, Steps};
+use crate::{house, process, setup};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use swtpm::Swtpm;
+
+/// A boot under software emulation on a loaded machine, with some hundred TPM commands.
+const BOOT_PATIENCE: Duration = Duration::from_secs(180);
+
+/// Runs every peer as steps.
+pub(crate) fn into(steps: &mut Steps) -> Result<(), Failure> {
+    let folder = house::fresh_workshop("peers")?;
+    steps.attempt("scripts on swtpm", || scripts_on_swtpm(&folder.join("host")));
+    match guest_on_swtpm(&folder.join("guest")) {
+        Ok(seen) => steps.add_all("kernel guest on swtpm", &seen),
+        Err(failure) => steps.attempt("kernel guest on swtpm", || Err(failure)),
+    }
+    Ok(())
+}
+
+/// The scripts in their order of use, as ordinary programs of this machine.
+fn scripts_on_swtpm(folder: &Path) -> Result<String, Failure> {
+    let swtpm = Swtpm::on_ports(folder)?;
+    let first = script(&swtpm, "first-boot", &[])?;
+    let hammered = script(&swtpm, "hammer", &[("HUSK_HAMMER_WRITES", "3".into())])?;
+    script(&swtpm, "identity", &[])?;
+    swtpm.stop()?;
+    let swtpm = Swtpm::on_ports(folder)?;
+    let number = |kind: &str| hammered.last_acknowledged(kind).unwrap_or_default().to_string();
+    let settings = [
+        ("HUSK_COUNTER_MIN", number("counter")),
+        ("HUSK_PROGRESS_MIN", number("progress")),
+        ("HUSK_KEY_NAME", first.value("key-name").unwrap_or_default().to_owned()),
+        ("HUSK_RESET_COUNT", first.value("reset-count").unwrap_or_default().to_owned()),
+    ];
+    script(&swtpm, "second-boot", &settings)?;
+    Ok("first-boot, hammer, identity, second-boot".to_owned())
+}
+
+fn script(swtpm: &Swtpm, name: &str, settings: &[(&str, String)]) -> Result<Report, Failure> {
+    let path = house::root().join(format!("tests/peers/guest/{name}.sh"));
+    let mut command = Command::new("sh");
+    command.arg(path).env("TPM2TOOLS_TCTI", swtpm.tcti()).env("HUSK_NO_RESOURCE_MANAGER", "1");
+    command.envs(settings.iter().map(|(name, value)| (name, value)));
+    let report = Report::read(&process::transcript(&mut command)?);
+    match report.steps.iter().find(|step| !step.passed) {
+        Some(step) => Err(Failure::failed(format!("{name}: {}: {}", step.name, step.seen))),
+        None if report.end == Some(true) => Ok(report),
+        None => Err(Failure::failed(format!("{name} did not come to its end"))),
+    }
+}
+
+/// Two boots of the kernel guest: the second finds what the first left.
+fn guest_on_swtpm(folder: &Path) -> Result<Vec<Step>, Failure> {
+    let kernel = setup::fetched_kernel()?;
+    let initramfs = image()?;
+    let boot = |script: &'static str, settings| {
+        let swtpm = Swtpm::on_socket(folder)?;
+        let log = folder.join(format!("{script}.log"));
+        let wiring = Wiring::Emulator { control_socket: swtpm.control_socket() };
+        let launch =
+            Launch { kernel: &kernel.image, initramfs: &initramfs, wiring, script, settings, log: &log };
+        Guest::start(&launch)?.finish(BOOT_PATIENCE)
+    };
+    let first = boot("first-boot", Vec::new())?;
+    let kept = |name: &str| first.value(name).unwrap_or("nothing").to_owned();
+    let settings = vec![
+        ("counter-min", kept("counter")),
+        ("key-name", kept("key-name")),
+        ("reset-count", kept("reset-count")),
+    ];
+    let second = boot("second-boot", settings)?;
+    Ok([first.judged(), second.judged()].concat())
+}

@@ -1,0 +1,81 @@
+//! `cargo xtask test`: every law, every peer, and the demo.
+
+use crate::failure::Failure;
+use crate::steps::Steps;
+use crate::{check, demo, house, peers, setup};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+pub(crate) const HELP: &str = "\
+cargo xtask test [--all] [--peers]
+
+Runs `check`, then every test of the workspace, then the peers: swtpm and a kernel
+guest under QEMU, then the demo. With --all the long tests run too (HUSK_LONG=1).
+HUSK_EVIDENCE_DIR may name a folder with more attestation reports and certificates.
+With --peers nothing but the peers runs. The last line is `N passed, N failed`.";
+
+/// Runs everything, or the peers only; the last line counts.
+pub(crate) fn run(all: bool, peers_only: bool) -> Result<(), Failure> {
+    setup::run()?;
+    let mut steps = Steps::default();
+    if !peers_only {
+        check::into(&mut steps)?;
+        cargo_tests(all, &mut steps)?;
+    }
+    peers::into(&mut steps)?;
+    if !peers_only {
+        demo::into(&mut steps, false)?;
+    }
+    println!("{} passed, {} failed", steps.passed, steps.failed);
+    if steps.all_passed() { Ok(()) } else { Err(Failure::failed("test: something failed, see above")) }
+}
+
+/// Runs cargo's tests, showing what they say and counting their verdicts.
+fn cargo_tests(all: bool, steps: &mut Steps) -> Result<(), Failure> {
+    let mut command = Command::new("cargo");
+    command.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).current_dir(house::root());
+    if all {
+        command.env("HUSK_LONG", "1");
+    }
+    let unstarted = |error| Failure::failed(format!("test: cargo does not start: {error}"));
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(unstarted)?;
+    let mut counted_failures = 0;
+    for line in
+        child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines).map_while(Result::ok)
+    {
+        println!("{line}");
+        if let Some((passed, failed)) = verdict(&line) {
+            steps.count(passed, failed);
+            counted_failures += failed;
+        }
+    }
+    let status = child.wait().map_err(unstarted)?;
+    if !status.success() && counted_failures == 0 {
+        println!("FAIL cargo test: it did not build, or a test brought its process down ({status})");
+        steps.count(0, 1);
+    }
+    Ok(())
+}
+
+/// How many tests passed and failed, from the closing line of a test binary.
+fn verdict(line: &str) -> Option<(usize, usize)> {
+    let counts = line.strip_prefix("test result: ")?;
+    let number = |what: &str| {
+        let part = counts.split([';', '.']).find_map(|part| part.trim().strip_suffix(what))?;
+        part.trim().parse().ok()
+    };
+    Some((number("passed")?, number("failed")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verdict;
+
+    #[test]
+    fn the_closing_line_of_a_test_binary_is_counted() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.10s";
+        assert_eq!(verdict(line), Some((12, 3)));
+        assert_eq!(verdict("test result: ok. 0 passed; 0 failed; 0 ignored"), Some((0, 0)));
+        assert_eq!(verdict("test frame::result: ok"), None);
+    }
+}
