@@ -46,10 +46,8 @@ pub async fn serve(
     end: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let shared = Shared { service, at_work: Arc::new(Semaphore::new(AT_WORK_MAX)) };
-    let router = Router::new()
-        .route("/husk/v1/frame", post(frame))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .with_state(shared);
+    let router =
+        Router::new().route("/husk/v1/frame", post(frame)).route("/healthz", get(health)).with_state(shared);
     let ended = Arc::new(tokio::sync::Notify::new());
     let ending = Arc::clone(&ended);
     let server = axum::serve(listener, router).with_graceful_shutdown(async move {
@@ -64,6 +62,14 @@ pub async fn serve(
     tokio::select! {
         served = server => served,
         () = patience => Ok(()),
+    }
+}
+
+async fn health(State(shared): State<Shared>) -> (StatusCode, &'static str) {
+    if shared.service.is_well() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "restart this broker and read its log\n")
     }
 }
 

@@ -14,6 +14,7 @@ use husk::attest::report::Layout;
 use husk::release::open::{Granted, ReleasedKey, Verdict};
 use husk::release::tenure::Tenure;
 use husk::release::{Anchor, Head, ReleaseFault};
+use husk_broker::store::Store;
 
 type Change = fn(&mut Layout);
 
@@ -193,6 +194,25 @@ fn every_rule_of_the_policy_has_its_fault() {
         assert_eq!(refusal(&mut launch), fault, "change {number}");
     }
     drop(granted(&mut bench.launch(&VM, 1)));
+}
+
+/// Also one that attested before and waits.
+#[test]
+fn a_forbidden_firmware_is_granted_nothing_more() {
+    let folder = std::env::temp_dir().join(format!("husk-forbid-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("db");
+    let bench = Bench::with(Some(&path), true);
+    let (mut running, _) = created(bench.launch(&VM, 1), &head(1, 1));
+    let mut waiting = bench.launch(&VM, 2);
+    let (mut client, Verdict::Busy { again, .. }) = waiting.boot().unwrap() else { panic!("two at once") };
+    Store::open(&path).unwrap().amend(&VM, |policy| policy.measurements.clear()).unwrap();
+    running.commit(&head(1, 1), &head(2, 1)).unwrap();
+    running.release().unwrap();
+    let verdict = waiting.on(|platform| again.grant(platform, &mut client));
+    assert_eq!(verdict.map(drop), Err(ReleaseFault::DeniedMeasurement));
+    assert_eq!(refusal(&mut bench.launch(&VM, 3)), ReleaseFault::DeniedMeasurement);
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]

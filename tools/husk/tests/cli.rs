@@ -11,6 +11,12 @@ use std::os::unix::fs::PermissionsExt;
 
 const UNKNOWN: &str = "000102030405060708090a0b0c0d0e0f";
 
+/// Runs a command that fails; yields its exit code and its one line.
+fn fails(site: &Site, arguments: &[&str]) -> (i32, String) {
+    let output = site.run(arguments);
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
 #[test]
 fn a_vm_from_enrolment_to_its_end() {
     let (site, tenant) = Site::with_tenant();
@@ -23,13 +29,18 @@ fn a_vm_from_enrolment_to_its_end() {
     assert_eq!(shown["life"], "virgin");
     assert_eq!(shown["host_data"], enrolled["host_data"]);
     assert_eq!(shown["policy"]["measurements"][0], "07".repeat(48));
+    let other = "0a".repeat(48);
+    let amend = |word| site.json(&[&["vm", word, "--measurement", &other], &one[..]].concat());
+    assert_eq!(amend("allow")["measurements"].as_array().unwrap().len(), 2);
+    assert_eq!(amend("allow")["measurements"].as_array().unwrap().len(), 2, "once");
+    assert_eq!(amend("forbid")["measurements"], shown["policy"]["measurements"]);
     let listed = site.json(&["vm", "list", "--database", "db", "--json"]);
     assert_eq!(listed.as_array().unwrap().len(), 1);
     assert_eq!(site.json(&[&["vm", "halt"], &one[..]].concat())["life"], "halted");
     assert_eq!(site.json(&[&["vm", "resume"], &one[..]].concat())["life"], "virgin");
-    assert_eq!(site.fails(&[&["vm", "retire"], &one[..]].concat()).0, 2, "not without saying so");
+    assert_eq!(fails(&site, &[&["vm", "retire"], &one[..]].concat()).0, 2, "not without saying so");
     assert_eq!(site.json(&[&["vm", "retire", "--for-good"], &one[..]].concat())["life"], "retired");
-    let (code, line) = site.fails(&[&["vm", "resume"], &one[..]].concat());
+    let (code, line) = fails(&site, &[&["vm", "resume"], &one[..]].concat());
     assert_eq!((code, line.contains("Retired")), (1, true), "{line}");
 }
 
@@ -39,7 +50,7 @@ fn each_mistake_has_its_code_and_one_line() {
     let measurement = "07".repeat(48);
     let enrol = |tenant: &str, out: &str, more: &[&str]| {
         let fixed = ["vm", "enroll", "--database", "db", "--tenant", tenant, "--measurement", &measurement];
-        site.fails(&[&fixed[..], &["--config-out", out], more].concat())
+        fails(&site, &[&fixed[..], &["--config-out", out], more].concat())
     };
     let enrolled = site.enrol(&tenant, &[7; 48]);
     let vm = enrolled["vm"].as_str().unwrap();
@@ -49,15 +60,19 @@ fn each_mistake_has_its_code_and_one_line() {
         (enrol(&tenant, "config", &[]), 4, "never overwritten"),
         (enrol("xyz", "other", &[]), 2, "32 hexadecimal digits"),
         (enrol(&tenant, "other", &["--min-tcb", "cpu=1"]), 2, "none of"),
-        (site.fails(&["vm", "show", "--database", "db", "--tenant", &tenant, "--vm", UNKNOWN]), 3, "no VM"),
-        (site.fails(&["vm", "list", "--database", "nowhere"]), 3, "does not exist"),
-        (site.fails(&["vm", "list", "--database", "root"]), 1, "database"),
-        (site.fails(&["broker", "init", "--database", "db", "--root-key", "new"]), 4, "exists already"),
-        (site.fails(&["broker", "init", "--database", "new", "--root-key", "root"]), 4, "exists already"),
-        (site.fails(&["broker", "serve", "--database", "db", "--root-key", "none"]), 3, "does not exist"),
-        (site.fails(&["broker", "serve", "--database", "db", "--root-key", "tenant"]), 1, "broker root key"),
-        (site.fails(&["relay", "--socket", "s", "--broker", "host:1"]), 2, "http://"),
-        (site.fails(&["relay", "--socket", "db", "--broker", "http://h"]), 1, "not a socket"),
+        (fails(&site, &["vm", "show", "--database", "db", "--tenant", &tenant, "--vm", UNKNOWN]), 3, "no VM"),
+        (fails(&site, &["vm", "list", "--database", "nowhere"]), 3, "does not exist"),
+        (fails(&site, &["vm", "list", "--database", "root"]), 1, "database"),
+        (fails(&site, &["broker", "init", "--database", "db", "--root-key", "new"]), 4, "exists already"),
+        (fails(&site, &["broker", "init", "--database", "new", "--root-key", "root"]), 4, "exists already"),
+        (fails(&site, &["broker", "serve", "--database", "db", "--root-key", "none"]), 3, "does not exist"),
+        (
+            fails(&site, &["broker", "serve", "--database", "db", "--root-key", "tenant"]),
+            1,
+            "broker root key",
+        ),
+        (fails(&site, &["relay", "--socket", "s", "--broker", "host:1"]), 2, "http://"),
+        (fails(&site, &["relay", "--socket", "db", "--broker", "http://h"]), 1, "not a socket"),
     ];
     for ((code, line), wanted, words) in cases {
         assert_eq!(code, wanted, "{line}");
@@ -72,7 +87,7 @@ fn each_mistake_has_its_code_and_one_line() {
 fn secrets_lie_in_private_files_alone() {
     let (site, tenant) = Site::with_tenant();
     site.enrol(&tenant, &[7; 48]);
-    for name in ["root", "tenant"] {
+    for name in ["root", "tenant", "db"] {
         let mode = fs::metadata(site.path(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
@@ -82,7 +97,7 @@ fn secrets_lie_in_private_files_alone() {
     let raw: Vec<u8> = scalar.as_bytes().chunks(2).map(digits).collect();
     assert!(!database.windows(48).any(|window| window == raw), "the tenant's root key never rests here");
     fs::set_permissions(site.path("root"), fs::Permissions::from_mode(0o644)).unwrap();
-    let (code, line) = site.fails(&["broker", "serve", "--database", "db", "--root-key", "root"]);
+    let (code, line) = fails(&site, &["broker", "serve", "--database", "db", "--root-key", "root"]);
     assert_eq!((code, line.contains("chmod 600")), (1, true), "{line}");
 }
 
@@ -96,7 +111,7 @@ fn one_broker_serves_and_ends_in_order() {
     let (mut broker, address) = site.serve("127.0.0.1:0", &[]);
     assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"));
     let again = ["broker", "serve", "--database", "db", "--root-key", "root", "--listen", "127.0.0.1:0"];
-    let (code, line) = site.fails(&again);
+    let (code, line) = fails(&site, &again);
     assert_eq!((code, line.contains("another broker")), (5, true), "{line}");
     let asked = std::process::Command::new("kill").arg(broker.0.id().to_string()).status().unwrap();
     assert!(asked.success());

@@ -16,6 +16,9 @@ pub const CONNECTIONS_MAX: usize = 64;
 /// How long the rest of a frame may take once its first byte came, and an answer to be taken.
 pub const FRAME_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// How long to wait where the system has no room for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -53,13 +56,18 @@ pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
 }
 
 /// Serves for ever, a thread for each connection.
-///
-/// # Errors
-/// What the listener gives.
-pub fn serve(listener: &UnixListener, pipe: &Arc<dyn Pipe>) -> io::Result<()> {
+pub fn serve(listener: &UnixListener, pipe: &Arc<dyn Pipe>) {
     let open = Arc::new(AtomicUsize::new(0));
     for stream in listener.incoming() {
-        let stream = stream?;
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: they come back when connections end.
+                eprintln!("husk-relay: a connection could not be taken: {error}");
+                std::thread::sleep(ACCEPT_PAUSE);
+                continue;
+            }
+        };
         let Some(seat) = Seat::take(&open) else {
             eprintln!("husk-relay: {CONNECTIONS_MAX} connections are open; one more was closed");
             continue;
@@ -75,7 +83,6 @@ pub fn serve(listener: &UnixListener, pipe: &Arc<dyn Pipe>) -> io::Result<()> {
             eprintln!("husk-relay: a connection was closed: {error}");
         }
     }
-    Ok(())
 }
 
 /// One of the connections that may be open.

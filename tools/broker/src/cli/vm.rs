@@ -22,6 +22,10 @@ pub enum VmCommand {
     List(ListArgs),
     /// Show one VM.
     Show(OneArgs),
+    /// Let one more firmware have the keys.
+    Allow(MeasurementArgs),
+    /// Let a firmware have the keys no more: what runs goes on, nothing is granted to it again.
+    Forbid(MeasurementArgs),
     /// Fence the running instance and grant to nobody until `resume`.
     Halt(OneArgs),
     /// Grant to a halted VM again.
@@ -84,6 +88,16 @@ pub struct OneArgs {
     shape: Shape,
 }
 
+/// `husk vm allow|forbid`
+#[derive(Args, Debug)]
+pub struct MeasurementArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    /// The firmware's launch digest.
+    #[arg(long, value_name = "HEX", value_parser = measurement)]
+    measurement: Measurement,
+}
+
 /// `husk vm retire`
 #[derive(Args, Debug)]
 pub struct RetireArgs {
@@ -104,6 +118,13 @@ impl VmCommand {
             Self::Enroll(args) => enrol(args),
             Self::List(args) => list(&args),
             Self::Show(args) => show(&args),
+            Self::Allow(args) => amend(&args, |policy, one| {
+                policy.measurements.retain(|known| *known != one);
+                policy.measurements.push(one);
+            }),
+            Self::Forbid(args) => {
+                amend(&args, |policy, one| policy.measurements.retain(|known| *known != one))
+            }
             Self::Halt(args) => order(&args, Order::Halt),
             Self::Resume(args) => order(&args, Order::Resume),
             Self::Retire(args) => order(&args.one, Order::Retire),
@@ -197,6 +218,14 @@ fn show(args: &OneArgs) -> anyhow::Result<()> {
         fields.insert("policy".to_owned(), serde_json::to_value(enrolment.policy)?);
     }
     args.shape.print(&value);
+    Ok(())
+}
+
+fn amend(args: &MeasurementArgs, change: impl FnOnce(&mut Policy, Measurement)) -> anyhow::Result<()> {
+    let MeasurementArgs { one, measurement } = args;
+    let name = VmName { tenant: one.tenant, vm: one.vm };
+    let policy = open(&one.database)?.amend(&name, |policy| change(policy, *measurement))?;
+    one.shape.print(&serde_json::to_value(policy)?);
     Ok(())
 }
 

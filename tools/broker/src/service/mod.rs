@@ -15,7 +15,7 @@ pub use sessions::{ESTABLISHED_MAX, GREETED_MAX};
 
 use crate::evidence::{Evidence, EvidenceRefused};
 use crate::ids::{TenantId, VmId, VmName};
-use crate::policy::{Genuine, guest_is_closed, refused};
+use crate::policy::{Genuine, Measurement, guest_is_closed, refused};
 use crate::rules::{Grant, InstanceId, Reply, Request};
 use crate::store::{Decided, GrantSecrets, Serving, StoreError, Tenant};
 use crate::vault::RootKeys;
@@ -66,6 +66,12 @@ impl Service {
     ) -> Self {
         let sessions = Mutex::new(Sessions::new(GREETED_MAX, ESTABLISHED_MAX));
         Self { serving: Mutex::new(serving), sessions, keys, world, evidence }
+    }
+
+    /// Whether it can answer: no request has died in the middle of a decision.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        !self.serving.is_poisoned() && !self.sessions.is_poisoned()
     }
 
     /// Answers one frame, whatever its bytes are.
@@ -150,6 +156,8 @@ impl Service {
         let id = session_of(body).map_err(|_| RefusalReason::Malformed)?;
         let session = locked(&self.sessions)?.find(&id).ok_or(RefusalReason::UnknownSession)?;
         let mut session = locked(&session)?;
+        // A newer session of the same instance may have closed this one while it was waited for.
+        locked(&self.sessions)?.find(&id).ok_or(RefusalReason::UnknownSession)?;
         let (asked, body) = session.answerer.open(body).map_err(|_| RefusalReason::Malformed)?;
         let operation = asked.operation();
         let (answer, secrets) = self.decide(&mut session, operation, body)?;
@@ -162,8 +170,8 @@ impl Service {
         match (operation, session.stage) {
             (Operation::Attest, Stage::Greeted | Stage::Attested { .. }) => self.attest(session, body),
             (Operation::Resume, Stage::Greeted | Stage::Resumed) => self.resume(session, body),
-            (Operation::Grant, Stage::Attested { report_id, .. }) if body.is_empty() => {
-                self.ask(session, &Request::Grant { report_id })
+            (Operation::Grant, Stage::Attested { report_id, measurement, .. }) if body.is_empty() => {
+                self.grant(session, report_id, &measurement)
             }
             (
                 Operation::Confirm
@@ -188,6 +196,16 @@ impl Service {
         Ok((reply, secrets))
     }
 
+    /// The tenant may have forbidden the firmware while its instance waited for another's lease to end.
+    fn grant(&self, session: &Session, report_id: [u8; 32], measurement: &Measurement) -> Outcome {
+        let enrolment = locked(&self.serving)?.store().enrolment(&session.vm);
+        let policy = enrolment.map_err(|error| unavailable(&session.vm, &error))?.policy;
+        if !policy.measurements.contains(measurement) {
+            return Ok((Reply::Denied(DeniedReason::Measurement), None));
+        }
+        self.ask(session, &Request::Grant { report_id })
+    }
+
     fn resume(&self, session: &mut Session, body: &[u8]) -> Outcome {
         let Some(request) = bodies::request(Operation::Resume, body) else {
             return Ok((Reply::Denied(DeniedReason::Order), None));
@@ -205,9 +223,9 @@ impl Service {
             return Ok((Reply::Denied(DeniedReason::Order), None));
         };
         match self.judge(session, &parts)? {
-            Ok(report_id) => {
+            Ok((report_id, measurement)) => {
                 let report_digest = Sha384::digest(parts.fixed.report).into();
-                session.stage = Stage::Attested { report_digest, report_id };
+                session.stage = Stage::Attested { report_digest, report_id, measurement };
                 locked(&self.sessions)?.establish(&session.id);
                 Ok((Reply::Done, None))
             }
@@ -215,12 +233,12 @@ impl Service {
         }
     }
 
-    /// The whole policy, in order; yields REPORT_ID.
+    /// The whole policy, in order; yields REPORT_ID and MEASUREMENT.
     fn judge(
         &self,
         session: &Session,
         parts: &AttestParts<'_>,
-    ) -> Result<Result<[u8; 32], DeniedReason>, RefusalReason> {
+    ) -> Result<Result<([u8; 32], Measurement), DeniedReason>, RefusalReason> {
         let vm = &session.vm;
         let enrolment = locked(&self.serving)?.store().enrolment(vm);
         let enrolment = enrolment.map_err(|error| unavailable(vm, &error))?;
@@ -234,12 +252,12 @@ impl Service {
             refused(config_is_enrolled, DeniedReason::LaunchConfig)?;
             refused(*report.report_data() == bound, DeniedReason::Binding)?;
             enrolment.policy.admits(&report, &genuine)?;
-            Ok(*report.report_id())
+            Ok((*report.report_id(), *report.measurement()))
         });
-        let Ok(report_id) = judged else { return Ok(judged) };
+        let Ok((report_id, measurement)) = judged else { return Ok(judged) };
         let first = locked(&self.serving)?.store().bind_launch(vm, &report_id, session.instance);
         let first = first.map_err(|error| unavailable(vm, &error))?;
-        Ok(refused(first, DeniedReason::InstanceReused).map(|()| report_id))
+        Ok(refused(first, DeniedReason::InstanceReused).map(|()| (report_id, measurement)))
     }
 
     fn genuine(&self, vm: &VmName, parts: &AttestParts<'_>) -> Result<Genuine, DeniedReason> {

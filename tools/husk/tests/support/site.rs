@@ -91,13 +91,6 @@ impl Site {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// Runs a command that fails; yields its exit code and its one line.
-    pub(crate) fn fails(&self, arguments: &[&str]) -> (i32, String) {
-        let output = self.run(arguments);
-        let line = String::from_utf8(output.stderr).unwrap();
-        (output.status.code().unwrap(), line)
-    }
-
     /// Starts a command and waits until `ready` is there; yields its content.
     pub(crate) fn start(&self, arguments: &[&str], ready: &str) -> (Process, String) {
         let ready = self.path(ready);
