@@ -34,6 +34,12 @@ pub const VOLATILE_BYTES_MAX: usize = 64 * 1024;
 /// Level of Husk's own framing of the stored state.
 const FORMAT_LEVEL: u8 = 1;
 
+/// The version of libtpms whose laws were shown, major and minor.
+///
+/// libtpms 0.10 loads and runs here, but it judges a DA-protected authorization before it has stored that one is in use:
+/// a guess whose record the host throws away would cost nothing. 0.9 stores first and answers TPM_RC_RETRY.
+const VERSION_SHOWN: (u8, u8) = (0, 9);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Off,
@@ -84,6 +90,16 @@ impl ReferenceEngine {
         };
         self.phase = Phase::Failed;
         result
+    }
+
+    /// Whether the linked library is one that may hold a TPM.
+    fn check_version(&self) -> Result<(), EngineFault> {
+        let version = self.tpms.version();
+        if (version.major, version.minor) == VERSION_SHOWN {
+            Ok(())
+        } else {
+            Err(EngineFault::VersionRefused)
+        }
     }
 
     /// Makes a new TPM and leaves its state in the image; the engine is off afterwards.
@@ -185,6 +201,7 @@ impl Engine for ReferenceEngine {
 
     fn power_on(&mut self, nv: &mut NvImage<'_>, power_on: PowerOn) -> Result<(), EngineFault> {
         self.power_off();
+        self.check_version()?;
         if power_on.start == Start::Manufacture {
             self.manufacture(nv)?;
         }
@@ -267,6 +284,7 @@ impl Engine for ReferenceEngine {
         volatile: &[u8],
     ) -> Result<(), EngineFault> {
         self.power_off();
+        self.check_version()?;
         if volatile.is_empty() {
             return Err(EngineFault::StateRefused);
         }
