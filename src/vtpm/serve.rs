@@ -208,9 +208,14 @@ impl<E: Engine> Vtpm<'_, E> {
     }
 
     /// Commits, and while the outcome is unknown asks again for that one: nothing else can run meanwhile.
+    ///
+    /// Nothing is written without a live lease, whose end the engine may have outlasted: an instance that was fenced must
+    /// not write what its successor uses (`volume/format.md`, section 6).
     pub(super) fn commit(&mut self, platform: &mut Platform<'_>) -> Result<Committed, Fault> {
         if self.nv.next_commit_switches_area() {
             self.trust.renew(platform)?;
+        } else if self.nv.image().is_dirty() {
+            self.trust.may_touch_disk(platform)?;
         }
         let mut outcome = self.nv.commit(platform, &mut self.trust);
         for _ in 1..SETTLINGS_MAX {

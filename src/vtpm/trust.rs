@@ -68,6 +68,14 @@ impl<'m> Trust<'m> {
         }
     }
 
+    /// Whether this instance may write to the disk now. The first commit of a launch needs no lease: its grant is fresh.
+    pub(super) fn may_touch_disk(&mut self, platform: &mut Platform<'_>) -> Result<(), ReleaseFault> {
+        match self {
+            Self::Sealed { tenure, confirmed: true } => tenure.permit(platform).map(drop),
+            Self::Sealed { .. } | Self::Unsealed { .. } => Ok(()),
+        }
+    }
+
     /// A fresh token for a TPM reset without a launch.
     pub(super) fn bump(&mut self, platform: &mut Platform<'_>) -> Result<u64, ReleaseFault> {
         match self {
