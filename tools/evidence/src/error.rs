@@ -1,3 +1,5 @@
+//! Why a report is not believed.
+
 use husk::attest::report::ReportDefect;
 
 /// Why a report is not believed: what, whose fault, what to do.

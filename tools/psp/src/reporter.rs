@@ -1,3 +1,5 @@
+//! The component's `Reporter` over the simulated processor.
+
 use husk::attest::AttestFault;
 use husk::attest::guest_message::{GuestRequest, Messenger, SecretsPage};
 use husk::seams::{REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError};

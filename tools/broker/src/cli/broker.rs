@@ -1,3 +1,5 @@
+//! `husk broker`: make a broker, and serve.
+
 use super::{Database, Shape, or_remove};
 use crate::http;
 use crate::private_file::write_new;

@@ -1,3 +1,5 @@
+//! `husk tenant`: a tenant's root key and its registration.
+
 use super::{Database, Shape, or_remove, random_id};
 use crate::ids::TenantId;
 use crate::store::{Store, Tenant};

@@ -1,3 +1,5 @@
+//! `husk vm`: enrolment and what the operator sees of it.
+
 use super::{Database, Shape, or_remove, random_id};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::{ChipId, Measurement, Policy, chip, measurement, tcb};

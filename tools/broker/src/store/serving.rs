@@ -1,3 +1,5 @@
+//! The store of the one broker that serves: it decides requests, each in one transaction.
+
 use super::columns::{from_sql, load, swap, to_sql};
 use super::{Store, StoreError, begin, erase, gone};
 use crate::ids::VmName;

@@ -1,3 +1,5 @@
+//! The channel to the broker: a relay's unix socket.
+
 use crate::sys;
 use husk::release::wire::FRAME_BYTES_MAX;
 use husk::seams::{Channel, ChannelError};

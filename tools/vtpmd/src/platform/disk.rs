@@ -1,3 +1,5 @@
+//! The disk: a volume file with one user at a time.
+
 use husk::seams::{Disk, DiskError, Geometry};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
