@@ -4,7 +4,7 @@
 //! is decided by a pure function inside one transaction, and the answer leaves when it is durable.
 //! **Trust.** The root key file, the database file and this machine's memory. Not the network, not the relay, not the
 //! host that a VM runs on; a VM only as far as its report and its token go.
-//! **Laws.** `FRESHNESS` §3.5 and §3.10, each with a test of its name in `tests/`. No answer before its transaction is
+//! **Laws.** `src/release/protocol.md`, sections 3 and 5, each with a test of its name in `tests/`. No answer before its transaction is
 //! durable. Nothing secret in a log line, an error or an argument.
 //! **Not here.** Backup, restore and clone tickets; EK certificates; the CoCo KBS protocol.
 

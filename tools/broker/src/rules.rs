@@ -1,7 +1,7 @@
 //! The broker's rules for one VM, as a pure function.
 //!
 //! **What.** [`Row`] is all that is remembered of a VM; [`step`] decides one request, [`operate`] one order of the
-//! operator. `FRESHNESS` §3.5 with §3.10 is the source; `src/release/protocol.md` is normative.
+//! operator. `src/release/protocol.md`, section 5, is normative.
 //! **Trust.** The caller's identity was proven by the session, the moment comes from the database's clock. What a
 //! request says is an allegation.
 //! **Laws.** Total, no I/O, no clock, no entropy, no secrets: an epoch's secret is only *named* here, by the token it
@@ -255,7 +255,7 @@ impl Row {
         self.next.is_some()
     }
 
-    /// Token and life, before anything else is looked at (§3.10.2).
+    /// Token and life, before anything else is looked at.
     fn standing(&self, caller: InstanceId, token: Token) -> Result<(), Reply> {
         if matches!(self.life, Life::Halted | Life::Retired) {
             return Err(Reply::Fenced);
@@ -268,7 +268,7 @@ impl Row {
         if token > self.token { Err(Reply::Conflict) } else { Ok(()) }
     }
 
-    /// As [`Row::standing`], and it serves: confirmed and not released (§3.10.1).
+    /// As [`Row::standing`], and it serves: confirmed and not released.
     fn serving(&self, caller: InstanceId, token: Token, generation: u32) -> Result<(), Reply> {
         self.standing(caller, token)?;
         if generation != self.generation {
@@ -386,7 +386,7 @@ fn anchor(row: &Row, at: Moment, caller: InstanceId, to: &Move) -> Decision {
     Ok(lease(Row { head: to.new, ..row.clone() }, at))
 }
 
-/// The head is already there: the answer was lost, and is given again. Only to who still serves (§3.10.2).
+/// The head is already there: the answer was lost, and is given again. Only to who still serves.
 fn repeated(row: &Row, at: Moment, to: &Move) -> Decision {
     if row.released {
         return Err(Reply::Denied(DeniedReason::Order));
@@ -424,7 +424,7 @@ fn release(row: &Row, caller: InstanceId, (token, generation): (Token, u32), hea
 
 /// Carries out the operator's order, or names the life that bars it.
 ///
-/// Every order that stops a VM raises the token, so that whoever runs is fenced (§3.10.4). None of them shortens a
+/// Every order that stops a VM raises the token, so that whoever runs is fenced. None of them shortens a
 /// lease: after a resume the next grant still waits for it.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! The laws of one row: FRESHNESS 3.5, and each amendment of its section 3.10 under a test of its name.
+//! The laws of one row (`src/release/protocol.md`, section 5), each under a test of its name.
 
 #[path = "support/vm.rs"]
 mod vm;
@@ -58,7 +58,7 @@ fn who_serves_waits_for_its_own_lease_too() {
 }
 
 #[test]
-fn amendment_1_one_clean_shutdown_does_not_end_all_lease_waits() {
+fn one_clean_shutdown_does_not_end_all_lease_waits() {
     let mut vm = Vm::serving();
     assert_eq!(vm.ask(A, vm.release()), Reply::Done);
     assert!(matches!(vm.grant(B), Reply::Granted(_)), "after a release nobody waits");
@@ -68,7 +68,7 @@ fn amendment_1_one_clean_shutdown_does_not_end_all_lease_waits() {
 }
 
 #[test]
-fn amendment_1_nothing_is_served_after_a_release() {
+fn nothing_is_served_after_a_release() {
     let mut vm = Vm::serving();
     let again = vm.confirm(head(1, 1));
     assert_eq!(vm.ask(A, vm.release()), Reply::Done);
@@ -83,7 +83,7 @@ fn amendment_1_nothing_is_served_after_a_release() {
 }
 
 #[test]
-fn amendment_2_token_and_life_come_first() {
+fn token_and_life_come_first() {
     let mut vm = Vm::serving();
     let anchored = vm.anchor(head(2, 1));
     assert_eq!(vm.ask(A, anchored), leased());
@@ -107,7 +107,7 @@ fn amendment_2_token_and_life_come_first() {
 }
 
 #[test]
-fn amendment_2_a_token_is_worth_nothing_in_other_hands() {
+fn a_token_is_worth_nothing_in_other_hands() {
     let mut vm = Vm::serving();
     for request in
         [vm.anchor(head(2, 1)), vm.renew(1), vm.bump(1), vm.release(), Request::Resume { token: 1 }]
@@ -124,7 +124,7 @@ fn a_token_from_the_future_is_a_conflict() {
 }
 
 #[test]
-fn amendment_3_every_grant_has_a_fresh_secret_and_the_others_die() {
+fn every_grant_has_a_fresh_secret_and_the_others_die() {
     let mut vm = Vm::serving();
     assert_eq!(vm.ask(A, vm.release()), Reply::Done);
     let mut names = Vec::new();
@@ -158,7 +158,7 @@ fn the_old_secret_goes_at_confirm_and_not_earlier() {
 }
 
 #[test]
-fn amendment_4_an_order_fences_and_shortens_no_lease() {
+fn an_order_fences_and_shortens_no_lease() {
     for order in [Order::Halt, Order::Retire] {
         let mut vm = Vm::serving();
         let lease = vm.row.lease_until_ms;
@@ -194,7 +194,7 @@ fn orders_make_sense_or_are_barred() {
 }
 
 #[test]
-fn amendment_5_a_start_assumes_every_lease_anew() {
+fn a_start_assumes_every_lease_anew() {
     let vm = Vm::serving();
     let assumed = assume_lease(&vm.row, vm.now_ms + 5, 60_000);
     assert_eq!(assumed.lease_until_ms, vm.now_ms + 5 + 60_000);
@@ -214,7 +214,7 @@ fn a_lease_is_never_shortened() {
 }
 
 #[test]
-fn amendment_14_a_bump_is_idempotent() {
+fn a_bump_is_idempotent() {
     let mut vm = Vm::serving();
     let bumped = Reply::Bumped { token: 2, lease_ms: LEASE_MS };
     assert_eq!(vm.ask(A, vm.bump(1)), bumped);
@@ -260,7 +260,7 @@ fn nothing_is_served_before_confirm() {
 }
 
 #[test]
-fn amendment_17_missing_state_changes_nothing() {
+fn missing_state_changes_nothing() {
     let mut vm = Vm::serving();
     vm.now_ms += u64::from(LEASE_MS);
     assert!(matches!(vm.grant(B), Reply::Granted(_)));

@@ -168,7 +168,7 @@ fn an_answered_commit_survives_the_process() {
 }
 
 #[test]
-fn amendment_5_a_restart_assumes_the_largest_lease_ever_granted() {
+fn a_restart_assumes_the_largest_lease_ever_granted() {
     let (bench, folder) = (Bench::new(), Folder::new("restart"));
     let store = bench.enrolled(Store::create(&folder.database(), &bench.keys).unwrap());
     let mut serving = bench.serve(store, LEASE_MS);
@@ -184,7 +184,7 @@ fn amendment_5_a_restart_assumes_the_largest_lease_ever_granted() {
 }
 
 #[test]
-fn amendment_5_the_clock_is_the_databases_and_never_goes_back() {
+fn the_clock_is_the_databases_and_never_goes_back() {
     let (bench, folder) = (Bench::new(), Folder::new("clock"));
     let store = bench.enrolled(Store::create(&folder.database(), &bench.keys).unwrap());
     let mut serving = bench.serve(store, LEASE_MS);

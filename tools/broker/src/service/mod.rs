@@ -168,8 +168,8 @@ impl Service {
     fn decide(&self, session: &mut Session, operation: Operation, body: &[u8]) -> Outcome {
         let order = Ok((Reply::Denied(DeniedReason::Order), None));
         match (operation, session.stage) {
-            (Operation::Attest, Stage::Greeted | Stage::Attested { .. }) => self.attest(session, body),
-            (Operation::Resume, Stage::Greeted | Stage::Resumed) => self.resume(session, body),
+            (Operation::Attest, Stage::Greeted) => self.attest(session, body),
+            (Operation::Resume, Stage::Greeted) => self.resume(session, body),
             (Operation::Grant, Stage::Attested { report_id, measurement, .. }) if body.is_empty() => {
                 self.grant(session, report_id, &measurement)
             }

@@ -3,7 +3,7 @@
 //! **What.** [`Store`] holds tenants, VMs, wrapped epoch secrets and launches, and serves the operator. [`Serving`] is
 //! the store of the one broker that serves: only it decides requests.
 //! **Trust.** The database file is as good as its disk; secrets in it are wrapped (`vault`). A database that was set
-//! back to an older copy is *not* noticed here: `FRESHNESS` §3.7 says so.
+//! back to an older copy is *not* noticed here.
 //! **Laws.** One broker serves a database. An answer exists only after COMMIT returned with `synchronous=FULL`. The clock is the database's own and
 //! never decreases; no calendar is asked. A secret exists exactly as long as its name is in the row.
 //! **Not here.** What the transitions are (`rules`). Another database: everything SQL is below this folder.

@@ -50,7 +50,7 @@ impl std::fmt::Debug for Serving {
 
 impl Serving {
     /// Takes the database for this process and assumes that everybody who has not released was given the longest
-    /// lease ever just now (`FRESHNESS` §3.10.5).
+    /// lease ever just now.
     ///
     /// # Errors
     /// [`StoreError::Served`], [`StoreError::OtherKeys`] and others.
