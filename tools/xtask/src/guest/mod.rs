@@ -1,6 +1,6 @@
 //! The kernel guest: an unmodified distribution kernel that runs a script against the TPM it finds.
 //!
-//! **What.** [`image`](initramfs::image) packs busybox, tpm2-tools and `tests/peers/guest` into an initramfs;
+//! **What.** [`image`] packs busybox, tpm2-tools and `tests/peers/guest` into an initramfs;
 //! [`Guest`] runs QEMU on it; [`Report`] is what the script said, read from the serial console.
 //! **Trust.** Debian's kernel, QEMU and tpm2-tools as peers: they did not learn from us what a TPM is.
 //! **Laws.** A guest that says nothing has failed: every script must come to its `HUSK-END PASS`.
