@@ -1,4 +1,5 @@
 //! Peer: Intel's `iasl` reads our ACPI tables as what they are meant to be.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use husk::frontend::acpi::{EventLog, TABLE_BYTES_MAX, ssdt, tpm2_table};
 use husk::frontend::crb::{Buffer, Identity, Layout, Localities};

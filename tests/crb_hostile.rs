@@ -1,6 +1,7 @@
 //! A guest that writes its shared page whenever it likes, while we look, copy and execute.
 //!
 //! Afterwards a driver that keeps to the profile gets right answers, whatever happened before.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 use husk::engine::{Command, Locality};
 use husk::fault::Fault;
@@ -25,8 +26,12 @@ impl Dice {
         z ^ z >> 31
     }
 
+    fn word(&self) -> u32 {
+        u32::try_from(self.next() >> 32).unwrap()
+    }
+
     fn below(&self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        usize::try_from(self.next() % bound as u64).unwrap()
     }
 }
 
@@ -47,7 +52,7 @@ fn strike(bytes: &RefCell<Vec<u8>>, dice: &Dice) {
         0 => 1 << dice.below(4),
         1 => 0,
         2 => u32::MAX,
-        _ => dice.next() as u32,
+        _ => dice.word(),
     };
     let at = match dice.below(4) {
         0 => page + 0x80 + 4 * dice.below(4),
@@ -194,9 +199,10 @@ impl<'b> World<'b> {
     /// One command by the book: request locality, cmdReady, write, start, wait, read, goIdle, relinquish.
     fn transmit(&mut self, locality: usize, command: &[u8]) -> Vec<u8> {
         let page = locality * 0x1000;
+        let active = u32::try_from(locality).unwrap();
         self.write(page + 0x08, 1);
         self.wait("the locality", |w| {
-            w.read(page) & 0x9E == 0x82 | (locality as u32) << 2 && w.read(page + 0x0C) & 1 == 1
+            w.read(page) & 0x9E == 0x82 | active << 2 && w.read(page + 0x0C) & 1 == 1
         });
         self.write(page + 0x40, 1);
         self.wait("ready", |w| w.read(page + 0x40) & 1 == 0);
@@ -225,7 +231,8 @@ impl<'b> World<'b> {
         for body in 0..3u8 {
             let command = [0x80, 1, 0, 0, 0, 13, 0, 0, 1, 0x7B, body, !body, 7];
             let response = self.transmit(locality, &command);
-            let ought = sum(Locality::from_number(locality as u8).unwrap(), &command).to_be_bytes();
+            let ought =
+                sum(Locality::from_number(u8::try_from(locality).unwrap()).unwrap(), &command).to_be_bytes();
             assert_eq!(response, [&[0x80, 1, 0, 0, 0, 14, 0, 0, 0, 0][..], &ought].concat());
         }
     }
@@ -255,7 +262,7 @@ fn a_driver_by_the_book_gets_right_answers() {
 
 #[test]
 fn after_any_hostility_a_driver_by_the_book_gets_right_answers() {
-    for seed in 0..3000 {
+    for seed in 0..1000 {
         for (localities, buffer) in every_shape() {
             println!("seed {seed} {localities:?} {buffer:?}");
             let mut work = Work::EMPTY;
@@ -374,7 +381,7 @@ fn trapped_accesses_of_any_kind_never_panic_and_end_in_right_answers() {
             let effect = crb.mmio_write(Access { offset, width: Width::Byte }, value);
             crb.serve(effect, &mut tpm);
         }
-        let answer = crb.mmio_read(Access { offset: 0x8A, width: Width::Dword }) as u32;
-        assert_eq!(answer.swap_bytes(), sum(Locality::Zero, &command));
+        let answer = crb.mmio_read(Access { offset: 0x8A, width: Width::Dword });
+        assert_eq!(answer.to_le_bytes()[..4], sum(Locality::Zero, &command).to_be_bytes());
     }
 }

@@ -5,7 +5,7 @@ mod engine_bench;
 mod tpm;
 
 use engine_bench::Bench;
-use husk::engine::{Engine, EngineFault, Start};
+use husk::engine::{EngineFault, Start};
 
 const INDEX: u32 = 0x0150_0001;
 const COUNTER: u32 = 0x0150_0002;
@@ -67,4 +67,23 @@ fn the_same_entropy_makes_the_same_tpm_and_other_entropy_another() {
     assert_eq!(one, again);
     assert_ne!(one.0, other.0);
     assert_ne!(one.1, other.1);
+}
+
+/// What libtpms 0.9 stored after an index was defined and written and the TPM was shut down: fingerprint and state.
+const STORED_BY_0_9: &[u8] = include_bytes!("data/engine/libtpms-0.09.state");
+
+#[test]
+fn a_state_stored_by_an_old_build_still_loads() {
+    let mut bench = Bench::started();
+    if bench.nv.engine_state()[..32] != STORED_BY_0_9[..32] {
+        // Another version is linked: it must refuse that state, not read it its own way.
+        bench.put_back_state(STORED_BY_0_9);
+        assert_eq!(bench.launch(9, 0), Err(EngineFault::StateRefused));
+        return;
+    }
+    bench.put_back_state(STORED_BY_0_9);
+    bench.launch(9, 0).unwrap();
+    bench.send(&tpm::startup_clear()).ok();
+    assert_eq!(tpm::nv_data_of(&bench.send(&tpm::nv_read(INDEX, b"pin", 8)).ok()), *b"remember");
+    assert_eq!(bench.clock().reset_count, 9);
 }

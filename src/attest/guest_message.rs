@@ -293,23 +293,22 @@ const _: () = assert!(size_of::<ReportResponse>() == REPORT_RESPONSE_BYTES);
 /// Speaks to the processor with VMPCK0. See the module's laws.
 #[derive(Debug)]
 pub struct Messenger {
-    /// `None` once wiped.
-    key: Option<Secret<KEY_BYTES>>,
-    /// MSG_SEQNO of the next request.
-    sequence: u64,
+    key: Secret<KEY_BYTES>,
+    /// MSG_SEQNO of the next request; `None` while one is under way, and for ever once the key is wiped.
+    next: Option<u64>,
 }
 
 impl Messenger {
     /// Starts the conversation: nobody else has used or will use this launch's VMPCK0.
     #[must_use]
     pub fn new(secrets: SecretsPage) -> Self {
-        Self { key: Some(secrets.vmpck0), sequence: 1 }
+        Self { key: secrets.vmpck0, next: Some(1) }
     }
 
     /// Whether the key was wiped: no request will ever succeed again.
     #[must_use]
     pub const fn is_wiped(&self) -> bool {
-        self.key.is_none()
+        self.next.is_none()
     }
 
     /// Asks for a report that carries `data` and `vmpl`, and writes it into `out`.
@@ -337,7 +336,7 @@ impl Messenger {
 
     /// One request and its response, which `read` sees once it authenticated.
     ///
-    /// Whatever goes wrong before that wipes the key: the key is put back only at the very end.
+    /// Whatever goes wrong before that wipes the key.
     #[inline(never)]
     fn exchange(
         &mut self,
@@ -346,18 +345,23 @@ impl Messenger {
         payload: &[u8],
         read: &mut dyn FnMut(&[u8]) -> Result<(), AttestFault>,
     ) -> Result<(), AttestFault> {
-        let key = self.key.take().ok_or(AttestFault::KeyWiped)?;
-        let request = Envelope { kind: ask, sequence: self.sequence, vmpck: 0 };
-        let after = request.sequence.checked_add(1).ok_or(AttestFault::KeyWiped)?;
-        let next = request.sequence.checked_add(2).ok_or(AttestFault::KeyWiped)?;
+        let sequence = self.next.take().ok_or(AttestFault::KeyWiped)?;
+        let request = Envelope { kind: ask, sequence, vmpck: 0 };
+        let expected = Envelope { kind: answer, sequence: sequence.wrapping_add(1), vmpck: 0 };
         let mut page = [0; PAGE_BYTES];
-        seal(&key, &request, payload, &mut page).map_err(|_| AttestFault::NoReport)?;
-        let expected = Envelope { kind: answer, sequence: after, vmpck: 0 };
-        let outcome = deliver(host, &page, &key, &expected, read);
-        // Only a response that authenticated, whatever it says, keeps the conversation alive.
-        if matches!(outcome, Ok(()) | Err(AttestFault::ProcessorRefused)) {
-            self.key = Some(key);
-            self.sequence = next;
+        let outcome = match seal(&self.key, &request, payload, &mut page) {
+            Ok(()) => deliver(host, &page, &self.key, &expected, read),
+            Err(Unauthentic) => Err(AttestFault::NoReport),
+        };
+        // Only a response that authenticated, whatever it says, keeps the conversation alive; so does no number that
+        // has been used (the last one ends it).
+        self.next = match outcome {
+            Ok(()) | Err(AttestFault::ProcessorRefused) => sequence.checked_add(2),
+            Err(_) => None,
+        };
+        if self.next.is_none() {
+            // The old value is wiped in its place.
+            self.key = Secret::take(&mut [0; KEY_BYTES]);
         }
         outcome
     }

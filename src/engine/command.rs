@@ -77,7 +77,7 @@ impl ResponseCode {
     /// A whole response that says just this.
     #[must_use]
     pub fn response(self) -> [u8; HEADER_BYTES] {
-        let mut bytes = [0x80, 0x01, 0, 0, 0, HEADER_BYTES as u8, 0, 0, 0, 0];
+        let mut bytes = [0x80, 0x01, 0, 0, 0, 10, 0, 0, 0, 0];
         bytes[6..].copy_from_slice(&self.0.to_be_bytes());
         bytes
     }
@@ -106,6 +106,8 @@ pub struct Command<'b> {
 impl<'b> Command<'b> {
     /// TPM_CC_Clear.
     pub const CLEAR: u32 = 0x126;
+    /// TPM_CC_StartAuthSession.
+    pub const START_AUTH_SESSION: u32 = 0x176;
     /// TPM_CC_Startup.
     pub const STARTUP: u32 = 0x144;
     /// TPM_CC_Shutdown.
@@ -163,6 +165,11 @@ impl<'b> Command<'b> {
     }
 
     /// What must be granted before this command may run.
+    ///
+    /// This is the class of the command itself. Two things add to it: a command that
+    /// [opens an attempt](super::Engine::attempts) needs [`Needs::Nv`] whatever its class (a session that is bound to
+    /// TPM_RH_LOCKOUT may try it with any command), and an engine may forgive a failed authorization, whose time has
+    /// come, at the start of any command. A response is locked to the image's version in any case.
     ///
     /// The rule is by exclusion, so that an unknown command is in the strictest class: only measurements, hash
     /// sequences and what reads nothing that persists are free; what carries no authorization and changes no NV needs

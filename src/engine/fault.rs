@@ -17,5 +17,7 @@ crate::faults! {
         EntropyFailed = 7, Engine, "the entropy source failed inside the engine", "restart; replace the processor if it comes back";
         /// **Means** an attempt could not be charged. **Left** the attempt open. **Next** restart.
         ChargeFailed = 8, Engine, "an open authorization attempt could not be charged", "restart the guest; report it if it comes back";
+        /// **Means** the linked engine is a version whose laws were not shown. **Left** everything. **Next** link libtpms 0.9.
+        VersionRefused = 9, Engine, "the linked engine version is not one that keeps every promise", "link libtpms 0.9";
     }
 }

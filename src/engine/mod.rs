@@ -1,7 +1,7 @@
 //! Commands in, responses out, NV changes on the side.
 //!
 //! **What.** [`Engine`] is a TPM 2.0 that executes one [`Command`] at a time and stores its durable state into an
-//! [`NvImage`]. [`reference`] binds the TCG reference implementation.
+//! [`NvImage`]. `reference` binds the TCG reference implementation.
 //! **Trust.** An engine is measured code; what it is fed is checked here first.
 //! **Laws.** An engine never decides what is durable: it marks the image, and `nv` commits it before a response leaves.
 //! Nothing outside this box may know which engine runs.
@@ -45,7 +45,9 @@ pub struct PowerOn {
 }
 
 /// A handle whose authorization a command tries and whose failure must be charged before it is judged: a PIN index or
-/// TPM_RH_LOCKOUT. (DA-protected objects are charged by the engine itself at an unorderly restart.)
+/// TPM_RH_LOCKOUT. DA-protected objects are charged by the engine itself at an unorderly restart. A PIN-pass index counts
+/// successes, which are never answered before they are durable; a wrong guess on it costs nothing by the specification,
+/// or is DA-protected.
 pub type Attempts = heapless::Vec<u32, 3>;
 
 /// A TPM 2.0.

@@ -1,6 +1,6 @@
 //! The mouth: what a fault looks like to a guest.
 //!
-//! **What.** [`write`] turns a [`Fault`] and the command that met it into a TPM response.
+//! **What.** [`write()`] turns a [`Fault`] and the command that met it into a TPM response.
 //! **Trust.** The command is a private copy of guest bytes, nothing more.
 //! **Laws.** A guest reads 'try again' only where nothing was executed; all that is not plainly the guest's doing or
 //! plainly retryable reads TPM_RC_FAILURE. No response carries any detail of a fault.

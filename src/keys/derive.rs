@@ -200,11 +200,12 @@ fn hkdf(salt: &[u8], input: &Secret<32>, info: &[&[u8]]) -> Secret<32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{CreateKey, Identity, Mode, ObjectName, ObjectSort, VolumeKey};
-    use crate::keys::KeyFault;
-    use crate::release::Intent;
+    use super::{Identity, Mode, ObjectName, ObjectSort, VolumeKey};
     use crate::release::unsealed::Unsealed;
+    use crate::seams::{Disk, DiskError, Geometry};
     use crate::secret::Secret;
+    use crate::volume::{STATE_BYTES_MAX, Volume, VolumeFault, Workspace, newest_unsealed_head};
+    use std::boxed::Box;
     use std::collections::BTreeSet;
     use std::vec::Vec;
 
@@ -218,24 +219,20 @@ mod tests {
 
     #[test]
     fn every_input_changes_the_volume_key() {
-        let mut keys = BTreeSet::new();
-        for mode in [Mode::Sealed, Mode::UnsealedForTesting] {
-            for epoch in [1, 2, 1 << 32] {
-                for byte in [0, 1] {
-                    let others = [
-                        IDENTITY,
-                        Identity { tenant: [9; 16], ..IDENTITY },
-                        Identity { vm: [9; 16], ..IDENTITY },
-                        Identity { generation: 9, ..IDENTITY },
-                    ];
-                    for identity in others {
-                        let secret = Secret::take(&mut [byte; 32]);
-                        keys.insert(bytes(&VolumeKey::derive(mode, epoch, &secret, &identity).key));
-                    }
-                }
-            }
-        }
-        assert_eq!(keys.len(), 2 * 3 * 2 * 4);
+        let inputs = [
+            (Mode::Sealed, 1, [0; 32], IDENTITY),
+            (Mode::UnsealedForTesting, 1, [0; 32], IDENTITY),
+            (Mode::Sealed, 1 << 32, [0; 32], IDENTITY),
+            (Mode::Sealed, 1, [1; 32], IDENTITY),
+            (Mode::Sealed, 1, [0; 32], Identity { tenant: [9; 16], ..IDENTITY }),
+            (Mode::Sealed, 1, [0; 32], Identity { vm: [9; 16], ..IDENTITY }),
+            (Mode::Sealed, 1, [0; 32], Identity { tenant: IDENTITY.vm, vm: IDENTITY.tenant, generation: 3 }),
+            (Mode::Sealed, 1, [0; 32], Identity { generation: 9, ..IDENTITY }),
+        ];
+        let derived = inputs.map(|(mode, epoch, mut secret, identity)| {
+            bytes(&VolumeKey::derive(mode, epoch, &Secret::take(&mut secret), &identity).key)
+        });
+        assert_eq!(derived.iter().collect::<BTreeSet<_>>().len(), inputs.len());
     }
 
     #[test]
@@ -254,5 +251,48 @@ mod tests {
         ];
         let keys: BTreeSet<_> = names.iter().map(|name| bytes(key.object(name).secret())).collect();
         assert_eq!(keys.len(), names.len());
+    }
+
+    /// The golden volume of the test mode, read-only.
+    struct Golden(Vec<u8>);
+
+    impl Disk for Golden {
+        fn geometry(&self) -> Geometry {
+            Geometry { size_bytes: 16 * 1024, block_bytes: 512 }
+        }
+
+        fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
+            let from = usize::try_from(offset).map_err(|_| DiskError)?;
+            into.copy_from_slice(&self.0[from..from + into.len()]);
+            Ok(())
+        }
+
+        fn write(&mut self, _: u64, _: &[u8]) -> Result<(), DiskError> {
+            Err(DiskError)
+        }
+
+        fn flush(&mut self) -> Result<(), DiskError> {
+            Err(DiskError)
+        }
+    }
+
+    #[test]
+    fn a_test_volume_never_opens_as_a_sealed_one_even_if_its_header_is_rewritten() {
+        let mut disk = Golden(include_bytes!("../../tests/data/volume-unsealed-512.bin").to_vec());
+        let identity = Identity { tenant: *b"tenant of a test", vm: *b"the VM of a test", generation: 1 };
+        let (mut work, mut state) = (Box::new(Workspace::new()), Box::new([0; STATE_BYTES_MAX]));
+        let public = Unsealed::for_testing();
+        let newest = newest_unsealed_head(&mut disk, &public, &identity, &mut work, &mut state);
+        let Ok(Some(newest)) = newest else { panic!() };
+        // The worst case: a broker whose secret is the public one.
+        let sealed =
+            VolumeKey::derive(Mode::Sealed, newest.epoch, public.key(newest.epoch).secret(), &identity);
+        let mut open =
+            |disk: &mut Golden| Volume::open(disk, &sealed, &newest.head, &mut work, &mut state).err();
+        assert_eq!(open(&mut disk), Some(VolumeFault::Unsealed));
+        for area in [0, 8192] {
+            disk.0[area + 10] = Mode::Sealed as u8;
+        }
+        assert_eq!(open(&mut disk), Some(VolumeFault::Damaged));
     }
 }

@@ -1,6 +1,6 @@
 //! Every key, from one table.
 //!
-//! **What.** [`derive`] turns what was released into the key of one epoch of one VM's volume ([`VolumeKey`]), and that
+//! **What.** [`mod@derive`] turns what was released into the key of one epoch of one VM's volume ([`VolumeKey`]), and that
 //! into one key per stored object. [`CreateKey`] is a volume key under a grant to create.
 //! **Trust.** The secrets that `release` yields.
 //! **Laws.** A key that is not in the table does not exist. The epoch secret is always an input. Mode, tenant, VM,

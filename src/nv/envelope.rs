@@ -96,8 +96,8 @@ mod tests {
         let mut envelope = Envelope::new();
         assert_eq!(envelope.open_attempt(7), Ok(true));
         assert_eq!(envelope.open_attempt(7), Ok(false));
-        for handle in 0..OPEN_ATTEMPTS_MAX as u32 - 1 {
-            assert_eq!(envelope.open_attempt(100 + handle), Ok(true));
+        for handle in (100..).take(OPEN_ATTEMPTS_MAX - 1) {
+            assert_eq!(envelope.open_attempt(handle), Ok(true));
         }
         assert_eq!(envelope.open_attempt(8), Err(NvFault::TooManyAttempts));
         assert_eq!(Envelope::parse(envelope.as_bytes()), Ok(envelope));

@@ -68,6 +68,12 @@ impl<'m> NvImage<'m> {
         self.version != self.durable_version
     }
 
+    /// The version that is committed.
+    #[must_use]
+    pub const fn durable_version(&self) -> u64 {
+        self.durable_version
+    }
+
     /// Counts changes; a [`Committed`](super::Committed) names the version that it made durable.
     #[must_use]
     pub const fn version(&self) -> u64 {

@@ -126,6 +126,19 @@ impl<'m> NvStore<'m> {
         }
     }
 
+    /// Proof of what is durable already, whatever the image has become since.
+    ///
+    /// # Errors
+    /// [`NvFault::NotCommitted`] if nothing is, or if that is not known.
+    pub fn settled(&self) -> Result<Committed, NvFault> {
+        match &self.phase {
+            Phase::Settled(_) => Ok(Committed { version: self.image.durable_version() }),
+            Phase::Absent { .. } | Phase::Opened { .. } | Phase::Undecided { .. } | Phase::Latched => {
+                Err(NvFault::NotCommitted)
+            }
+        }
+    }
+
     /// Makes the current image durable: on disk, flushed, anchored. An unchanged image costs nothing.
     ///
     /// # Errors

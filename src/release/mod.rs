@@ -1,8 +1,8 @@
 //! Earning the keys, and keeping the right to answer.
 //!
 //! **What.** One conversation with the broker: a session bound to this VM's report ([`session`]), a signed grant
-//! ([`open`]), then confirming, anchoring, renewing and releasing under a fencing token ([`tenure`]). `protocol.md`
-//! beside this file is normative.
+//! ([`open`]), then confirming, anchoring, renewing and releasing under a fencing token ([`tenure`], which obeys the pure
+//! [`standing`]). [`protocol`] is normative; [`wire`], [`mod@frame`], [`transcript`] and [`record`] are compiled by both ends.
 //! **Trust.** The tenant root key that the launch configuration names, and what it signed. Nothing in between.
 //! **Laws.** No key without a signed grant for this session and this report; [`Anchored`] only for a reply to the very
 //! request that is outstanding; no answer outside the lease.
@@ -12,6 +12,8 @@ mod anchor;
 mod fault;
 pub mod frame;
 pub mod open;
+#[doc = include_str!("protocol.md")]
+pub mod protocol {}
 pub mod record;
 pub mod session;
 pub mod standing;

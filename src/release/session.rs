@@ -38,9 +38,11 @@ impl SessionMemory {
     }
 }
 
+/// Says whether anything is in it, never what.
 impl core::fmt::Debug for SessionMemory {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("SessionMemory")
+        let wiped = self.request.iter().chain(&self.reply).all(|byte| *byte == 0);
+        f.write_str(if wiped { "SessionMemory(wiped)" } else { "SessionMemory(in use)" })
     }
 }
 

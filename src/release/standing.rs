@@ -19,7 +19,7 @@ const LEASE_USED_TENTHS: u64 = 9;
 pub const RENEW_PAUSE_MS: u64 = 2_000;
 /// A command that may write is executed only if an answer to a request sent less than this ago has come: then the
 /// broker is most likely there to anchor it.
-pub const CONTACT_MS_MAX: u64 = 10_000;
+pub const CONTACT_MS_MAX: u64 = 2_000;
 
 /// What the VM asks of the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -127,11 +127,11 @@ impl<'m> Tenure<'m> {
         Ok(self.standing.token())
     }
 
-    /// Gives the tenure up in order: from this call on, whatever it returns, nothing is answered.
+    /// Gives the tenure up in order: from the first sending on, whatever comes of it, nothing is answered.
     ///
     /// # Errors
     /// [`ReleaseFault::Unreachable`] if the broker may not know: the next launch waits for the lease to end, or the
-    /// call is made again. [`ReleaseFault::Undecided`] if a commit is: that one comes first.
+    /// call is made again. [`ReleaseFault::Undecided`] if a commit is: that one comes first, and nothing was sent.
     pub fn release(&mut self, platform: &mut Platform<'_>) -> Result<(), ReleaseFault> {
         self.settle(platform, Ask::Release)?;
         self.wipe();

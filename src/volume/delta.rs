@@ -192,7 +192,7 @@ mod tests {
             x ^= x << 13;
             x ^= x >> 7;
             x ^= x << 17;
-            (x >> 32) as u8
+            x.to_le_bytes()[4]
         };
         (0..len).map(step).collect()
     }

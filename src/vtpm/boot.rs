@@ -125,18 +125,22 @@ pub enum Asked<'m, E> {
         /// Not earlier than in so many milliseconds.
         retry_ms: u32,
     },
+    /// There are no keys: the broker refused or did not answer, or what answered was not the tenant's broker.
+    Refused {
+        /// Asks again, where the fault leaves hope for that.
+        again: Identified<'m, E>,
+        /// Why.
+        fault: Fault,
+    },
 }
 
 impl<'m, E: Engine> Identified<'m, E> {
-    /// Asks the broker for the keys: hello, report, grant.
-    ///
-    /// # Errors
-    /// A [`Fault`] of the Broker or Host family, with the state to ask again from, where that makes sense.
-    pub fn release(mut self, platform: &mut Platform<'_>) -> Result<Asked<'m, E>, (Fault, Self)> {
+    /// Asks the broker for the keys: hello, report, grant. Once; how often is the firmware's to decide.
+    pub fn release(mut self, platform: &mut Platform<'_>) -> Asked<'m, E> {
         match self.ask(platform) {
-            Ok(Verdict::Granted(granted)) => Ok(Asked::Released(Released { identified: self, granted })),
-            Ok(Verdict::Busy { retry_ms, .. }) => Ok(Asked::Busy { again: self, retry_ms }),
-            Err(fault) => Err((fault, self)),
+            Ok(Verdict::Granted(granted)) => Asked::Released(Released { identified: self, granted }),
+            Ok(Verdict::Busy { retry_ms, .. }) => Asked::Busy { again: self, retry_ms },
+            Err(fault) => Asked::Refused { again: self, fault },
         }
     }
 

@@ -25,9 +25,8 @@ impl<E: Engine> Vtpm<'_, E> {
         if let Some(fault) = self.latched {
             return Err(fault);
         }
-        self.engine.power_off();
-        if matches!(self.power, Power::Started | Power::ResetDue) {
-            self.power = Power::ResetDue;
+        self.power_off();
+        if self.power == Power::ResetDue {
             let token = self.trust.bump(platform)?;
             self.nv.retoken(token);
         }
@@ -37,6 +36,21 @@ impl<E: Engine> Vtpm<'_, E> {
         on.map_err(|fault| self.latch(fault.into()))?;
         self.power = Power::Initialized;
         self.commit(platform).map(drop).map_err(|fault| self.latch(fault))
+    }
+
+    /// Whether the TPM is powered.
+    #[must_use]
+    pub const fn is_on(&self) -> bool {
+        matches!(self.power, Power::Initialized | Power::Started)
+    }
+
+    /// Cuts the TPM's power; what was acknowledged is durable already. [`reset`](Vtpm::reset) brings it back.
+    pub fn power_off(&mut self) {
+        self.engine.power_off();
+        self.power = match self.power {
+            Power::Started | Power::ResetDue => Power::ResetDue,
+            Power::Initialized | Power::Off => Power::Off,
+        };
     }
 
     /// Shuts down in order: what is open is closed and committed, then the right to answer is given up, so that the next

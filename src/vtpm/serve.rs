@@ -2,7 +2,7 @@
 
 use super::VtpmFault;
 use super::trust::Trust;
-use crate::engine::{Command, Engine, EngineFault, Locality, Needs, ResponseCode};
+use crate::engine::{Attempts, Command, Engine, EngineFault, Locality, Needs, ResponseCode};
 use crate::fault::{Family, Fault};
 use crate::nv::{Committed, NvImage, NvStore, Response};
 use crate::release::ReleaseFault;
@@ -66,8 +66,12 @@ impl<E: Engine> Vtpm<'_, E> {
     ) -> Result<&'b [u8], Fault> {
         self.alive()?;
         let command = Command::parse(bytes, locality)?;
-        let needs = self.needs(&command);
+        let attempts = self.attempts(&command).map_err(|fault| self.latch(fault))?;
+        let needs = if attempts.is_empty() { self.needs(&command) } else { Needs::Nv };
         self.trust.allow(platform, needs).map_err(|fault| self.latch_if_definite(fault))?;
+        if needs == Needs::Nv {
+            self.prepare(platform, &attempts)?;
+        }
         self.run(platform, &command, needs, buffer).map_err(|fault| self.latch(fault))
     }
 
@@ -111,6 +115,11 @@ impl<E: Engine> Vtpm<'_, E> {
         command.needs()
     }
 
+    /// Executes, makes durable, answers.
+    ///
+    /// What needs nothing tells of nothing that was stored, and does not wait for a broker: where the engine forgave an old
+    /// failed authorization on the way (the reference engine does so at the start of any command), that becomes
+    /// durable with the next commit, and is forgotten with a crash.
     fn run<'b>(
         &mut self,
         platform: &mut Platform<'_>,
@@ -118,12 +127,13 @@ impl<E: Engine> Vtpm<'_, E> {
         needs: Needs,
         buffer: &'b mut [u8],
     ) -> Result<&'b [u8], Fault> {
-        if needs == Needs::Nv {
-            self.reserve_clock();
-            self.open_attempts(platform, command)?;
-        }
         let bytes = self.engine.execute(command, self.nv.image_mut(), buffer)?;
         let response: &'b [u8] = buffer.get(..bytes).ok_or(VtpmFault::Overlong)?;
+        if needs == Needs::Nothing {
+            return Ok(
+                Response::locked(response, self.nv.image().durable_version()).release(&self.nv.settled()?)?
+            );
+        }
         self.follow(command, ResponseCode::of(response))?;
         let response = Response::locked(response, self.nv.image().version());
         let committed = self.commit(platform)?;
@@ -131,19 +141,25 @@ impl<E: Engine> Vtpm<'_, E> {
         Ok(response.release(&committed)?)
     }
 
-    /// Makes durable that the command is about to try an authorization whose failure the engine alone would forget.
-    fn open_attempts(&mut self, platform: &mut Platform<'_>, command: &Command<'_>) -> Result<(), Fault> {
+    /// The handles whose authorization this command tries and whose failure the engine alone would forget.
+    fn attempts(&mut self, command: &Command<'_>) -> Result<Attempts, Fault> {
         if self.power != Power::Started || !command.has_sessions() {
-            return Ok(());
+            return Ok(Attempts::new());
         }
+        Ok(self.engine.attempts(command, self.nv.image_mut())?)
+    }
+
+    /// Before a command of class [`Needs::Nv`]: puts Clock's bound ahead, and makes durable which attempts are open.
+    fn prepare(&mut self, platform: &mut Platform<'_>, attempts: &Attempts) -> Result<(), Fault> {
+        self.reserve_clock();
         let mut envelope = self.nv.image().envelope();
         let mut opened = false;
-        for handle in self.engine.attempts(command, self.nv.image_mut())? {
-            opened |= envelope.open_attempt(handle)?;
+        for handle in attempts {
+            opened |= envelope.open_attempt(*handle)?;
         }
         if opened {
             self.nv.image_mut().store_envelope(&envelope);
-            self.commit(platform).map(drop)?;
+            self.commit(platform).map(drop).map_err(|fault| self.latch(fault))?;
         }
         Ok(())
     }
@@ -192,9 +208,14 @@ impl<E: Engine> Vtpm<'_, E> {
     }
 
     /// Commits, and while the outcome is unknown asks again for that one: nothing else can run meanwhile.
+    ///
+    /// Nothing is written without a live lease, whose end the engine may have outlasted: an instance that was fenced must
+    /// not write what its successor uses (`volume/format.md`, section 6).
     pub(super) fn commit(&mut self, platform: &mut Platform<'_>) -> Result<Committed, Fault> {
         if self.nv.next_commit_switches_area() {
             self.trust.renew(platform)?;
+        } else if self.nv.image().is_dirty() {
+            self.trust.may_touch_disk(platform)?;
         }
         let mut outcome = self.nv.commit(platform, &mut self.trust);
         for _ in 1..SETTLINGS_MAX {

@@ -8,6 +8,7 @@ use crate::release::{Anchor, Anchored, Head, ReleaseFault};
 use crate::seams::Platform;
 
 /// The anchor of trust of this launch. Which one it is was decided by how it was booted, and never changes.
+#[expect(clippy::large_enum_variant, reason = "there is one, and there is no heap to put the larger in")]
 pub(super) enum Trust<'m> {
     /// A tenure at the tenant's broker.
     Sealed {
@@ -63,6 +64,14 @@ impl<'m> Trust<'m> {
     pub(super) fn renew(&mut self, platform: &mut Platform<'_>) -> Result<(), ReleaseFault> {
         match self {
             Self::Sealed { tenure, confirmed: true } => tenure.renew(platform),
+            Self::Sealed { .. } | Self::Unsealed { .. } => Ok(()),
+        }
+    }
+
+    /// Whether this instance may write to the disk now. The first commit of a launch needs no lease: its grant is fresh.
+    pub(super) fn may_touch_disk(&mut self, platform: &mut Platform<'_>) -> Result<(), ReleaseFault> {
+        match self {
+            Self::Sealed { tenure, confirmed: true } => tenure.permit(platform).map(drop),
             Self::Sealed { .. } | Self::Unsealed { .. } => Ok(()),
         }
     }

@@ -13,6 +13,13 @@ use core::marker::PhantomData;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 
+/// Zeros behind a blob that is loaded, in bytes.
+///
+/// The library skips blocks of later versions by a length of two bytes that it does not hold against the length of the
+/// blob (libtpms 0.9: the remaining size turns negative and is compared as unsigned). A damaged length so makes it read up to 64 KiB
+/// behind the end. There it finds zeros, which no header allows, and refuses the blob.
+const SLACK_BYTES: usize = 68 * 1024;
+
 /// A state that the library keeps outside itself (`libtpms/tpm_nvfilename.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blob {
@@ -89,9 +96,13 @@ pub(crate) fn with_host<T>(ask: impl FnOnce(&mut dyn Host) -> T) -> Option<T> {
     unsafe { frame.as_mut() }.map(|frame| ask(frame.host))
 }
 
+/// Size of the table in bytes: an int and seven pointers, by the x86-64 ABI.
+const CALLBACKS_BYTES: c_int = 64;
+const _: () = assert!(size_of::<LibtpmsCallbacks>() == 64, "the table's size is what the library is told");
+
 /// The table for `TPMLIB_RegisterCallbacks`.
 pub(crate) static CALLBACKS: LibtpmsCallbacks = LibtpmsCallbacks {
-    size_of_struct: size_of::<LibtpmsCallbacks>() as c_int,
+    size_of_struct: CALLBACKS_BYTES,
     nvram_init: Some(init),
     nvram_loaddata: Some(load),
     nvram_storedata: Some(store),
@@ -120,13 +131,14 @@ unsafe extern "C" fn load(data: *mut *mut u8, len: *mut u32, _tpm: u32, name: *c
     let Some(blob) = (unsafe { blob(name) }) else { return TPM_RETRY };
     let Some(size) = with_host(|host| host.load_len(blob)).flatten() else { return TPM_RETRY };
     let Ok(size_c) = u32::try_from(size) else { return TPM_FAIL };
-    // SAFETY: one byte at least, so that an empty blob has an address too.
-    let block: *mut u8 = unsafe { malloc(size.max(1)) }.cast();
+    let Some(room) = size.checked_add(SLACK_BYTES) else { return TPM_FAIL };
+    // SAFETY: any size may be asked for.
+    let block: *mut u8 = unsafe { malloc(room) }.cast();
     if block.is_null() {
         return TPM_FAIL;
     }
-    // SAFETY: `block` has `size` bytes that are ours.
-    unsafe { block.write_bytes(0, size) };
+    // SAFETY: `block` has `room` bytes that are ours.
+    unsafe { block.write_bytes(0, room) };
     // SAFETY: as above, now initialised.
     let into = unsafe { core::slice::from_raw_parts_mut(block, size) };
     let loaded = with_host(|host| host.load(blob, into)).unwrap_or(false);

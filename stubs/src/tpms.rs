@@ -18,6 +18,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 /// TPM_BUFFER_MAX of libtpms in bytes: the largest command or response.
 pub const BUFFER_BYTES: usize = 4096;
 
+/// The same for C.
+const BUFFER_BYTES_C: u32 = 4096;
+
 /// Why a call gave nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -148,7 +151,7 @@ impl Tpms {
         };
         let lent = response.as_mut_ptr();
         // The library takes a buffer of at least its maximum as it is, and allocates only in place of a smaller one.
-        let (mut buffer, mut len, mut size) = (lent, 0_u32, BUFFER_BYTES as u32);
+        let (mut buffer, mut len, mut size) = (lent, 0_u32, BUFFER_BYTES_C);
         let arguments = [
             (&raw mut buffer).expose_provenance(),
             (&raw mut len).expose_provenance(),

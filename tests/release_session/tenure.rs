@@ -4,9 +4,25 @@ use super::broker_end::{Bend, LEASE_MS};
 use super::relay_world::{Act, World, after};
 use super::{EXCHANGES, TENURE, assert_harmless, life, life_with};
 use husk::release::session::SessionMemory;
-use husk::release::tenure::SENDINGS_MAX;
+use husk::release::tenure::{SENDINGS_MAX, Tenure};
 use husk::release::wire::Status;
 use husk::release::{Anchor, Head, ReleaseFault};
+
+/// Session keys, instance key and frames are gone.
+fn assert_wiped(tenure: &Tenure<'_>) {
+    let shown = format!("{tenure:?}");
+    for gone in ["instance: None", "caller: None", "SessionMemory(wiped)"] {
+        assert!(shown.contains(gone), "{shown}");
+    }
+}
+
+#[test]
+fn a_grant_leaves_no_secret_in_the_frames() {
+    let mut world = World::new(1);
+    let mut memory = SessionMemory::new();
+    let (_, tenure) = world.granted(&mut memory).unwrap();
+    assert!(format!("{tenure:?}").contains("SessionMemory(wiped)"));
+}
 
 #[test]
 fn every_definite_no_ends_the_instance_for_good() {
@@ -29,6 +45,7 @@ fn every_definite_no_ends_the_instance_for_good() {
                 _ => tenure.release(&mut platform),
             };
             assert_eq!(outcome, Err(fault), "{ask}");
+            assert_wiped(&tenure);
             let exchanges = world.relay.log.len();
             world.relay.broker.bend.status = None;
             assert_eq!(tenure.permit(&mut world.platform()).map(|_| ()), Err(fault));
@@ -200,6 +217,7 @@ fn serving_ends_before_the_release_is_sent() {
     assert_eq!(tenure.anchor(&mut platform, &head, &after(&head)).map(|_| ()), Err(ReleaseFault::Released));
     world.relay.from = None;
     assert_eq!(tenure.release(&mut world.platform()), Ok(()));
+    assert_wiped(&tenure);
     assert_eq!(tenure.release(&mut world.platform()), Err(ReleaseFault::Released));
 }
 

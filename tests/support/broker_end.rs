@@ -197,7 +197,6 @@ impl BrokerEnd {
             report_digest: None,
             resumed: false,
         };
-        self.sessions.retain(|(_, old)| old.instance != session.instance);
         self.sessions.push((server.session, session));
         Ok(frame::frame_of(FrameKind::ServerHello, reply, &server).unwrap())
     }
@@ -286,10 +285,16 @@ impl BrokerEnd {
             return denied(DeniedReason::Binding);
         }
         session.report_digest = Some(Sha384::digest(attest.report).into());
+        self.close_older(session);
         (Status::Ok, Vec::new())
     }
 
-    fn resume(&self, request: &Resume, session: &mut Session) -> (Status, Vec<u8>) {
+    /// A session that is known to be an instance's closes that instance's older ones.
+    fn close_older(&mut self, session: &Session) {
+        self.sessions.retain(|(_, old)| old.instance != session.instance);
+    }
+
+    fn resume(&mut self, request: &Resume, session: &mut Session) -> (Status, Vec<u8>) {
         let token = request.token.get();
         let before_bump = self.row.bump == Some((token, self.row.token));
         if token != self.row.token && !before_bump {
@@ -299,6 +304,7 @@ impl BrokerEnd {
             return denied(DeniedReason::Order);
         }
         session.resumed = true;
+        self.close_older(session);
         lease()
     }
 

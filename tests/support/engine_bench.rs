@@ -1,14 +1,16 @@
 //! A reference engine on a bench: one at a time in a process, deterministic entropy, images that can be kept and put back.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
 use crate::tpm::{self, Reply};
 use husk::engine::reference::ReferenceEngine;
 use husk::engine::{COMMAND_BYTES_MAX, Command, Engine, EngineFault, Locality, PowerOn, Start};
-use husk::nv::{Envelope, NvFault, NvImage, STATE_BYTES_MAX};
+use husk::nv::{NvFault, NvImage, STATE_BYTES_MAX};
 use husk::seams::EntropyError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use zerocopy::IntoBytes;
 
 static TURN: Mutex<()> = Mutex::new(());
 static SEED: AtomicU64 = AtomicU64::new(0);
@@ -57,6 +59,17 @@ impl Bench {
         self.engine.power_on(&mut self.nv, PowerOn { start, reset_count, clock_ms_min: 0 })
     }
 
+    /// As [`power_on`](Self::power_on) from a stored state, with the clock at `clock_ms_min` or later.
+    pub fn launch(&mut self, reset_count: u32, clock_ms_min: u64) -> Result<(), EngineFault> {
+        self.engine.power_on(&mut self.nv, PowerOn { start: Start::Load, reset_count, clock_ms_min })
+    }
+
+    /// The handles whose attempts `bytes` opens.
+    pub fn attempts(&mut self, bytes: &[u8]) -> Vec<u32> {
+        let command = Command::parse(bytes, Locality::Zero).unwrap();
+        self.engine.attempts(&command, &mut self.nv).unwrap().to_vec()
+    }
+
     /// Makes entropy fail from now on, or work again.
     pub fn stop_entropy(&self, stopped: bool) {
         STOPPED.store(stopped, SeqCst);
@@ -94,7 +107,6 @@ impl Bench {
     /// Puts an image back, as if it were what the volume holds. The engine is off afterwards.
     pub fn put_back(&mut self, bytes: &[u8]) {
         self.engine.power_off();
-        self.nv = image();
         let loaded: Result<(), NvFault> = self.nv.load(|into| {
             into[..bytes.len()].copy_from_slice(bytes);
             Ok(bytes.len())
@@ -103,11 +115,9 @@ impl Bench {
     }
 
     /// As [`put_back`](Self::put_back), with another engine state.
-    pub fn put_back_state(&mut self, envelope: &Envelope, state: &[u8]) {
-        self.engine.power_off();
-        self.nv = image();
-        self.nv.store_envelope(envelope);
-        self.nv.store_engine_state(state).unwrap();
+    pub fn put_back_state(&mut self, state: &[u8]) {
+        let envelope = self.nv.envelope();
+        self.put_back(&[envelope.as_bytes(), state].concat());
     }
 
     /// Cuts power without a shutdown and launches again from `bytes`, up to and with Startup(CLEAR).

@@ -1,5 +1,6 @@
 //! A tiny TPM 2.0 client for tests: command bytes out, replies in. Structures are TPM 2.0 part 2 and 3.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
 /// TPM_RH_OWNER.
@@ -231,6 +232,10 @@ pub fn nv_data_of(reply: &Reply) -> &[u8] {
 pub fn nv_increment(index: u32, auth: &[u8]) -> Vec<u8> {
     authorized(0x134, &[index, index], &[auth], &[])
 }
+/// pinCount and pinLimit of a PIN index.
+pub fn pin(count: u32, limit: u32) -> Vec<u8> {
+    Bytes::new().u32(count).u32(limit).0
+}
 pub fn nv_read_public(index: u32) -> Vec<u8> {
     plain(0x169, &index.to_be_bytes())
 }
@@ -324,6 +329,12 @@ pub const SE_TRIAL: u8 = 3;
 pub fn start_session(kind: u8) -> Vec<u8> {
     let nonce = [1; 16];
     plain(0x176, &Bytes::new().u32(NULL).u32(NULL).sized(&nonce).u16(0).u8(kind).u16(ALG_NULL).u16(SHA256).0)
+}
+/// A session bound to `bind`.
+pub fn start_bound_session(kind: u8, bind: u32) -> Vec<u8> {
+    let mut bytes = start_session(kind);
+    bytes[14..18].copy_from_slice(&bind.to_be_bytes());
+    bytes
 }
 pub fn policy_pcr(session: u32, pcr: u32) -> Vec<u8> {
     plain(0x17F, &Bytes::new().u32(session).u16(0).raw(&pcr_selection(pcr)).0)

@@ -8,6 +8,8 @@
 //! powered on again.
 //! **Not here.** Raw pointers and C: `husk-stubs`.
 
+mod inquiry;
+mod permall;
 mod world;
 
 use super::{Attempts, Command};
@@ -15,7 +17,8 @@ use super::{COMMAND_BYTES_MAX, Engine, EngineFault, Fingerprint, Locality, Power
 use crate::nv::NvImage;
 use crate::seams::EntropyError;
 use husk_stubs::{Canceller, Failure, Tpms, Version};
-use world::World;
+use permall::Permall;
+use world::{Entry, World};
 use zeroize::Zeroize;
 
 /// Where the engine's randomness comes from.
@@ -31,6 +34,12 @@ pub const VOLATILE_BYTES_MAX: usize = 64 * 1024;
 /// Level of Husk's own framing of the stored state.
 const FORMAT_LEVEL: u8 = 1;
 
+/// The version of libtpms whose laws were shown, major and minor.
+///
+/// libtpms 0.10 loads and runs here, but it judges a DA-protected authorization before it has stored that one is in use:
+/// a guess whose record the host throws away would cost nothing. 0.9 stores first and answers TPM_RC_RETRY.
+const VERSION_SHOWN: (u8, u8) = (0, 9);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Off,
@@ -44,13 +53,15 @@ pub struct ReferenceEngine {
     tpms: Tpms,
     entropy: EntropySource,
     phase: Phase,
+    /// A session was bound to TPM_RH_LOCKOUT, so that any HMAC session may try its authorization.
+    lockout_bound: bool,
 }
 
 impl ReferenceEngine {
     /// Takes the library, unless an engine has it; dropping the engine powers it off and gives it back.
     #[must_use]
     pub fn claim(entropy: EntropySource) -> Option<Self> {
-        Some(Self { tpms: Tpms::claim()?, entropy, phase: Phase::Off })
+        Some(Self { tpms: Tpms::claim()?, entropy, phase: Phase::Off, lockout_bound: false })
     }
 
     /// A handle that ends a running command early (CRB cancel), usable from another processor.
@@ -81,6 +92,16 @@ impl ReferenceEngine {
         result
     }
 
+    /// Whether the linked library is one that may hold a TPM.
+    fn check_version(&self) -> Result<(), EngineFault> {
+        let version = self.tpms.version();
+        if (version.major, version.minor) == VERSION_SHOWN {
+            Ok(())
+        } else {
+            Err(EngineFault::VersionRefused)
+        }
+    }
+
     /// Makes a new TPM and leaves its state in the image; the engine is off afterwards.
     fn manufacture(&mut self, nv: &mut NvImage<'_>) -> Result<(), EngineFault> {
         if !nv.engine_state().is_empty() {
@@ -97,16 +118,9 @@ impl ReferenceEngine {
         }
     }
 
-    /// Powers on from the image's state, and from `volatile` where there is one.
-    fn load(
-        &mut self,
-        nv: &mut NvImage<'_>,
-        power_on: PowerOn,
-        volatile: Option<&[u8]>,
-    ) -> Result<(), EngineFault> {
-        let fingerprint = self.fingerprint();
-        let mut world =
-            World::new(nv, self.entropy, fingerprint, Locality::Zero).starting(power_on, volatile)?;
+    /// Powers on from the image's state, with what `entry` puts in.
+    fn load(&mut self, nv: &mut NvImage<'_>, entry: Entry<'_>) -> Result<(), EngineFault> {
+        let mut world = World::new(nv, self.entropy, self.fingerprint(), Locality::Zero).starting(entry)?;
         let loaded = self.tpms.power_on(&mut world);
         match (world.fault(), loaded) {
             (None, Ok(())) => {
@@ -120,6 +134,23 @@ impl ReferenceEngine {
         }
     }
 
+    /// Makes a TPM that was shut down with its volatile state kept into one that was shut down without.
+    ///
+    /// The launch of a machine is a TPM Reset (PCRs start anew), whatever the TPM was told before. The state blocks are
+    /// the library's business, so it is the library that drops them: a restart, and a shutdown that keeps nothing.
+    fn drop_saved_state(&mut self, nv: &mut NvImage<'_>, entry: Entry<'_>) -> Result<(), EngineFault> {
+        let state = nv.engine_state().get(size_of::<Fingerprint>()..).unwrap_or(&[]);
+        let found = Permall::find(state).ok_or(EngineFault::StateRefused)?;
+        if !found.holds_saved_state(state) {
+            return Ok(());
+        }
+        self.load(nv, entry)?;
+        let forgot = self.restart_and_shut_down(nv);
+        self.power_off();
+        // Giving up over a stored state is the state's fault, not the running TPM's.
+        forgot.map_err(|fault| if fault == EngineFault::Failed { EngineFault::StateRefused } else { fault })
+    }
+
     /// Runs `command` in a private copy, since the library decrypts parameters in place.
     fn run(
         &mut self,
@@ -127,6 +158,7 @@ impl ReferenceEngine {
         nv: &mut NvImage<'_>,
         response: &mut [u8],
     ) -> Result<usize, EngineFault> {
+        self.lockout_bound |= binds_lockout(command);
         let mut copy = [0; COMMAND_BYTES_MAX];
         let bytes = &mut copy[..command.bytes().len()];
         bytes.copy_from_slice(command.bytes());
@@ -149,6 +181,12 @@ fn fingerprint(version: Version) -> Fingerprint {
     Fingerprint(name)
 }
 
+/// Whether `command` is TPM2_StartAuthSession with TPM_RH_LOCKOUT as its second handle, `bind`.
+fn binds_lockout(command: &Command<'_>) -> bool {
+    let bind = command.body().get(4..8);
+    command.code() == Command::START_AUTH_SESSION && bind == Some(&inquiry::LOCKOUT.to_be_bytes())
+}
+
 /// Writes `code` as the whole response.
 fn answer(code: ResponseCode, response: &mut [u8]) -> Result<usize, EngineFault> {
     let bytes = code.response();
@@ -163,15 +201,19 @@ impl Engine for ReferenceEngine {
 
     fn power_on(&mut self, nv: &mut NvImage<'_>, power_on: PowerOn) -> Result<(), EngineFault> {
         self.power_off();
+        self.check_version()?;
         if power_on.start == Start::Manufacture {
             self.manufacture(nv)?;
         }
-        self.load(nv, power_on, None)
+        let entry = Entry::Launch { reset_count: power_on.reset_count, clock_ms_min: power_on.clock_ms_min };
+        self.drop_saved_state(nv, entry)?;
+        self.load(nv, entry)
     }
 
     fn power_off(&mut self) {
         self.tpms.power_off();
         self.phase = Phase::Off;
+        self.lockout_bound = false;
     }
 
     fn execute(
@@ -186,16 +228,17 @@ impl Engine for ReferenceEngine {
         }
     }
 
-    fn attempts(&mut self, _command: &Command<'_>, _nv: &mut NvImage<'_>) -> Result<Attempts, EngineFault> {
-        Ok(Attempts::new())
+    fn attempts(&mut self, command: &Command<'_>, nv: &mut NvImage<'_>) -> Result<Attempts, EngineFault> {
+        self.find_attempts(nv, command)
     }
 
-    fn charge(&mut self, _nv: &mut NvImage<'_>, _handle: u32) -> Result<(), EngineFault> {
-        Ok(())
+    fn charge(&mut self, nv: &mut NvImage<'_>, handle: u32) -> Result<(), EngineFault> {
+        self.fail_once(nv, handle)
     }
 
-    fn clock_ms(&mut self, _nv: &mut NvImage<'_>) -> u64 {
-        0
+    fn clock_ms(&mut self, nv: &mut NvImage<'_>) -> u64 {
+        // No clock is no time: before Startup and in failure mode.
+        self.ask_clock_ms(nv).ok().flatten().unwrap_or(0)
     }
 
     fn hash_start(&mut self, nv: &mut NvImage<'_>) -> Result<(), EngineFault> {
@@ -241,6 +284,16 @@ impl Engine for ReferenceEngine {
         volatile: &[u8],
     ) -> Result<(), EngineFault> {
         self.power_off();
-        self.load(nv, power_on, Some(volatile))
+        self.check_version()?;
+        if volatile.is_empty() {
+            return Err(EngineFault::StateRefused);
+        }
+        self.load(nv, Entry::Resume { reset_count: power_on.reset_count, volatile })?;
+        self.lockout_bound = true;
+        if self.ask_clock_ms(nv)?.is_some_and(|clock_ms| clock_ms < power_on.clock_ms_min) {
+            self.power_off();
+            return Err(EngineFault::StateRefused);
+        }
+        Ok(())
     }
 }

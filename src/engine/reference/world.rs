@@ -1,15 +1,51 @@
-use super::super::{EngineFault, Fingerprint, Locality, PowerOn};
+//! What the library finds around it during one call.
+
+use super::super::{EngineFault, Fingerprint, Locality};
 use super::EntropySource;
+use super::permall::Permall;
 use crate::nv::NvImage;
 use husk_stubs::{Blob, Host};
 
-/// What the library finds around it during one call: the image, the locality, the entropy.
+/// How a TPM comes up from a stored state.
+#[derive(Clone, Copy)]
+pub(super) enum Entry<'w> {
+    /// A TPM Reset follows.
+    Launch {
+        /// The reset count after the Startup that follows.
+        reset_count: u32,
+        /// The clock stands at this or later.
+        clock_ms_min: u64,
+    },
+    /// The TPM goes on where it was.
+    Resume {
+        /// The reset count.
+        reset_count: u32,
+        /// What was saved.
+        volatile: &'w [u8],
+    },
+}
+
+impl Entry<'_> {
+    /// Puts what this entry says into a permanent state, which must be one.
+    fn prepare(self, found: &Permall, permall: &mut [u8]) {
+        match self {
+            // The Startup that follows counts one up.
+            Self::Launch { reset_count, clock_ms_min } => {
+                found.set_reset_count(permall, reset_count.wrapping_sub(1));
+                found.raise_clock(permall, clock_ms_min);
+            }
+            Self::Resume { reset_count, .. } => found.set_reset_count(permall, reset_count),
+        }
+    }
+}
+
+/// The image, the locality, the entropy; at power-on also how to come up.
 pub(super) struct World<'w, 'm> {
     nv: &'w mut NvImage<'m>,
     entropy: EntropySource,
     fingerprint: Fingerprint,
     locality: Locality,
-    start: Option<(PowerOn, Option<&'w [u8]>)>,
+    entry: Option<Entry<'w>>,
     fault: Option<EngineFault>,
 }
 
@@ -21,17 +57,17 @@ impl<'w, 'm> World<'w, 'm> {
         fingerprint: Fingerprint,
         locality: Locality,
     ) -> Self {
-        Self { nv, entropy, fingerprint, locality, start: None, fault: None }
+        Self { nv, entropy, fingerprint, locality, entry: None, fault: None }
     }
 
-    /// Lets a power-on find the image's state, which must be there, and `volatile`.
-    pub(super) fn starting(self, power_on: PowerOn, volatile: Option<&'w [u8]>) -> Result<Self, EngineFault> {
+    /// Lets a power-on find the image's state, which must be there and known.
+    pub(super) fn starting(self, entry: Entry<'w>) -> Result<Self, EngineFault> {
         let (fingerprint, permall) =
             self.nv.engine_state().split_first_chunk().ok_or(EngineFault::StateRefused)?;
-        if *fingerprint != self.fingerprint.0 || permall.is_empty() {
+        if *fingerprint != self.fingerprint.0 || Permall::find(permall).is_none() {
             return Err(EngineFault::StateRefused);
         }
-        Ok(Self { start: Some((power_on, volatile)), ..self })
+        Ok(Self { entry: Some(entry), ..self })
     }
 
     /// The first thing that the world could not give.
@@ -40,10 +76,10 @@ impl<'w, 'm> World<'w, 'm> {
     }
 
     fn blob(&self, blob: Blob) -> Option<&[u8]> {
-        let (_, volatile) = self.start?;
-        match blob {
-            Blob::Permanent => self.nv.engine_state().get(self.fingerprint.0.len()..),
-            Blob::Volatile => volatile,
+        match (blob, self.entry?) {
+            (Blob::Permanent, _) => self.nv.engine_state().get(self.fingerprint.0.len()..),
+            (Blob::Volatile, Entry::Resume { volatile, .. }) => Some(volatile),
+            (Blob::Volatile, Entry::Launch { .. }) => None,
         }
     }
 }
@@ -58,6 +94,9 @@ impl Host for World<'_, '_> {
             Some(bytes) if bytes.len() == into.len() => into.copy_from_slice(bytes),
             _ => return false,
         }
+        let (Blob::Permanent, Some(entry)) = (blob, self.entry) else { return true };
+        let Some(found) = Permall::find(into) else { return false };
+        entry.prepare(&found, into);
         true
     }
 

@@ -5,6 +5,7 @@ use super::state::{Effect, Event, State, step};
 use crate::engine::{COMMAND_BYTES_MAX, Locality};
 use crate::frontend::{Tpm, reply};
 use crate::seams::GuestPage;
+use zeroize::Zeroize;
 
 /// Size of a command's header in bytes (TPM 2.0 part 1, section "Command/Response Header Fields").
 const HEADER_BYTES: usize = 10;
@@ -106,6 +107,14 @@ impl<'b> Exchange<'b> {
         if self.state.phase == super::Phase::Execution {
             page.copy_out(at, &self.work.response[..bytes]);
         }
+        self.wipe(if fits { bytes } else { COMMAND_BYTES_MAX });
         self.state = step(self.state, Event::Completed).0;
+    }
+
+    /// Commands carry passwords and responses what was unsealed: neither outlives its exchange here.
+    fn wipe(&mut self, response_bytes: usize) {
+        self.work.command[..self.command_bytes].zeroize();
+        self.work.response[..response_bytes].zeroize();
+        self.command_bytes = 0;
     }
 }

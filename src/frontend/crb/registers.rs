@@ -20,8 +20,10 @@ pub const LOC_STATE: usize = 0x00;
 pub const LOC_CTRL: usize = 0x08;
 /// TPM_LOC_STS: read-only.
 pub const LOC_STS: usize = 0x0C;
-/// TPM_CRB_INTF_ID, its lower half; the upper half follows.
+/// TPM_CRB_INTF_ID, its lower half.
 pub const INTF_ID: usize = 0x30;
+/// TPM_CRB_INTF_ID, its upper half: read-only.
+const INTF_ID_HIGH: usize = INTF_ID + 4;
 /// TPM_CRB_CTRL_EXT, eight bytes: not offered, reads zero.
 pub const CTRL_EXT: usize = 0x38;
 /// TPM_CRB_CTRL_REQ: where the control area begins.
@@ -53,11 +55,11 @@ pub const DATA_BUFFER: usize = 0x80;
 /// Size of TPM_CRB_DATA_BUFFER in bytes.
 pub const DATA_BUFFER_BYTES: usize = LOCALITY_STRIDE_BYTES - DATA_BUFFER;
 
-/// The first offset of every register that is not zero for ever, in ascending order.
+/// The registers that say something and that no guest writes; TPM_LOC_STATE, which vouches for TPM_LOC_STS, comes last.
 pub(super) const SHOWN: [usize; 9] =
-    [LOC_STATE, LOC_STS, INTF_ID + 4, CTRL_STS, CMD_SIZE, CMD_LADDR, CMD_HADDR, RSP_SIZE, RSP_ADDR];
-/// Registers that read zero whatever is written, and RSP_ADDR's upper half.
-pub(super) const SHOWN_TOO: [usize; 5] = [CTRL_EXT, CTRL_EXT + 4, INT_ENABLE, INT_STS, RSP_ADDR_HIGH];
+    [LOC_STS, INTF_ID_HIGH, CTRL_STS, CMD_SIZE, CMD_LADDR, CMD_HADDR, RSP_SIZE, RSP_ADDR, LOC_STATE];
+/// The registers that are zero whatever is written.
+pub(super) const ALWAYS_ZERO: [usize; 5] = [CTRL_EXT, CTRL_EXT + 4, INT_ENABLE, INT_STS, RSP_ADDR_HIGH];
 /// The registers through which a guest speaks.
 pub(super) const SPOKEN: [usize; 5] = [LOC_CTRL, INTF_ID, CTRL_REQ, CTRL_CANCEL, CTRL_START];
 
@@ -137,6 +139,12 @@ impl Layout {
         self.base
     }
 
+    /// Where commands and responses lie.
+    #[must_use]
+    pub const fn buffer(&self) -> Buffer {
+        self.buffer
+    }
+
     /// Guest-physical address of the control area, for the TPM2 table (TCG ACPI Specification, table TPM2).
     #[must_use]
     pub const fn control_area(&self) -> u64 {
@@ -205,7 +213,7 @@ impl Layout {
             LOC_STATE => loc_state(state),
             LOC_STS => loc_sts(state, locality),
             INTF_ID => self.intf_id(state),
-            0x34 => u32::from(self.identity.vendor) | u32::from(self.identity.device) << 16,
+            INTF_ID_HIGH => u32::from(self.identity.vendor) | u32::from(self.identity.device) << 16,
             CTRL_REQ => u32::from(state.phase == Phase::Draining { ready_next: true }),
             CTRL_STS => u32::from(is_idle(state.phase)) << 1,
             CTRL_CANCEL => u32::from(state.cancel),

@@ -2,7 +2,8 @@
 //!
 //! Nothing traps, so a write is seen when its register holds something else than this driver left there. The order of
 //! stores keeps a driver that waits as the PTP says from losing anything: TPM_LOC_CTRL is cleared *before* the locality
-//! registers change (a guest waits for those and may then write again); TPM_CRB_CTRL_REQ and TPM_CRB_CTRL_START are
+//! registers change (a guest waits for those and may then write again), and TPM_LOC_STATE says that it is not valid until
+//! TPM_LOC_STS agrees with it (drivers wait for one or the other); TPM_CRB_CTRL_REQ and TPM_CRB_CTRL_START are
 //! cleared *after* what they asked for is shown (a guest waits for the bit itself). Writes that come faster than that
 //! are merged or lost, which harms only the guest that did not wait. All registers that a guest may not write are put
 //! right at every poll.
@@ -11,7 +12,9 @@
 //! seen before it starts; during it only by someone who watches TPM_CRB_CTRL_CANCEL beside this driver.
 
 use super::exchange::{Exchange, Work};
-use super::registers::{CTRL_CANCEL, LOC_CTRL, Layout, SHOWN, SHOWN_TOO, SPOKEN, event, page_offset};
+use super::registers::{
+    ALWAYS_ZERO, CTRL_CANCEL, LOC_CTRL, LOC_STATE, Layout, SHOWN, SPOKEN, event, page_offset,
+};
 use super::state::{Effect, State};
 use crate::engine::Locality;
 use crate::frontend::Tpm;
@@ -83,14 +86,24 @@ impl<'b> Shared<'b> {
             let at = self.buffer(effect);
             self.exchange.serve(effect, page, at, tpm);
         }
-        self.put_right(page);
-        if register != LOC_CTRL {
-            self.put(page, locality, register);
+        if self.exchange.state.active != before.active {
+            self.hide_loc_state(page);
         }
         if self.exchange.state.cancel != before.cancel || self.exchange.state.active != before.active {
             self.alias_cancel(page);
         }
+        self.put_right(page);
+        if register != LOC_CTRL {
+            self.put(page, locality, register);
+        }
         true
+    }
+
+    /// Clears TPM_LOC_STATE.tpmRegValidSts until [`put_right`](Self::put_right) has brought the locality registers together.
+    fn hide_loc_state(&self, page: &mut dyn GuestPage) {
+        for locality in self.exchange.layout.localities() {
+            page.store(page_offset(locality) + LOC_STATE, 0);
+        }
     }
 
     /// Where the locality that an effect serves has its buffer.
@@ -112,8 +125,8 @@ impl<'b> Shared<'b> {
 
     /// Writes every register that is not the guest's, where it does not hold what it must.
     fn put_right(&self, page: &mut dyn GuestPage) {
-        for locality in self.exchange.layout.localities() {
-            for register in SHOWN.into_iter().chain(SHOWN_TOO) {
+        for register in ALWAYS_ZERO.into_iter().chain(SHOWN) {
+            for locality in self.exchange.layout.localities() {
                 self.put(page, locality, register);
             }
         }

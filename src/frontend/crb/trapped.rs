@@ -1,11 +1,14 @@
 //! The driver for a machine that traps every access to the register pages.
 
 use super::exchange::{Exchange, Work};
-use super::registers::{DATA_BUFFER_BYTES, Layout, Place, event};
+use super::registers::{Buffer, DATA_BUFFER_BYTES, Layout, Place, event};
 use super::state::{Effect, Event, Phase, State};
 use crate::engine::Locality;
 use crate::frontend::Tpm;
 use crate::seams::GuestPage;
+
+/// How much of the buffer is wiped at a time: a divisor of its size.
+const WIPE_BYTES: usize = 128;
 
 /// How many bytes an access moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +178,18 @@ impl<'b> Trapped<'b> {
         self.exchange.learn(tpm);
     }
 
+    /// A locality that comes to have the TPM finds nothing of another's in a buffer that only traps can reach.
+    fn happened(&mut self, event: Event) -> Effect {
+        let before = self.exchange.state.active;
+        let effect = self.exchange.happened(event);
+        if self.exchange.state.active != before && self.exchange.layout.buffer() == Buffer::InPage {
+            for at in (0..DATA_BUFFER_BYTES).step_by(WIPE_BYTES) {
+                self.window.copy_out(at, &[0; WIPE_BYTES]);
+            }
+        }
+        effect
+    }
+
     fn word(&self, offset: usize) -> u32 {
         let Exchange { layout, state, .. } = &self.exchange;
         match layout.place(offset) {
@@ -190,7 +205,7 @@ impl<'b> Trapped<'b> {
                 let mut word = [0; 4];
                 word[piece.from_lane..piece.to_lane].copy_from_slice(written);
                 match event(locality, register, u32::from_le_bytes(word), piece.lanes()) {
-                    Some(event) => self.exchange.happened(event),
+                    Some(event) => self.happened(event),
                     None => Effect::None,
                 }
             }

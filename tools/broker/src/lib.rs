@@ -8,6 +8,9 @@
 //! durable. Nothing secret in a log line, an error or an argument.
 //! **Not here.** Backup, restore and clone tickets; EK certificates; the CoCo KBS protocol.
 
+pub mod cli;
+pub mod evidence;
+pub mod http;
 pub mod ids;
 pub mod policy;
 pub mod private_file;

@@ -17,6 +17,15 @@ pub type Measurement = [u8; 48];
 /// CHIP_ID of a report.
 pub type ChipId = [u8; 64];
 
+/// What the verified certificate says of the chip; a host may mask CHIP_ID in reports, never this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Genuine {
+    /// How its TCB_VERSION is laid out.
+    pub generation: Generation,
+    /// Which chip it is, padded with zeros; none where a provider's key signed.
+    pub chip: Option<ChipId>,
+}
+
 /// What a tenant demands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "PolicyText", into = "PolicyText")]
@@ -34,10 +43,11 @@ impl Policy {
     ///
     /// # Errors
     /// The reason that the VM is told.
-    pub fn admits(&self, report: &Report<'_>, generation: Generation) -> Result<(), DeniedReason> {
+    pub fn admits(&self, report: &Report<'_>, genuine: &Genuine) -> Result<(), DeniedReason> {
+        let chip_is_listed = genuine.chip.is_some_and(|chip| self.chips.contains(&chip));
         refused(self.measurements.contains(report.measurement()), DeniedReason::Measurement)?;
-        refused(self.covers(report, generation), DeniedReason::Tcb)?;
-        refused(self.chips.is_empty() || self.chips.contains(report.chip_id()), DeniedReason::Chip)
+        refused(self.covers(report, genuine.generation), DeniedReason::Tcb)?;
+        refused(self.chips.is_empty() || chip_is_listed, DeniedReason::Chip)
     }
 
     fn covers(&self, report: &Report<'_>, generation: Generation) -> bool {
@@ -155,7 +165,7 @@ impl fmt::Display for TcbText {
 
 #[cfg(test)]
 mod tests {
-    use super::{Policy, TcbText, chip, guest_is_closed, tcb};
+    use super::{Genuine, Policy, TcbText, chip, guest_is_closed, tcb};
     use husk::attest::report::{Generation, Layout, Report};
     use husk::release::wire::DeniedReason;
     use husk::seams::REPORT_BYTES;
@@ -179,7 +189,9 @@ mod tests {
     fn judged(policy: &Policy, layout: &Layout) -> Result<(), DeniedReason> {
         let raw = <[u8; REPORT_BYTES]>::read_from_bytes(layout.as_bytes()).unwrap();
         let report = Report::parse(&raw).unwrap();
-        guest_is_closed(&report).and_then(|()| policy.admits(&report, Generation::Milan))
+        let chip = (layout.chip_id != [0; 64]).then_some(layout.chip_id);
+        let genuine = Genuine { generation: Generation::Milan, chip };
+        guest_is_closed(&report).and_then(|()| policy.admits(&report, &genuine))
     }
 
     fn policy() -> Policy {

@@ -194,8 +194,12 @@ const MUTANTS: [(&str, Step); 9] = [
         }
         (change, reply)
     }),
-    ("no lease wait", |row, at, caller, request| {
-        step(&Row { lease_until_ms: 0, ..row.clone() }, at, caller, request)
+    ("no lease wait", |row, at, caller, request| match request {
+        Request::Grant { .. } => {
+            let (change, reply) = step(&Row { released: true, ..row.clone() }, at, caller, request);
+            (change.map(|new| Row { released: row.released, ..new }), reply)
+        }
+        _ => step(row, at, caller, request),
     }),
     ("any holder", |row, at, caller, request| {
         let caller = row.holder.map_or(caller, |holder| holder.instance);

@@ -1,5 +1,7 @@
 //! The laws of what the broker remembers.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its world fails")]
+
 #[path = "support/world.rs"]
 mod world;
 

@@ -1,2 +1,70 @@
-//! The husk command.
-fn main() {}
+//! The husk command: every tool under one name.
+//!
+//! Exit codes: 0 done · 1 failed or refused · 2 wrong command line · 3 something named is unknown · 4 something to be
+//! made is there already · 5 another broker serves the database. `husk vtpmd` ends with 10 and the number of the family
+//! whose fault it is: 12 host · 13 broker · 14 seal · 15 engine · 16 a defect.
+
+use clap::{Parser, Subcommand};
+use husk::fault::Fault;
+use husk_broker::cli::{BrokerCommand, TenantCommand, VmCommand, exit_code};
+use std::process::ExitCode;
+
+/// A fault's exit code is this and the number of its family.
+const FAULT_BASE: u8 = 10;
+
+/// A TPM for confidential VMs whose memory survives power-off.
+#[derive(Parser, Debug)]
+#[command(
+    name = "husk",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed or refused, 2 wrong command line, \
+3 something named is unknown, 4 something to be made is there already, 5 another broker serves the database; \
+of vtpmd: 12 the host's fault, 13 the broker's refusal, 14 the stored state is not the newest, 15 the engine's fault, \
+16 a defect."
+)]
+struct Husk {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Make and run a key broker.
+    #[command(subcommand)]
+    Broker(BrokerCommand),
+    /// Register tenants at a broker.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// Enrol VMs, look at them, halt and retire them.
+    #[command(subcommand)]
+    Vm(VmCommand),
+    /// Play a secure processor, for machines without SEV-SNP.
+    Psp(husk_psp::Args),
+    /// Run the component as a host process.
+    Vtpmd(Box<husk_vtpmd::daemon::Args>),
+    /// Carry frames between a VM and its broker.
+    Relay(husk_relay::cli::Args),
+    /// Look at a sealed volume without its keys.
+    #[command(subcommand)]
+    Volume(husk_volume::cli::VolumeCommand),
+}
+
+fn main() -> ExitCode {
+    let result = match Husk::parse().command {
+        Command::Broker(command) => command.run(),
+        Command::Tenant(command) => command.run(),
+        Command::Vm(command) => command.run(),
+        Command::Psp(args) => husk_psp::run(args),
+        Command::Vtpmd(args) => husk_vtpmd::daemon::run(&args),
+        Command::Relay(args) => husk_relay::cli::run(&args),
+        Command::Volume(command) => command.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("husk: {error:#}");
+            let fault = error.downcast_ref::<Fault>().map(|fault| FAULT_BASE + fault.family() as u8);
+            ExitCode::from(fault.unwrap_or_else(|| exit_code(&error)))
+        }
+    }
+}

@@ -1,1 +1,17 @@
 //! The untrusted pipe between a VM and its broker.
+//!
+//! **What.** A unix socket that takes frames, posts each to the broker and hands the answer back. One connection
+//! carries any number of exchanges, one at a time.
+//! **Trust.** None in either direction, and none is needed: whatever a relay does, its worst is silence. That is why it may
+//! run on the host, and why [`tamper`] can be offered to anybody.
+//! **Laws.** No frame is invented: an exchange that fails closes its connection, and the client knows that it knows
+//! nothing. Sizes, waits and connections are bounded. Nothing is retried here: only the VM knows which request may
+//! be asked again.
+//! **Not here.** What the frames mean.
+
+pub mod channel;
+pub mod cli;
+pub mod frames;
+pub mod pipe;
+pub mod server;
+pub mod tamper;

@@ -13,15 +13,16 @@ mod sessions;
 
 pub use sessions::{ESTABLISHED_MAX, GREETED_MAX};
 
+use crate::evidence::{Evidence, EvidenceRefused};
 use crate::ids::{TenantId, VmId, VmName};
-use crate::policy::{guest_is_closed, refused};
+use crate::policy::{Genuine, Measurement, guest_is_closed, refused};
 use crate::rules::{Grant, InstanceId, Reply, Request};
 use crate::store::{Decided, GrantSecrets, Serving, StoreError, Tenant};
 use crate::vault::RootKeys;
 use crate::world::{World, WorldEntropy};
 use bodies::AttestParts;
 use husk::attest::binding::report_data;
-use husk::attest::report::{Generation, Report};
+use husk::attest::report::Report;
 use husk::release::frame;
 use husk::release::record::{Answerer, Asked, REPLY_BODY_AT, session_of};
 use husk::release::transcript::{AgreementKey, broker_keys, grant_digest, point_digest, server_hello_digest};
@@ -29,31 +30,12 @@ use husk::release::wire::{
     DeniedReason, FRAME_BYTES_MAX, FrameKind, GrantIntent, GrantReply, Hello, Operation, PROTOCOL,
     RefusalReason, SIGNATURE_BYTES, SUITE, ServerHello, Status, WireHead,
 };
-use husk::seams::REPORT_BYTES;
 use sessions::{Session, Sessions, Stage};
 use sha2::{Digest as _, Sha256, Sha384};
 use std::sync::{Arc, Mutex, MutexGuard};
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zeroize::Zeroize;
-
-/// Why a report's bytes, signature or chain do not hold. The text is for the broker's log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EvidenceRefused {
-    /// They do not hold.
-    Unsound(String),
-    /// They hold, under a simulated root that this broker was not told to accept.
-    Simulated(String),
-}
-
-/// Whether a report is a genuine processor's.
-pub trait Evidence: Send + Sync {
-    /// Verifies `report` with the DER `certificate` of its key (empty if the host had none) down to a root.
-    ///
-    /// # Errors
-    /// [`EvidenceRefused`].
-    fn verify(&self, report: &[u8; REPORT_BYTES], certificate: &[u8]) -> Result<Generation, EvidenceRefused>;
-}
 
 /// The broker without its network.
 pub struct Service {
@@ -84,6 +66,12 @@ impl Service {
     ) -> Self {
         let sessions = Mutex::new(Sessions::new(GREETED_MAX, ESTABLISHED_MAX));
         Self { serving: Mutex::new(serving), sessions, keys, world, evidence }
+    }
+
+    /// Whether it can answer: no request has died in the middle of a decision.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        !self.serving.is_poisoned() && !self.sessions.is_poisoned()
     }
 
     /// Answers one frame, whatever its bytes are.
@@ -168,6 +156,8 @@ impl Service {
         let id = session_of(body).map_err(|_| RefusalReason::Malformed)?;
         let session = locked(&self.sessions)?.find(&id).ok_or(RefusalReason::UnknownSession)?;
         let mut session = locked(&session)?;
+        // A newer session of the same instance may have closed this one while it was waited for.
+        locked(&self.sessions)?.find(&id).ok_or(RefusalReason::UnknownSession)?;
         let (asked, body) = session.answerer.open(body).map_err(|_| RefusalReason::Malformed)?;
         let operation = asked.operation();
         let (answer, secrets) = self.decide(&mut session, operation, body)?;
@@ -180,8 +170,8 @@ impl Service {
         match (operation, session.stage) {
             (Operation::Attest, Stage::Greeted | Stage::Attested { .. }) => self.attest(session, body),
             (Operation::Resume, Stage::Greeted | Stage::Resumed) => self.resume(session, body),
-            (Operation::Grant, Stage::Attested { report_id, .. }) if body.is_empty() => {
-                self.ask(session, &Request::Grant { report_id })
+            (Operation::Grant, Stage::Attested { report_id, measurement, .. }) if body.is_empty() => {
+                self.grant(session, report_id, &measurement)
             }
             (
                 Operation::Confirm
@@ -206,6 +196,16 @@ impl Service {
         Ok((reply, secrets))
     }
 
+    /// The tenant may have forbidden the firmware while its instance waited for another's lease to end.
+    fn grant(&self, session: &Session, report_id: [u8; 32], measurement: &Measurement) -> Outcome {
+        let enrolment = locked(&self.serving)?.store().enrolment(&session.vm);
+        let policy = enrolment.map_err(|error| unavailable(&session.vm, &error))?.policy;
+        if !policy.measurements.contains(measurement) {
+            return Ok((Reply::Denied(DeniedReason::Measurement), None));
+        }
+        self.ask(session, &Request::Grant { report_id })
+    }
+
     fn resume(&self, session: &mut Session, body: &[u8]) -> Outcome {
         let Some(request) = bodies::request(Operation::Resume, body) else {
             return Ok((Reply::Denied(DeniedReason::Order), None));
@@ -223,9 +223,9 @@ impl Service {
             return Ok((Reply::Denied(DeniedReason::Order), None));
         };
         match self.judge(session, &parts)? {
-            Ok(report_id) => {
+            Ok((report_id, measurement)) => {
                 let report_digest = Sha384::digest(parts.fixed.report).into();
-                session.stage = Stage::Attested { report_digest, report_id };
+                session.stage = Stage::Attested { report_digest, report_id, measurement };
                 locked(&self.sessions)?.establish(&session.id);
                 Ok((Reply::Done, None))
             }
@@ -233,16 +233,16 @@ impl Service {
         }
     }
 
-    /// The whole policy, in order; yields REPORT_ID.
+    /// The whole policy, in order; yields REPORT_ID and MEASUREMENT.
     fn judge(
         &self,
         session: &Session,
         parts: &AttestParts<'_>,
-    ) -> Result<Result<[u8; 32], DeniedReason>, RefusalReason> {
+    ) -> Result<Result<([u8; 32], Measurement), DeniedReason>, RefusalReason> {
         let vm = &session.vm;
         let enrolment = locked(&self.serving)?.store().enrolment(vm);
         let enrolment = enrolment.map_err(|error| unavailable(vm, &error))?;
-        let judged = self.genuine(vm, parts).and_then(|generation| {
+        let judged = self.genuine(vm, parts).and_then(|genuine| {
             let report = Report::parse(&parts.fixed.report).map_err(|_| DeniedReason::Evidence)?;
             let config_is_enrolled = <[u8; 32]>::from(Sha256::digest(parts.config)) == enrolment.host_data;
             let config_digest = Sha384::digest(parts.config).into();
@@ -251,16 +251,16 @@ impl Service {
             refused(*report.host_data() == enrolment.host_data, DeniedReason::LaunchConfig)?;
             refused(config_is_enrolled, DeniedReason::LaunchConfig)?;
             refused(*report.report_data() == bound, DeniedReason::Binding)?;
-            enrolment.policy.admits(&report, generation)?;
-            Ok(*report.report_id())
+            enrolment.policy.admits(&report, &genuine)?;
+            Ok((*report.report_id(), *report.measurement()))
         });
-        let Ok(report_id) = judged else { return Ok(judged) };
+        let Ok((report_id, measurement)) = judged else { return Ok(judged) };
         let first = locked(&self.serving)?.store().bind_launch(vm, &report_id, session.instance);
         let first = first.map_err(|error| unavailable(vm, &error))?;
-        Ok(refused(first, DeniedReason::InstanceReused).map(|()| report_id))
+        Ok(refused(first, DeniedReason::InstanceReused).map(|()| (report_id, measurement)))
     }
 
-    fn genuine(&self, vm: &VmName, parts: &AttestParts<'_>) -> Result<Generation, DeniedReason> {
+    fn genuine(&self, vm: &VmName, parts: &AttestParts<'_>) -> Result<Genuine, DeniedReason> {
         self.evidence.verify(&parts.fixed.report, parts.certificate).map_err(|refused| match refused {
             EvidenceRefused::Unsound(why) => {
                 eprintln!("husk-broker: {vm}: report refused: {why}");

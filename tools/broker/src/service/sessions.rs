@@ -29,6 +29,8 @@ pub(super) enum Stage {
         report_digest: [u8; 48],
         /// REPORT_ID.
         report_id: [u8; 32],
+        /// MEASUREMENT, which must still be allowed when the grant is asked for.
+        measurement: [u8; 48],
     },
     /// The instance has proven its key and holds a token.
     Resumed,

@@ -21,6 +21,8 @@ use crate::vault::{RootKeys, VaultError};
 use columns::{load, swap, to_sql};
 use husk::release::wire::{BrokerCertificate, POINT_BYTES};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -36,6 +38,9 @@ pub enum StoreError {
     /// The file is there already.
     #[error("the database exists already and is never overwritten; choose another name, or move it away")]
     Exists,
+    /// The file could not be made.
+    #[error("the database could not be made: {0}")]
+    Uncreatable(String),
     /// The file is not there.
     #[error("the database does not exist; make one with `husk broker init`")]
     Missing,
@@ -119,9 +124,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Exists`], [`StoreError::Database`].
     pub fn create(path: &Path, keys: &RootKeys) -> Result<Self, StoreError> {
-        if path.exists() {
-            return Err(StoreError::Exists);
-        }
+        // SQLite gives the files beside it the same mode.
+        let made = File::options().write(true).create_new(true).mode(0o600).open(path);
+        made.map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => StoreError::Exists,
+            _ => StoreError::Uncreatable(error.to_string()),
+        })?;
         Self::found(Connection::open(path)?, Some(path), keys)
     }
 
@@ -243,15 +251,24 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownVm`] and others.
     pub fn enrolment(&self, vm: &VmName) -> Result<Enrolment, StoreError> {
-        let mut select = self
-            .connection
-            .prepare_cached("SELECT host_data, policy FROM vms WHERE tenant = ?1 AND vm = ?2")?;
-        let found = select
-            .query_row(params![vm.tenant.0, vm.vm.0], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))
-            .optional()?;
-        let (host_data, policy) = found.ok_or(StoreError::UnknownVm(*vm))?;
-        let policy = serde_json::from_str(&policy).map_err(|_| StoreError::Damaged)?;
-        Ok(Enrolment { host_data, policy })
+        enrolment(&self.connection, vm)
+    }
+
+    /// Changes what the tenant demands; yields the new policy. Who was granted keys before keeps them.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownVm`] and others.
+    pub fn amend(&mut self, vm: &VmName, change: impl FnOnce(&mut Policy)) -> Result<Policy, StoreError> {
+        let transaction = begin(&mut self.connection)?;
+        let mut policy = enrolment(&transaction, vm)?.policy;
+        change(&mut policy);
+        let text = serde_json::to_string(&policy).map_err(|_| StoreError::Damaged)?;
+        transaction.execute(
+            "UPDATE vms SET policy = ?3 WHERE tenant = ?1 AND vm = ?2",
+            params![vm.tenant.0, vm.vm.0, text],
+        )?;
+        transaction.commit()?;
+        Ok(policy)
     }
 
     /// The row of a VM.
@@ -300,6 +317,17 @@ impl Store {
         transaction.commit()?;
         Ok(bound == instance.0)
     }
+}
+
+fn enrolment(connection: &Connection, vm: &VmName) -> Result<Enrolment, StoreError> {
+    let mut select =
+        connection.prepare_cached("SELECT host_data, policy FROM vms WHERE tenant = ?1 AND vm = ?2")?;
+    let found = select
+        .query_row(params![vm.tenant.0, vm.vm.0], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))
+        .optional()?;
+    let (host_data, policy) = found.ok_or(StoreError::UnknownVm(*vm))?;
+    let policy = serde_json::from_str(&policy).map_err(|_| StoreError::Damaged)?;
+    Ok(Enrolment { host_data, policy })
 }
 
 fn begin(connection: &mut Connection) -> Result<Transaction<'_>, StoreError> {

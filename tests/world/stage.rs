@@ -1,0 +1,453 @@
+//! The stage: a broker on a real database, a relay that loses things, disks, and machines that die.
+//!
+//! What can happen at each step (a write, a flush, or an exchange): see [`Mishap`]. Time passes only when a test says so.
+
+use crate::toy::Toy;
+use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
+use husk::attest::report::{Generation, Layout};
+use husk::fault::Fault;
+use husk::release::ReleaseFault;
+use husk::release::session::SessionMemory;
+use husk::release::transcript::point_digest;
+use husk::seams::{
+    Channel, ChannelError, Clock, Console, Disk, DiskError, Entropy, EntropyError, Geometry, Platform,
+    REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError,
+};
+use husk::volume::{STATE_BYTES_MAX, Workspace};
+use husk::vtpm::{Asked, Cold, Memory, Vtpm};
+use husk_broker::evidence::{Evidence, EvidenceRefused};
+use husk_broker::ids::{TenantId, VmId, VmName};
+use husk_broker::policy::{Genuine, Policy};
+use husk_broker::service::Service;
+use husk_broker::store::{Enrolment, Serving, Store, Tenant};
+use husk_broker::vault::{RootKeys, TenantRoot};
+use husk_broker::world::World;
+use sha2::{Digest as _, Sha384};
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use zerocopy::{FromZeros, IntoBytes};
+
+/// Length of a lease in this world.
+pub(crate) const LEASE_MS: u32 = 10_000;
+
+const NAME: VmName = VmName { tenant: TenantId([1; 16]), vm: VmId([2; 16]) };
+const MEASUREMENT: [u8; 48] = [7; 48];
+
+/// What goes wrong, once, at one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mishap {
+    /// The machine dies before the step.
+    DiesBefore,
+    /// The machine dies after the step: the disk has it, or the broker did it, and nobody hears the answer.
+    DiesAfter,
+    /// The request does not arrive (nothing, where the step is the disk's).
+    RequestLost,
+    /// The reply does not arrive (nothing, where the step is the disk's).
+    ReplyLost,
+    /// The broker crashes before it sees the request.
+    BrokerCrashesBefore,
+    /// The broker crashes when it has decided, and nobody hears the answer.
+    BrokerCrashesAfter,
+}
+
+impl Mishap {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::DiesBefore,
+        Self::DiesAfter,
+        Self::RequestLost,
+        Self::ReplyLost,
+        Self::BrokerCrashesBefore,
+        Self::BrokerCrashesAfter,
+    ];
+}
+
+/// Time and entropy of everyone, from one seed.
+#[derive(Debug)]
+pub(crate) struct Nature {
+    now_ms: AtomicU64,
+    draws: AtomicU64,
+}
+
+impl Nature {
+    fn draw(&self, into: &mut [u8]) {
+        for chunk in into.chunks_mut(48) {
+            let draw = self.draws.fetch_add(1, Ordering::SeqCst);
+            chunk.copy_from_slice(&Sha384::digest(draw.to_le_bytes())[..chunk.len()]);
+        }
+    }
+}
+
+impl World for Nature {
+    fn now_ms(&self) -> u64 {
+        self.now_ms.load(Ordering::SeqCst)
+    }
+
+    fn fill(&self, into: &mut [u8]) -> Result<(), EntropyError> {
+        self.draw(into);
+        Ok(())
+    }
+}
+
+impl Clock for Nature {
+    fn now_ms(&self) -> u64 {
+        self.now_ms.load(Ordering::SeqCst)
+    }
+}
+
+/// Reports of this stage are not signed: signatures have their own laws in `tools/evidence` and `tools/psp`.
+struct Believes;
+
+impl Evidence for Believes {
+    fn verify(&self, _: &[u8; REPORT_BYTES], _: &[u8]) -> Result<Genuine, EvidenceRefused> {
+        Ok(Genuine { generation: Generation::Milan, chip: None })
+    }
+}
+
+/// Everything that outlives a machine.
+pub(crate) struct Stage {
+    pub(crate) nature: Arc<Nature>,
+    keys: Arc<RootKeys>,
+    service: RefCell<Option<Service>>,
+    database: PathBuf,
+    _folder: tempfile::TempDir,
+    config: Vec<u8>,
+    host_data: [u8; 32],
+    launches: Cell<u8>,
+    /// Steps of all machines so far.
+    pub(crate) steps: Cell<usize>,
+    /// What happens, and at which step.
+    pub(crate) plan: Cell<Option<(usize, Mishap)>>,
+    /// The relay carries nothing.
+    pub(crate) cut_off: Cell<bool>,
+}
+
+impl Stage {
+    pub(crate) fn new(seed: u64) -> Self {
+        let nature = Arc::new(Nature { now_ms: AtomicU64::new(1_000), draws: AtomicU64::new(seed << 40) });
+        let folder =
+            tempfile::Builder::new().prefix("husk-world").tempdir_in(memory_folder()).expect("a folder");
+        let database = folder.path().join("broker.db");
+        let keys = Arc::new(RootKeys::generate(&*nature).expect("keys"));
+        let root = TenantRoot::generate(&*nature).expect("a tenant's root");
+        let launch = LaunchConfig {
+            tenant: NAME.tenant.0,
+            vm: NAME.vm.0,
+            root: point_digest(root.point()),
+            mode: Mode::Strict,
+            serve: Serve::Lease,
+            kbs: Kbs::None,
+            min_key_generation: 0,
+        };
+        let mut store = Store::create(&database, &keys).expect("a database");
+        let certificate = root.certify(NAME.tenant, &keys).expect("a certificate");
+        store.register(NAME.tenant, &Tenant { root: *root.point(), certificate }).expect("a tenant");
+        let policy = Policy { measurements: vec![MEASUREMENT], min_tcb: None, chips: Vec::new() };
+        store.enrol(&NAME, &Enrolment { host_data: launch.host_data(), policy }).expect("a VM");
+        drop(store);
+        let mut config = String::new();
+        launch.write(&mut config).expect("a configuration");
+        let stage = Self {
+            nature,
+            keys,
+            service: RefCell::new(None),
+            database,
+            _folder: folder,
+            config: config.into_bytes(),
+            host_data: launch.host_data(),
+            launches: Cell::new(0),
+            steps: Cell::new(0),
+            plan: Cell::new(None),
+            cut_off: Cell::new(false),
+        };
+        stage.restart_broker();
+        stage
+    }
+
+    pub(crate) fn restart_broker(&self) {
+        self.service.replace(None);
+        let store = Store::open(&self.database).expect("the database opens");
+        let world: Arc<dyn World> = self.nature.clone();
+        let serving =
+            Serving::begin(store, self.keys.clone(), world.clone(), LEASE_MS).expect("the broker starts");
+        self.service.replace(Some(Service::new(serving, self.keys.clone(), world, Box::new(Believes))));
+    }
+
+    pub(crate) fn pass_ms(&self, ms: u64) {
+        self.nature.now_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    fn broker(&self, frame: &[u8]) -> Vec<u8> {
+        self.service.borrow().as_ref().expect("a broker").handle(frame)
+    }
+
+    /// Counts a step; what goes wrong at it.
+    fn step(&self) -> Option<Mishap> {
+        let step = self.steps.get();
+        self.steps.set(step + 1);
+        self.plan.get().filter(|(at, _)| *at == step).map(|(_, mishap)| mishap)
+    }
+}
+
+/// SQLite's durability has its own tests; here a database in memory-backed storage saves the time of real flushes.
+fn memory_folder() -> PathBuf {
+    let shm = PathBuf::from("/dev/shm");
+    if shm.is_dir() { shm } else { std::env::temp_dir() }
+}
+
+/// The hardware of one launch.
+struct Hardware<'s> {
+    stage: &'s Stage,
+    dead: &'s Cell<bool>,
+    report_id: [u8; 32],
+}
+
+impl Hardware<'_> {
+    fn dies(&self) {
+        self.dead.set(true);
+    }
+}
+
+/// A disk that does what it is told, one block of 512 bytes at a time; tears have laws of their own (`volume`).
+#[derive(Debug)]
+pub(crate) struct RamDisk {
+    pub(crate) image: Vec<u8>,
+}
+
+impl RamDisk {
+    fn range(&self, offset: u64, bytes: usize) -> Result<Range<usize>, DiskError> {
+        let start = usize::try_from(offset).map_err(|_| DiskError)?;
+        let end = start.checked_add(bytes).filter(|end| *end <= self.image.len()).ok_or(DiskError)?;
+        Ok(start..end)
+    }
+}
+
+impl Disk for RamDisk {
+    fn geometry(&self) -> Geometry {
+        Geometry { size_bytes: self.image.len() as u64, block_bytes: 512 }
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
+        let range = self.range(offset, into.len())?;
+        into.copy_from_slice(&self.image[range]);
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), DiskError> {
+        let range = self.range(offset, from.len())?;
+        self.image[range].copy_from_slice(from);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), DiskError> {
+        Ok(())
+    }
+}
+
+struct MortalDisk<'s, 'd> {
+    hardware: &'d Hardware<'s>,
+    disk: &'d RefCell<RamDisk>,
+}
+
+impl MortalDisk<'_, '_> {
+    fn step(&self, act: impl FnOnce(&mut RamDisk) -> Result<(), DiskError>) -> Result<(), DiskError> {
+        if self.hardware.dead.get() {
+            return Err(DiskError);
+        }
+        let mishap = self.hardware.stage.step();
+        if mishap == Some(Mishap::DiesBefore) {
+            self.hardware.dies();
+            return Err(DiskError);
+        }
+        act(&mut self.disk.borrow_mut())?;
+        if mishap == Some(Mishap::DiesAfter) {
+            self.hardware.dies();
+            return Err(DiskError);
+        }
+        Ok(())
+    }
+}
+
+impl Disk for MortalDisk<'_, '_> {
+    fn geometry(&self) -> Geometry {
+        self.disk.borrow().geometry()
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
+        self.disk.borrow_mut().read(offset, into)
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), DiskError> {
+        self.step(|disk| disk.write(offset, from))
+    }
+
+    fn flush(&mut self) -> Result<(), DiskError> {
+        self.step(Disk::flush)
+    }
+}
+
+struct Relay<'s, 'd>(&'d Hardware<'s>);
+
+impl Channel for Relay<'_, '_> {
+    fn exchange(&mut self, request: &[u8], reply: &mut [u8]) -> Result<usize, ChannelError> {
+        let Hardware { stage, dead, .. } = self.0;
+        if dead.get() || stage.cut_off.get() {
+            return Err(ChannelError::Unreachable);
+        }
+        let mishap = stage.step();
+        match mishap {
+            Some(Mishap::DiesBefore) => self.0.dies(),
+            Some(Mishap::BrokerCrashesBefore) => stage.restart_broker(),
+            _ => {}
+        }
+        if matches!(mishap, Some(Mishap::DiesBefore | Mishap::RequestLost | Mishap::BrokerCrashesBefore)) {
+            return Err(ChannelError::Unreachable);
+        }
+        let answer = stage.broker(request);
+        match mishap {
+            Some(Mishap::DiesAfter) => self.0.dies(),
+            Some(Mishap::BrokerCrashesAfter) => stage.restart_broker(),
+            Some(Mishap::ReplyLost) => {}
+            _ => {
+                reply[..answer.len()].copy_from_slice(&answer);
+                return Ok(answer.len());
+            }
+        }
+        Err(ChannelError::Unreachable)
+    }
+}
+
+struct Processor<'s, 'd>(&'d Hardware<'s>);
+
+impl Reporter for Processor<'_, '_> {
+    fn report(
+        &mut self,
+        data: &[u8; REPORT_DATA_BYTES],
+        report: &mut [u8; REPORT_BYTES],
+    ) -> Result<(), ReporterError> {
+        let mut layout = Layout::new_zeroed();
+        layout.version.set(2);
+        layout.policy.set(1 << 17);
+        layout.signature_algo.set(1);
+        layout.report_data = *data;
+        layout.measurement = MEASUREMENT;
+        layout.host_data = self.0.stage.host_data;
+        layout.report_id = self.0.report_id;
+        report.copy_from_slice(layout.as_bytes());
+        Ok(())
+    }
+
+    fn certificate(&mut self, _: &mut [u8]) -> usize {
+        0
+    }
+}
+
+struct Dice<'s, 'd>(&'d Hardware<'s>);
+
+impl Entropy for Dice<'_, '_> {
+    fn fill(&mut self, into: &mut [u8]) -> Result<(), EntropyError> {
+        self.0.stage.nature.draw(into);
+        Ok(())
+    }
+}
+
+struct Silent;
+
+impl Console for Silent {
+    fn line(&mut self, _: &'static str, _: u32) {}
+}
+
+/// A machine that was launched: its memory, its disk, and whether it still lives.
+pub(crate) struct Machine<'s> {
+    hardware: Hardware<'s>,
+    disk: &'s RefCell<RamDisk>,
+    vtpm: Option<Vtpm<'s, Toy>>,
+}
+
+impl<'s> Machine<'s> {
+    /// Launches on `disk`; its memory is leaked, as a firmware's is never given back.
+    pub(crate) fn launch(stage: &'s Stage, disk: &'s RefCell<RamDisk>) -> Self {
+        let launch = stage.launches.get() + 1;
+        stage.launches.set(launch);
+        let hardware =
+            Hardware { stage, dead: Box::leak(Box::new(Cell::new(false))), report_id: [launch; 32] };
+        Self { hardware, disk, vtpm: None }
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.hardware.dead.get()
+    }
+
+    pub(crate) fn kill(&self) {
+        self.hardware.dies();
+    }
+
+    fn with<R>(&mut self, act: impl FnOnce(&mut Option<Vtpm<'s, Toy>>, &mut Platform<'_>) -> R) -> R {
+        let hardware = &self.hardware;
+        let mut platform = Platform {
+            disk: &mut MortalDisk { hardware, disk: self.disk },
+            channel: &mut Relay(hardware),
+            reporter: &mut Processor(hardware),
+            entropy: &mut Dice(hardware),
+            clock: Some(&*hardware.stage.nature),
+            console: &mut Silent,
+        };
+        act(&mut self.vtpm, &mut platform)
+    }
+
+    /// Boots: waits out busy answers and asks again where the broker did not answer.
+    pub(crate) fn boot(&mut self, patience: u32) -> Result<(), Fault> {
+        let stage = self.hardware.stage;
+        self.with(|vtpm, platform| {
+            let mut identified = Cold::new(memory(), Toy::default()).identify(platform, &stage.config)?;
+            for _ in 0..patience {
+                match identified.release(platform) {
+                    Asked::Released(released) => {
+                        *vtpm = Some(released.unseal(platform)?.confirm(platform)?);
+                        return Ok(());
+                    }
+                    Asked::Busy { again, retry_ms } => {
+                        stage.pass_ms(u64::from(retry_ms));
+                        identified = again;
+                    }
+                    Asked::Refused { again, .. } => identified = again,
+                }
+            }
+            Err(ReleaseFault::Busy.fault())
+        })
+    }
+
+    /// Executes one command of the toy; what it shows.
+    pub(crate) fn ask(&mut self, code: u32) -> Result<u64, Fault> {
+        self.with(|vtpm, platform| {
+            let mut buffer = [0; husk::engine::COMMAND_BYTES_MAX];
+            let vtpm = vtpm.as_mut().ok_or(ReleaseFault::Misuse.fault())?;
+            let command = crate::toy::command(code);
+            let response = vtpm.execute(platform, husk::engine::Locality::Zero, &command, &mut buffer)?;
+            Ok(crate::toy::shown(response).expect("the toy never fails"))
+        })
+    }
+
+    pub(crate) fn reset(&mut self) -> Result<(), Fault> {
+        self.with(|vtpm, platform| vtpm.as_mut().ok_or(ReleaseFault::Misuse.fault())?.reset(platform))
+    }
+
+    pub(crate) fn shut_down(&mut self) -> Result<(), Fault> {
+        self.with(|vtpm, platform| vtpm.as_mut().ok_or(ReleaseFault::Misuse.fault())?.shutdown(platform))
+    }
+}
+
+fn memory() -> Memory<'static> {
+    Memory {
+        durable: leaked([0; STATE_BYTES_MAX]),
+        current: leaked([0; STATE_BYTES_MAX]),
+        workspace: leaked(Workspace::new()),
+        session: leaked(SessionMemory::new()),
+    }
+}
+
+fn leaked<T>(value: T) -> &'static mut T {
+    Box::leak(Box::new(value))
+}

@@ -1,0 +1,114 @@
+//! A TPM of one counter: small enough to be a model, real enough to be served.
+
+use husk::engine::{
+    Attempts, Command, Engine, EngineFault, Fingerprint, Locality, PowerOn, ResponseCode, Start,
+};
+use husk::nv::NvImage;
+
+/// Raises the counter and shows it (the code of TPM2_NV_Increment: may change NV).
+pub(crate) const INCREMENT: u32 = 0x134;
+/// Shows the counter (the code of TPM2_NV_ReadPublic: needs the right to answer).
+pub(crate) const SHOW: u32 = 0x169;
+/// Shows the reset count (the code of TPM2_ReadClock: needs nothing).
+pub(crate) const RESET_COUNT: u32 = 0x181;
+/// A measurement (the code of TPM2_PCR_Extend: needs nothing).
+pub(crate) const MEASURE: u32 = 0x182;
+
+/// The bytes of a command without parameters.
+pub(crate) fn command(code: u32) -> [u8; 10] {
+    let mut bytes = [0x80, 0x01, 0, 0, 0, 10, 0, 0, 0, 0];
+    bytes[6..].copy_from_slice(&code.to_be_bytes());
+    bytes
+}
+
+/// The number that a response shows, or the code for which it shows none.
+pub(crate) fn shown(response: &[u8]) -> Result<u64, ResponseCode> {
+    match ResponseCode::of(response) {
+        ResponseCode::SUCCESS => {
+            Ok(u64::from_be_bytes(response[10..18].try_into().expect("it shows a number")))
+        }
+        code => Err(code),
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Toy {
+    on: Option<(u64, u32)>,
+}
+
+impl Engine for Toy {
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint(*b"toy engine of one counter\0\0\0\0\0\0\0")
+    }
+
+    fn power_on(&mut self, nv: &mut NvImage<'_>, power_on: PowerOn) -> Result<(), EngineFault> {
+        if power_on.start == Start::Manufacture {
+            nv.store_engine_state(&0_u64.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)?;
+        }
+        let state = nv.engine_state().try_into().map_err(|_| EngineFault::StateRefused)?;
+        self.on = Some((u64::from_le_bytes(state), power_on.reset_count));
+        Ok(())
+    }
+
+    fn power_off(&mut self) {
+        self.on = None;
+    }
+
+    fn execute(
+        &mut self,
+        command: &Command<'_>,
+        nv: &mut NvImage<'_>,
+        response: &mut [u8],
+    ) -> Result<usize, EngineFault> {
+        let (counter, reset_count) = self.on.as_mut().ok_or(EngineFault::Failed)?;
+        if command.code() == INCREMENT {
+            *counter += 1;
+            nv.store_engine_state(&counter.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)?;
+        }
+        let number = if command.code() == RESET_COUNT { u64::from(*reset_count) } else { *counter };
+        response[..10].copy_from_slice(&ResponseCode::SUCCESS.response());
+        response[5] = 18;
+        response[10..18].copy_from_slice(&number.to_be_bytes());
+        Ok(18)
+    }
+
+    fn attempts(&mut self, _: &Command<'_>, _: &mut NvImage<'_>) -> Result<Attempts, EngineFault> {
+        Ok(Attempts::new())
+    }
+
+    fn charge(&mut self, _: &mut NvImage<'_>, _: u32) -> Result<(), EngineFault> {
+        Ok(())
+    }
+
+    fn clock_ms(&mut self, _: &mut NvImage<'_>) -> u64 {
+        0
+    }
+
+    fn hash_start(&mut self, _: &mut NvImage<'_>) -> Result<(), EngineFault> {
+        Ok(())
+    }
+
+    fn hash_data(&mut self, _: &mut NvImage<'_>, _: &[u8]) -> Result<(), EngineFault> {
+        Ok(())
+    }
+
+    fn hash_end(&mut self, _: &mut NvImage<'_>) -> Result<(), EngineFault> {
+        Ok(())
+    }
+
+    fn established(&mut self) -> bool {
+        false
+    }
+
+    fn reset_established(&mut self, _: Locality) -> Result<(), EngineFault> {
+        Ok(())
+    }
+
+    fn save_volatile(&mut self, _: &mut [u8]) -> Result<usize, EngineFault> {
+        Ok(0)
+    }
+
+    fn resume_volatile(&mut self, nv: &mut NvImage<'_>, facts: PowerOn, _: &[u8]) -> Result<(), EngineFault> {
+        self.power_on(nv, facts)
+    }
+}

@@ -1,0 +1,98 @@
+//! The commands `husk broker`, `husk tenant` and `husk vm`.
+//!
+//! **What.** Arguments and what they do; results on standard output, as text or with `--json`.
+//! **Laws.** No secret in an argument or in the output. No file is ever overwritten; what a failed command made, it
+//! takes away again. Exit codes are [`exit_code`]'s.
+//! **Not here.** Anything that a VM can reach.
+
+mod broker;
+mod tenant;
+mod vm;
+
+pub use broker::{BrokerCommand, ServeArgs};
+pub use tenant::TenantCommand;
+pub use vm::VmCommand;
+
+use crate::private_file::PrivateFileError;
+use crate::store::StoreError;
+use crate::vault::VaultError;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Where the database is.
+#[derive(Args, Clone, Debug)]
+pub struct Database {
+    /// The broker's database file.
+    #[arg(long, value_name = "FILE")]
+    pub database: PathBuf,
+}
+
+/// How the result shows.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Shape {
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Shape {
+    /// Prints `value`: as JSON, or its fields one a line.
+    fn print(self, value: &serde_json::Value) {
+        if self.json {
+            println!("{value}");
+            return;
+        }
+        let Some(fields) = value.as_object() else {
+            println!("{value}");
+            return;
+        };
+        let width = fields.keys().map(String::len).max().unwrap_or(0);
+        for (name, value) in fields {
+            match value {
+                serde_json::Value::String(text) => println!("{name:width$}  {text}"),
+                serde_json::Value::Null => println!("{name:width$}  -"),
+                other => println!("{name:width$}  {other}"),
+            }
+        }
+    }
+}
+
+/// The exit code of a command that failed: 3 if a tenant, VM or file that it names is unknown, 4 if one is there
+/// already, 5 if another broker serves the database, 1 for everything else. (2 is a wrong command line.)
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        match cause.downcast_ref() {
+            Some(StoreError::UnknownTenant(_) | StoreError::UnknownVm(_) | StoreError::Missing) => return 3,
+            Some(StoreError::TenantExists(_) | StoreError::VmExists(_) | StoreError::Exists) => return 4,
+            Some(StoreError::Served) => return 5,
+            _ => {}
+        }
+        let file = match cause.downcast_ref() {
+            Some(VaultError::File(file)) => Some(file),
+            _ => cause.downcast_ref(),
+        };
+        match file {
+            Some(PrivateFileError::Missing(_)) => return 3,
+            Some(PrivateFileError::Exists(_)) => return 4,
+            _ => {}
+        }
+    }
+    1
+}
+
+/// Does `rest`; takes the file at `path` away again if it fails.
+fn or_remove<T>(path: &std::path::Path, rest: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    rest().inspect_err(|_| {
+        if let Err(error) = std::fs::remove_file(path) {
+            eprintln!("husk: {} was made and could not be removed: {error}", path.display());
+        }
+    })
+}
+
+/// 16 random bytes.
+fn random_id() -> anyhow::Result<[u8; 16]> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|_| VaultError::Entropy)?;
+    Ok(id)
+}

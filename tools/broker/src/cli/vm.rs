@@ -1,0 +1,237 @@
+use super::{Database, Shape, or_remove, random_id};
+use crate::ids::{TenantId, VmId, VmName};
+use crate::policy::{ChipId, Measurement, Policy, chip, measurement, tcb};
+use crate::private_file::write_new;
+use crate::rules::{Life, Order, Row};
+use crate::store::{Enrolment, Store};
+use crate::vault::KEY_GENERATION;
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
+use husk::attest::report::Tcb;
+use husk::release::transcript::point_digest;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// `husk vm …`
+#[derive(Subcommand, Debug)]
+pub enum VmCommand {
+    /// Enrol a VM and write the launch configuration that it must be started with.
+    Enroll(EnrolArgs),
+    /// List the VMs.
+    List(ListArgs),
+    /// Show one VM.
+    Show(OneArgs),
+    /// Let one more firmware have the keys.
+    Allow(MeasurementArgs),
+    /// Let a firmware have the keys no more: what runs goes on, nothing is granted to it again.
+    Forbid(MeasurementArgs),
+    /// Fence the running instance and grant to nobody until `resume`.
+    Halt(OneArgs),
+    /// Grant to a halted VM again.
+    Resume(OneArgs),
+    /// End a VM for good: its secrets are erased, and its disk never opens again.
+    Retire(RetireArgs),
+}
+
+/// `husk vm enroll`
+#[derive(Args, Debug)]
+pub struct EnrolArgs {
+    #[command(flatten)]
+    database: Database,
+    /// The tenant.
+    #[arg(long, value_name = "HEX")]
+    tenant: TenantId,
+    /// The VM's id; random if not given.
+    #[arg(long, value_name = "HEX")]
+    vm: Option<VmId>,
+    /// A firmware's launch digest that may have the keys; repeat for more.
+    #[arg(long = "measurement", value_name = "HEX", required = true, value_parser = measurement)]
+    measurements: Vec<Measurement>,
+    /// Lowest patch levels, such as bootloader=4,tee=0,snp=22,microcode=213 (and fmc=1 for Turin).
+    #[arg(long, value_name = "LEVELS", value_parser = tcb)]
+    min_tcb: Option<Tcb>,
+    /// A chip that may run the VM; repeat for more; any genuine chip if not given.
+    #[arg(long = "chip", value_name = "HEX", value_parser = chip)]
+    chips: Vec<ChipId>,
+    /// Where to write the launch configuration.
+    #[arg(long, value_name = "FILE")]
+    config_out: PathBuf,
+    #[command(flatten)]
+    shape: Shape,
+}
+
+/// `husk vm list`
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    #[command(flatten)]
+    database: Database,
+    /// Only this tenant's.
+    #[arg(long, value_name = "HEX")]
+    tenant: Option<TenantId>,
+    #[command(flatten)]
+    shape: Shape,
+}
+
+/// `husk vm show|halt|resume`
+#[derive(Args, Debug)]
+pub struct OneArgs {
+    #[command(flatten)]
+    database: Database,
+    /// The tenant.
+    #[arg(long, value_name = "HEX")]
+    tenant: TenantId,
+    /// The VM.
+    #[arg(long, value_name = "HEX")]
+    vm: VmId,
+    #[command(flatten)]
+    shape: Shape,
+}
+
+/// `husk vm allow|forbid`
+#[derive(Args, Debug)]
+pub struct MeasurementArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    /// The firmware's launch digest.
+    #[arg(long, value_name = "HEX", value_parser = measurement)]
+    measurement: Measurement,
+}
+
+/// `husk vm retire`
+#[derive(Args, Debug)]
+pub struct RetireArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    /// There is no way back; say that you know.
+    #[arg(long, required = true)]
+    for_good: bool,
+}
+
+impl VmCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// One chain of causes for the operator.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Enroll(args) => enrol(args),
+            Self::List(args) => list(&args),
+            Self::Show(args) => show(&args),
+            Self::Allow(args) => amend(&args, |policy, one| {
+                policy.measurements.retain(|known| *known != one);
+                policy.measurements.push(one);
+            }),
+            Self::Forbid(args) => {
+                amend(&args, |policy, one| policy.measurements.retain(|known| *known != one))
+            }
+            Self::Halt(args) => order(&args, Order::Halt),
+            Self::Resume(args) => order(&args, Order::Resume),
+            Self::Retire(args) => order(&args.one, Order::Retire),
+        }
+    }
+}
+
+fn open(database: &Database) -> anyhow::Result<Store> {
+    Store::open(&database.database).with_context(|| database.database.display().to_string())
+}
+
+fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
+    let mut store = open(&args.database)?;
+    let tenant = store.tenant(args.tenant)?;
+    let vm = args.vm.map_or_else(|| random_id().map(VmId), Ok)?;
+    let name = VmName { tenant: args.tenant, vm };
+    let config = LaunchConfig {
+        tenant: args.tenant.0,
+        vm: vm.0,
+        root: point_digest(&tenant.root),
+        mode: Mode::Strict,
+        serve: Serve::Lease,
+        kbs: Kbs::None,
+        min_key_generation: KEY_GENERATION,
+    };
+    let mut text = String::new();
+    config.write(&mut text).context("the launch configuration was not written")?;
+    write_new(&args.config_out, text.as_bytes(), 0o644)?;
+    let policy = Policy { measurements: args.measurements, min_tcb: args.min_tcb, chips: args.chips };
+    let host_data = config.host_data();
+    or_remove(&args.config_out, || Ok(store.enrol(&name, &Enrolment { host_data, policy })?))?;
+    args.shape.print(&json!({
+        "tenant": args.tenant.to_string(),
+        "vm": vm.to_string(),
+        "host_data": hex::encode(host_data),
+        "config": args.config_out.display().to_string(),
+    }));
+    Ok(())
+}
+
+const fn life_word(life: Life) -> &'static str {
+    match life {
+        Life::Virgin => "virgin",
+        Life::Active => "active",
+        Life::Halted => "halted",
+        Life::Retired => "retired",
+    }
+}
+
+/// What an operator may see of a row: nothing secret is in a row.
+fn shown(name: &VmName, row: &Row) -> Value {
+    json!({
+        "tenant": name.tenant.to_string(),
+        "vm": name.vm.to_string(),
+        "life": life_word(row.life),
+        "generation": row.generation,
+        "epoch": row.epoch,
+        "token": row.token,
+        "sequence": row.head.sequence,
+        "digest": hex::encode(row.head.digest),
+        "confirmed": row.next.is_none(),
+        "released": row.released,
+    })
+}
+
+fn list(args: &ListArgs) -> anyhow::Result<()> {
+    let mut store = open(&args.database)?;
+    let names = store.vms(args.tenant)?;
+    let rows: Vec<Value> =
+        names.iter().map(|name| store.row(name).map(|row| shown(name, &row))).collect::<Result<_, _>>()?;
+    if args.shape.json {
+        println!("{}", Value::Array(rows));
+        return Ok(());
+    }
+    println!("{:32}  {:32}  {:7}  {:>8}  {:>10}", "TENANT", "VM", "LIFE", "EPOCH", "SEQUENCE");
+    for name in &names {
+        let row = store.row(name)?;
+        let (life, epoch, sequence) = (life_word(row.life), row.epoch, row.head.sequence);
+        println!("{}  {}  {life:7}  {epoch:>8}  {sequence:>10}", name.tenant, name.vm);
+    }
+    Ok(())
+}
+
+fn show(args: &OneArgs) -> anyhow::Result<()> {
+    let mut store = open(&args.database)?;
+    let name = VmName { tenant: args.tenant, vm: args.vm };
+    let mut value = shown(&name, &store.row(&name)?);
+    let enrolment = store.enrolment(&name)?;
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("host_data".to_owned(), json!(hex::encode(enrolment.host_data)));
+        fields.insert("policy".to_owned(), serde_json::to_value(enrolment.policy)?);
+    }
+    args.shape.print(&value);
+    Ok(())
+}
+
+fn amend(args: &MeasurementArgs, change: impl FnOnce(&mut Policy, Measurement)) -> anyhow::Result<()> {
+    let MeasurementArgs { one, measurement } = args;
+    let name = VmName { tenant: one.tenant, vm: one.vm };
+    let policy = open(&one.database)?.amend(&name, |policy| change(policy, *measurement))?;
+    one.shape.print(&serde_json::to_value(policy)?);
+    Ok(())
+}
+
+fn order(args: &OneArgs, order: Order) -> anyhow::Result<()> {
+    let name = VmName { tenant: args.tenant, vm: args.vm };
+    let row = open(&args.database)?.operate(&name, order)?;
+    args.shape.print(&shown(&name, &row));
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! The laws of the broker on HTTP: only frames are looked at, and everything is bounded.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where its world fails")]
+
+#[path = "support/world.rs"]
+mod world;
+
+use husk::release::wire::FRAME_BYTES_MAX;
+use husk::seams::REPORT_BYTES;
+use husk_broker::evidence::{Evidence, EvidenceRefused};
+use husk_broker::http;
+use husk_broker::policy::Genuine;
+use husk_broker::service::Service;
+use husk_broker::store::{Serving, Store};
+use husk_broker::vault::RootKeys;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+use world::TestWorld;
+
+/// No report comes this far here.
+struct Nobody;
+
+impl Evidence for Nobody {
+    fn verify(&self, _: &[u8; REPORT_BYTES], _: &[u8]) -> Result<Genuine, EvidenceRefused> {
+        Err(EvidenceRefused::Unsound("nobody".to_owned()))
+    }
+}
+
+fn served() -> (Runtime, SocketAddr) {
+    let world = Arc::new(TestWorld::new(1));
+    world.pass(1);
+    let keys = Arc::new(RootKeys::generate(&*world).unwrap());
+    let store = Store::in_memory(&keys).unwrap();
+    let serving = Serving::begin(store, Arc::clone(&keys), Arc::clone(&world) as _, 1000).unwrap();
+    let service = Arc::new(Service::new(serving, keys, world, Box::new(Nobody)));
+    let runtime = Runtime::new().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    runtime.spawn(http::serve(listener, service, std::future::pending()));
+    (runtime, address)
+}
+
+/// The status and body of one request.
+fn ask(address: SocketAddr, head: &str, body: &[u8]) -> (u16, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    write!(stream, "{head}\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n").unwrap();
+    // The server may close before it took all of a body that is too long.
+    let sent = stream.write_all(body);
+    assert!(sent.is_ok() || length > FRAME_BYTES_MAX);
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    assert!(read.is_ok() || length > FRAME_BYTES_MAX);
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    let status = std::str::from_utf8(&answer[9..12]).unwrap().parse().unwrap();
+    (status, answer[end + 4..].to_vec())
+}
+
+const OCTETS: &str = "POST /husk/v1/frame HTTP/1.1\r\ncontent-type: application/octet-stream";
+
+#[test]
+fn only_frames_are_looked_at() {
+    let (_runtime, address) = served();
+    assert_eq!(ask(address, "GET /healthz HTTP/1.1", &[]), (200, b"ok\n".to_vec()));
+    assert_eq!(ask(address, OCTETS, b"no frame"), (200, vec![3, 0, 0, 0, 0xFF, 1, 0]), "a refusal");
+    assert_eq!(ask(address, OCTETS, &[0; FRAME_BYTES_MAX]).0, 200);
+    assert_eq!(ask(address, OCTETS, &[0; FRAME_BYTES_MAX + 1]).0, 413);
+    let text = "POST /husk/v1/frame HTTP/1.1\r\ncontent-type: text/plain";
+    assert_eq!(ask(address, text, b"x").0, 415);
+    assert_eq!(ask(address, "GET /husk/v1/frame HTTP/1.1", &[]).0, 405);
+    assert_eq!(ask(address, "GET /admin HTTP/1.1", &[]).0, 404);
+}

@@ -1,0 +1,119 @@
+//! What an operator meets: results, one clear line for each mistake, exit codes, and nothing overwritten.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where its world fails")]
+
+#[path = "support/site.rs"]
+mod site;
+
+use site::Site;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+const UNKNOWN: &str = "000102030405060708090a0b0c0d0e0f";
+
+/// Runs a command that fails; yields its exit code and its one line.
+fn fails(site: &Site, arguments: &[&str]) -> (i32, String) {
+    let output = site.run(arguments);
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_vm_from_enrolment_to_its_end() {
+    let (site, tenant) = Site::with_tenant();
+    let enrolled = site.enrol(&tenant, &[7; 48]);
+    let vm = enrolled["vm"].as_str().unwrap();
+    let config = fs::read_to_string(site.path("config")).unwrap();
+    assert!(config.contains(vm) && config.contains(&tenant));
+    let one = ["--database", "db", "--tenant", &tenant, "--vm", vm, "--json"];
+    let shown = site.json(&[&["vm", "show"], &one[..]].concat());
+    assert_eq!(shown["life"], "virgin");
+    assert_eq!(shown["host_data"], enrolled["host_data"]);
+    assert_eq!(shown["policy"]["measurements"][0], "07".repeat(48));
+    let other = "0a".repeat(48);
+    let amend = |word| site.json(&[&["vm", word, "--measurement", &other], &one[..]].concat());
+    assert_eq!(amend("allow")["measurements"].as_array().unwrap().len(), 2);
+    assert_eq!(amend("allow")["measurements"].as_array().unwrap().len(), 2, "once");
+    assert_eq!(amend("forbid")["measurements"], shown["policy"]["measurements"]);
+    let listed = site.json(&["vm", "list", "--database", "db", "--json"]);
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    assert_eq!(site.json(&[&["vm", "halt"], &one[..]].concat())["life"], "halted");
+    assert_eq!(site.json(&[&["vm", "resume"], &one[..]].concat())["life"], "virgin");
+    assert_eq!(fails(&site, &[&["vm", "retire"], &one[..]].concat()).0, 2, "not without saying so");
+    assert_eq!(site.json(&[&["vm", "retire", "--for-good"], &one[..]].concat())["life"], "retired");
+    let (code, line) = fails(&site, &[&["vm", "resume"], &one[..]].concat());
+    assert_eq!((code, line.contains("Retired")), (1, true), "{line}");
+}
+
+#[test]
+fn each_mistake_has_its_code_and_one_line() {
+    let (site, tenant) = Site::with_tenant();
+    let measurement = "07".repeat(48);
+    let enrol = |tenant: &str, out: &str, more: &[&str]| {
+        let fixed = ["vm", "enroll", "--database", "db", "--tenant", tenant, "--measurement", &measurement];
+        fails(&site, &[&fixed[..], &["--config-out", out], more].concat())
+    };
+    let enrolled = site.enrol(&tenant, &[7; 48]);
+    let vm = enrolled["vm"].as_str().unwrap();
+    let cases = [
+        (enrol(UNKNOWN, "other", &[]), 3, "no tenant"),
+        (enrol(&tenant, "other", &["--vm", vm]), 4, "enrolled already"),
+        (enrol(&tenant, "config", &[]), 4, "never overwritten"),
+        (enrol("xyz", "other", &[]), 2, "32 hexadecimal digits"),
+        (enrol(&tenant, "other", &["--min-tcb", "cpu=1"]), 2, "none of"),
+        (fails(&site, &["vm", "show", "--database", "db", "--tenant", &tenant, "--vm", UNKNOWN]), 3, "no VM"),
+        (fails(&site, &["vm", "list", "--database", "nowhere"]), 3, "does not exist"),
+        (fails(&site, &["vm", "list", "--database", "root"]), 1, "database"),
+        (fails(&site, &["broker", "init", "--database", "db", "--root-key", "new"]), 4, "exists already"),
+        (fails(&site, &["broker", "init", "--database", "new", "--root-key", "root"]), 4, "exists already"),
+        (fails(&site, &["broker", "serve", "--database", "db", "--root-key", "none"]), 3, "does not exist"),
+        (
+            fails(&site, &["broker", "serve", "--database", "db", "--root-key", "tenant"]),
+            1,
+            "broker root key",
+        ),
+        (fails(&site, &["relay", "--socket", "s", "--broker", "host:1"]), 2, "http://"),
+        (fails(&site, &["relay", "--socket", "db", "--broker", "http://h"]), 1, "not a socket"),
+    ];
+    for ((code, line), wanted, words) in cases {
+        assert_eq!(code, wanted, "{line}");
+        assert!(line.contains(words), "{line}");
+    }
+    for left in ["other", "new"] {
+        assert!(!site.path(left).exists(), "a failed command leaves {left} behind");
+    }
+}
+
+#[test]
+fn secrets_lie_in_private_files_alone() {
+    let (site, tenant) = Site::with_tenant();
+    site.enrol(&tenant, &[7; 48]);
+    for name in ["root", "tenant", "db"] {
+        let mode = fs::metadata(site.path(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    let secret = fs::read_to_string(site.path("tenant")).unwrap();
+    let scalar = secret.lines().nth(1).unwrap().strip_prefix("key ").unwrap();
+    let database = fs::read(site.path("db")).unwrap();
+    let raw: Vec<u8> = scalar.as_bytes().chunks(2).map(digits).collect();
+    assert!(!database.windows(48).any(|window| window == raw), "the tenant's root key never rests here");
+    fs::set_permissions(site.path("root"), fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, line) = fails(&site, &["broker", "serve", "--database", "db", "--root-key", "root"]);
+    assert_eq!((code, line.contains("chmod 600")), (1, true), "{line}");
+}
+
+fn digits(pair: &[u8]) -> u8 {
+    u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()
+}
+
+#[test]
+fn one_broker_serves_and_ends_in_order() {
+    let (site, _) = Site::with_tenant();
+    let (mut broker, address) = site.serve("127.0.0.1:0", &[]);
+    assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"));
+    let again = ["broker", "serve", "--database", "db", "--root-key", "root", "--listen", "127.0.0.1:0"];
+    let (code, line) = fails(&site, &again);
+    assert_eq!((code, line.contains("another broker")), (5, true), "{line}");
+    let asked = std::process::Command::new("kill").arg(broker.0.id().to_string()).status().unwrap();
+    assert!(asked.success());
+    assert!(broker.0.wait().unwrap().success(), "SIGTERM is an orderly end");
+}

@@ -1,0 +1,270 @@
+//! The machine that matters: the whole component with the reference engine, on what this host supplies.
+
+use crate::machine::{About, Canceller, Machine};
+use crate::platform::{BootClock, FileDisk, OsEntropy, SocketChannel, Stderr};
+use husk::engine::Locality;
+use husk::engine::reference::ReferenceEngine;
+use husk::fault::Fault;
+use husk::frontend::Tpm;
+use husk::release::ReleaseFault;
+use husk::release::session::SessionMemory;
+use husk::seams::{Platform, Reporter};
+use husk::volume::{STATE_BYTES_MAX, Workspace};
+use husk::vtpm::{Asked, Cold, Identified, Memory, Served, Vtpm, VtpmFault};
+use husk_psp::{PspReporter, RemoteGuest};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How a broker is asked for the keys.
+#[derive(Debug)]
+pub struct Launch {
+    /// The launch configuration's bytes, as the host supplies them.
+    pub config: Vec<u8>,
+    /// The channel to the broker.
+    pub channel: SocketChannel,
+    /// Reports from the simulated processor.
+    pub reporter: PspReporter<RemoteGuest>,
+    /// How long to wait for another instance's lease to end.
+    pub wait_for_lease: Duration,
+}
+
+/// What the TPM stands on: a broker, or, for tests, nothing.
+#[derive(Debug)]
+pub enum Footing {
+    /// Keys from a broker.
+    Sealed(Box<Launch>),
+    /// Public keys, and nobody who remembers: every promise is given up.
+    UnsealedForTesting,
+}
+
+/// The component, as a machine that front-ends serve.
+#[expect(missing_debug_implementations, reason = "it holds the TPM's secrets")]
+pub struct Component {
+    disk: FileDisk,
+    footing: Footing,
+    clock: Option<BootClock>,
+    state: State,
+    canceller: Canceller,
+}
+
+#[expect(clippy::large_enum_variant, reason = "there is one component in a process")]
+enum State {
+    /// Not booted; the engine waits.
+    Cold(ReferenceEngine),
+    Booted(Vtpm<'static, ReferenceEngine>),
+    /// Booting failed: this launch is over.
+    Failed(Fault),
+}
+
+/// A volume without a broker belongs to nobody in particular.
+const NOBODY: [u8; 16] = [0; 16];
+
+impl Component {
+    /// Joins a disk and a footing with the engine. `None` if this process has a component already: the reference engine's
+    /// state is global.
+    #[must_use]
+    pub fn new(disk: FileDisk, footing: Footing) -> Option<Self> {
+        let engine = ReferenceEngine::claim(OsEntropy::draw)?;
+        let cancel = engine.canceller();
+        let canceller: Canceller = Arc::new(move || cancel.cancel());
+        Some(Self { disk, footing, clock: BootClock::new(), state: State::Cold(engine), canceller })
+    }
+
+    fn with<T>(
+        &mut self,
+        act: impl FnOnce(&mut Vtpm<'static, ReferenceEngine>, &mut Platform<'_>) -> T,
+    ) -> Result<T, Fault> {
+        let Self { disk, footing, clock, state, .. } = self;
+        match state {
+            State::Booted(vtpm) => Ok(on(disk, footing, clock.as_ref(), |platform| act(vtpm, platform))),
+            State::Cold(_) => Err(VtpmFault::PoweredOff.into()),
+            State::Failed(fault) => Err(*fault),
+        }
+    }
+
+    fn boot(&mut self, engine: ReferenceEngine) -> Result<Vtpm<'static, ReferenceEngine>, Fault> {
+        let cold = Cold::new(memory(), engine);
+        let (config, wait) = match &self.footing {
+            Footing::Sealed(launch) => (launch.config.clone(), launch.wait_for_lease),
+            Footing::UnsealedForTesting => (Vec::new(), Duration::ZERO),
+        };
+        let sealed = matches!(self.footing, Footing::Sealed(_));
+        on(&mut self.disk, &mut self.footing, self.clock.as_ref(), |platform| {
+            if !sealed {
+                eprintln!(
+                    "husk: UNSEALED FOR TESTING: anyone can read, alter and roll back this TPM, and its volume is marked for ever"
+                );
+                return cold.boot_unsealed_for_testing(platform, NOBODY, NOBODY);
+            }
+            cold.identify(platform, &config).and_then(|identified| earn(identified, platform, wait))
+        })
+    }
+}
+
+/// Earns the keys; waits at most `patience` for another instance's lease to end.
+fn earn(
+    mut identified: Identified<'static, ReferenceEngine>,
+    platform: &mut Platform<'_>,
+    patience: Duration,
+) -> Result<Vtpm<'static, ReferenceEngine>, Fault> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let retry_ms = match identified.release(platform) {
+            Asked::Released(released) => return released.unseal(platform)?.confirm(platform),
+            Asked::Refused { fault, .. } => return Err(fault),
+            Asked::Busy { again, retry_ms } => {
+                identified = again;
+                retry_ms
+            }
+        };
+        let pause = Duration::from_millis(u64::from(retry_ms));
+        if Instant::now() + pause > deadline {
+            return Err(ReleaseFault::Busy.into());
+        }
+        eprintln!("husk: another instance may still be answering; asking again in {retry_ms} ms");
+        std::thread::sleep(pause);
+    }
+}
+
+/// Lends the platform for one call.
+fn on<T>(
+    disk: &mut FileDisk,
+    footing: &mut Footing,
+    clock: Option<&BootClock>,
+    act: impl FnOnce(&mut Platform<'_>) -> T,
+) -> T {
+    let (mut nothing, mut nobody) = (Nothing, Nothing);
+    let (channel, reporter): (&mut dyn husk::seams::Channel, &mut dyn Reporter) = match footing {
+        Footing::Sealed(launch) => (&mut launch.channel, &mut launch.reporter),
+        Footing::UnsealedForTesting => (&mut nothing, &mut nobody),
+    };
+    act(&mut Platform {
+        disk,
+        channel,
+        reporter,
+        entropy: &mut OsEntropy,
+        clock: clock.map(|clock| clock as &dyn husk::seams::Clock),
+        console: &mut Stderr,
+    })
+}
+
+/// The absence of a broker and of a processor, which is what a test without either has.
+struct Nothing;
+
+impl husk::seams::Channel for Nothing {
+    fn exchange(&mut self, _: &[u8], _: &mut [u8]) -> Result<usize, husk::seams::ChannelError> {
+        Err(husk::seams::ChannelError::Unreachable)
+    }
+}
+
+impl Reporter for Nothing {
+    fn report(
+        &mut self,
+        _: &[u8; husk::seams::REPORT_DATA_BYTES],
+        _: &mut [u8; husk::seams::REPORT_BYTES],
+    ) -> Result<(), husk::seams::ReporterError> {
+        Err(husk::seams::ReporterError::Unsupported)
+    }
+
+    fn certificate(&mut self, _: &mut [u8]) -> usize {
+        0
+    }
+}
+
+/// As a firmware's, this memory is never given back: the process has one component.
+fn memory() -> Memory<'static> {
+    Memory {
+        durable: leaked([0; STATE_BYTES_MAX]),
+        current: leaked([0; STATE_BYTES_MAX]),
+        workspace: leaked(Workspace::new()),
+        session: leaked(SessionMemory::new()),
+    }
+}
+
+fn leaked<T>(value: T) -> &'static mut T {
+    Box::leak(Box::new(value))
+}
+
+impl Tpm for Component {
+    fn execute(&mut self, locality: Locality, command: &[u8], response: &mut [u8]) -> usize {
+        match self.with(|vtpm, platform| Served { vtpm, platform }.execute(locality, command, response)) {
+            Ok(bytes) => bytes,
+            Err(fault) => husk::frontend::reply::write(fault, command, response),
+        }
+    }
+
+    fn established(&mut self) -> bool {
+        self.with(|vtpm, platform| Served { vtpm, platform }.established()).unwrap_or(false)
+    }
+
+    fn reset_established(&mut self, locality: Locality) -> Result<(), Fault> {
+        self.with(|vtpm, platform| Served { vtpm, platform }.reset_established(locality))?
+    }
+
+    fn hash_start(&mut self) -> Result<(), Fault> {
+        self.with(|vtpm, platform| Served { vtpm, platform }.hash_start())?
+    }
+
+    fn hash_data(&mut self, data: &[u8]) -> Result<(), Fault> {
+        self.with(|vtpm, platform| Served { vtpm, platform }.hash_data(data))?
+    }
+
+    fn hash_end(&mut self) -> Result<(), Fault> {
+        self.with(|vtpm, platform| Served { vtpm, platform }.hash_end())?
+    }
+}
+
+impl Machine for Component {
+    fn about(&self) -> About {
+        About { revision: 164, model: "husk with the TCG reference engine", keeps_volatile: false }
+    }
+
+    fn canceller(&self) -> Option<Canceller> {
+        Some(Arc::clone(&self.canceller))
+    }
+
+    fn is_on(&self) -> bool {
+        matches!(&self.state, State::Booted(vtpm) if vtpm.is_on())
+    }
+
+    fn power_on(&mut self) -> Result<(), Fault> {
+        match std::mem::replace(&mut self.state, State::Failed(VtpmFault::PoweredOff.into())) {
+            State::Cold(engine) => match self.boot(engine) {
+                Ok(vtpm) => {
+                    self.state = State::Booted(vtpm);
+                    Ok(())
+                }
+                Err(fault) => {
+                    self.state = State::Failed(fault);
+                    Err(fault)
+                }
+            },
+            State::Booted(vtpm) => {
+                self.state = State::Booted(vtpm);
+                self.with(Vtpm::reset)?
+            }
+            State::Failed(fault) => {
+                self.state = State::Failed(fault);
+                Err(fault)
+            }
+        }
+    }
+
+    fn power_off(&mut self) -> Result<(), Fault> {
+        if let State::Booted(vtpm) = &mut self.state {
+            vtpm.power_off();
+        }
+        Ok(())
+    }
+
+    fn store_volatile(&mut self) -> Result<(), Fault> {
+        Err(VtpmFault::Unsupported.into())
+    }
+
+    fn shut_down(&mut self) -> Result<(), Fault> {
+        match &self.state {
+            State::Booted(_) => self.with(Vtpm::shutdown)?,
+            State::Cold(_) | State::Failed(_) => Ok(()),
+        }
+    }
+}

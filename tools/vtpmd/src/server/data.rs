@@ -1,0 +1,55 @@
+//! The data channel: TPM commands and responses, nothing around them.
+
+use super::Connections;
+use super::address::Stream;
+use crate::serving::Serving;
+use husk::engine::{COMMAND_BYTES_MAX, EngineFault};
+use husk::frontend::{Tpm, reply};
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+/// Size of a command's header in bytes (TPM 2.0 part 1, section "Command/Response Header Fields").
+const HEADER_BYTES: usize = 10;
+
+/// Serves one data connection until its client goes, or a header states a size that no command has: where the next
+/// command begins is unknown then.
+pub(super) fn serve(mut stream: Stream, connections: &Arc<Connections>) {
+    let serving = &connections.serving;
+    let mut command = [0; COMMAND_BYTES_MAX];
+    let mut response = [0; COMMAND_BYTES_MAX];
+    while let Some(received) = receive(&mut stream, &mut command, serving.buffer_bytes()) {
+        let length = match received {
+            Received::Command(length) => execute(&command[..length], &mut response, serving),
+            Received::Nonsense => reply::write(EngineFault::Malformed.fault(), &command, &mut response),
+        };
+        let Some(bytes) = response.get(..length) else { return };
+        if stream.write_all(bytes).is_err() || received == Received::Nonsense {
+            return;
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Received {
+    Command(usize),
+    Nonsense,
+}
+
+fn receive(stream: &mut Stream, command: &mut [u8; COMMAND_BYTES_MAX], bytes_max: u32) -> Option<Received> {
+    let (header, body) = command.split_at_mut(HEADER_BYTES);
+    stream.read_exact(header).ok()?;
+    let stated = u32::from_be_bytes([header[2], header[3], header[4], header[5]]);
+    let length = usize::try_from(stated.min(bytes_max)).ok()?;
+    if stated > bytes_max || length < HEADER_BYTES {
+        return Some(Received::Nonsense);
+    }
+    stream.read_exact(&mut body[..length - HEADER_BYTES]).ok()?;
+    Some(Received::Command(length))
+}
+
+fn execute(command: &[u8], response: &mut [u8], serving: &Serving) -> usize {
+    let mut tpm = serving;
+    let length = tpm.execute(serving.locality(), command, response);
+    let agreed = usize::try_from(serving.buffer_bytes()).unwrap_or(COMMAND_BYTES_MAX);
+    if length <= agreed { length } else { reply::write(EngineFault::Failed.fault(), command, response) }
+}
