@@ -13,9 +13,10 @@ use husk::release::tenure::Tenure;
 use husk::release::{Anchor, Head, ReleaseFault};
 use husk::seams::{Clock, Console, Disk, DiskError, Entropy, EntropyError, Geometry, Platform, Reporter};
 use husk_psp::{Identity, LocalGuest, Processor, PspReporter, expected_measurement, os_entropy};
-use husk_relay::channel::RelayChannel;
+use husk_vtpmd::platform::SocketChannel;
 use site::{Process, Site};
 use std::fs;
+use std::time::Duration;
 use std::time::Instant;
 
 const FIRMWARE: &[u8] = b"firmware of a test";
@@ -65,7 +66,7 @@ impl Console for Nothing {
 /// One launch at the simulated processor.
 struct Launch {
     config: LaunchConfig,
-    channel: RelayChannel,
+    channel: SocketChannel,
     reporter: PspReporter<LocalGuest>,
 }
 
@@ -77,7 +78,7 @@ impl Launch {
             LocalGuest::launch(&processor, firmware, &config.host_data(), GUEST_POLICY).unwrap();
         let certificate = guest.certificate().unwrap();
         let reporter = PspReporter::new(guest, secrets, certificate);
-        Self { config, channel: RelayChannel::new(site.path("relay")), reporter }
+        Self { config, channel: SocketChannel::new(site.path("relay"), Duration::from_secs(12)), reporter }
     }
 
     fn on<R>(&mut self, call: impl FnOnce(&mut Platform<'_>) -> R) -> R {

@@ -9,7 +9,6 @@
 //! be asked again.
 //! **Not here.** What the frames mean.
 
-pub mod channel;
 pub mod cli;
 pub mod frames;
 pub mod pipe;

@@ -3,14 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where its world fails")]
 
 use husk::seams::{Channel, ChannelError};
-use husk_relay::channel::RelayChannel;
 use husk_relay::pipe::{Pipe, PipeError};
 use husk_relay::server::{CONNECTIONS_MAX, SocketError, bind, serve};
+use husk_vtpmd::platform::SocketChannel;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Answers every frame with itself, but silence to one that ends in 9.
 struct Echo;
@@ -34,7 +35,7 @@ fn served(name: &str) -> PathBuf {
 #[test]
 fn a_connection_carries_exchanges_until_one_fails() {
     let path = served("exchange");
-    let mut channel = RelayChannel::new(path.clone());
+    let mut channel = SocketChannel::new(path.clone(), Duration::from_secs(12));
     let mut reply = [0; 16];
     for _ in 0..3 {
         assert_eq!(channel.exchange(&[2, 0, 0, 0, 7, 8], &mut reply), Ok(6));
