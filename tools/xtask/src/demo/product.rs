@@ -136,7 +136,9 @@ impl Product {
         let [config, disk, relay, processor] =
             [start.config, start.disk, start.relay, &self.path("psp.socket")].map(text);
         let line = ["vtpmd", "--config", &config, "--volume", &disk, "--relay", &relay, "--psp", &processor];
-        let line: Vec<String> = line.into_iter().map(str::to_owned).chain(more.iter().cloned()).collect();
+        // A lease in the way is the stage's to wait for.
+        let line = line.into_iter().chain(["--wait-for-lease-seconds", "0"]);
+        let line: Vec<String> = line.map(str::to_owned).chain(more.iter().cloned()).collect();
         Daemon::start(start.name, start.program, &line, &self.path(&format!("{}.log", start.name)))
     }
 

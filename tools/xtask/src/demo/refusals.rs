@@ -3,9 +3,13 @@
 use super::product::{Vm, blank_disk, text};
 use super::stage::{BUSY, Outcome, Stage};
 use crate::failure::Failure;
+use crate::process::Daemon;
 use crate::steps::Steps;
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Fault codes by what they say (the manual's page on faults).
 const SEAL_VOLUME: u32 = 0x0404_0000;
@@ -17,6 +21,18 @@ const BROKER_UNTRUSTED: u32 = 0x0206_0004;
 const DENIED_SIMULATED: u32 = 0x0306_0008;
 const DENIED_MEASUREMENT: u32 = 0x0306_0009;
 
+/// TPM2_Startup(TPM_SU_CLEAR) (TPM 2.0 part 3, section "TPM2_Startup").
+const STARTUP_CLEAR: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x44, 0, 0];
+/// TPM2_Shutdown(TPM_SU_CLEAR).
+const SHUTDOWN_CLEAR: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x45, 0, 0];
+const RC_SUCCESS: u32 = 0;
+const RC_FAILURE: u32 = 0x101;
+
+/// Hello, report, grant.
+const EXCHANGES_BEFORE_GRANTED: usize = 3;
+/// A byte that every message of a boot has.
+const ALTERED_BYTE: usize = 40;
+
 /// What must be seen for an attack to count as refused.
 #[derive(Clone, Copy, Debug)]
 enum Wanted {
@@ -24,6 +40,8 @@ enum Wanted {
     Code(u32),
     /// Any code of this family and box.
     Box(u32),
+    /// Any code of the release protocol, whether the host or the broker is to blame.
+    Release,
 }
 
 impl Wanted {
@@ -31,6 +49,7 @@ impl Wanted {
         match self {
             Self::Code(wanted) => code == wanted,
             Self::Box(wanted) => code & 0xFFFF_0000 == wanted,
+            Self::Release => matches!(code & 0xFFFF_0000, 0x0206_0000 | 0x0306_0000),
         }
     }
 }
@@ -50,9 +69,7 @@ pub(super) fn into(steps: &mut Steps, stage: &mut Stage) -> Result<(), Failure> 
         tampered(stage, "swap-broker-key", Wanted::Code(BROKER_UNTRUSTED))
     });
     steps.attempt("refused: yesterday's grant", || yesterdays_grant(stage));
-    steps.attempt("refused: an altered reply", || {
-        tampered(stage, "flip-reply:1:64", Wanted::Code(REPLY_REFUSED))
-    });
+    steps.attempt("refused: altered messages", || altered_messages(stage));
     steps.attempt("refused: simulated silicon", || simulated_silicon(stage));
     Ok(())
 }
@@ -78,10 +95,7 @@ fn another_vm(stage: &mut Stage) -> Result<String, Failure> {
     let other = stage.product.enrol(&stage.tenant, &stage.measurement, "other-vm")?;
     let Vm { config, disk } = &other;
     let (program, relay) = (stage.product.husk.clone(), stage.relay_socket.clone());
-    match stage.start_when_free(&program, disk, config, &relay)? {
-        Outcome::Serves(component) => component.stop(std::time::Duration::from_secs(30))?,
-        Outcome::Refused { sentence, .. } => return Err(Failure::failed(sentence)),
-    }
+    serves(stage.start_when_free(&program, disk, config, &relay)?)?.stop(Duration::from_secs(30))?;
     on_disk(stage, disk, Wanted::Code(OTHER_VM))
 }
 
@@ -91,29 +105,75 @@ fn blank(stage: &mut Stage) -> Result<String, Failure> {
     on_disk(stage, &disk, Wanted::Code(BLANK))
 }
 
-/// A clone of the disk, started while the VM serves; the first instance then still ends in order.
+/// A clone of the newest disk, started while the VM serves; then again once the first has idled beyond its lease. The
+/// second is let in only when the first can answer no more.
 fn second_instance(stage: &mut Stage) -> Result<String, Failure> {
     let (program, vm, relay) = (stage.product.husk.clone(), stage.vm.clone(), stage.relay_socket.clone());
     let clone = stage.product.path("clone.disk");
+    let first = serves(stage.start_when_free(&program, &vm.disk, &vm.config, &relay)?)?;
+    let first_socket = stage.last_socket();
     copy(&vm.disk, &clone)?;
-    let first = match stage.start_when_free(&program, &vm.disk, &vm.config, &relay)? {
-        Outcome::Serves(component) => component,
-        Outcome::Refused { sentence, .. } => return Err(Failure::failed(sentence)),
-    };
-    let second = judged(stage.start(&program, &clone, &vm.config, &relay)?, Wanted::Code(BUSY))?;
-    first.stop(std::time::Duration::from_secs(30))?;
+    answers(&first_socket, STARTUP_CLEAR, RC_SUCCESS)?;
+    let refused = judged(stage.start(&program, &clone, &vm.config, &relay)?, Wanted::Code(BUSY))?;
+    copy(&vm.disk, &clone)?;
+    let second = serves(stage.start_when_free(&program, &clone, &vm.config, &relay)?)?;
+    answers(&stage.last_socket(), STARTUP_CLEAR, RC_SUCCESS)?;
+    answers(&first_socket, SHUTDOWN_CLEAR, RC_FAILURE)?;
+    second.stop(Duration::from_secs(30))?;
+    first.kill();
+    copy(&clone, &vm.disk)?;
     stage.honest_boot()?;
-    Ok(second)
+    Ok(format!("{refused}; after the lease the second serves and the first answers TPM_RC_FAILURE"))
+}
+
+/// Sends one command and compares the response code.
+fn answers(socket: &Path, command: [u8; 12], wanted: u32) -> Result<(), Failure> {
+    let fail = |error: std::io::Error| Failure::io("use", socket, &error);
+    let mut stream = UnixStream::connect(socket).map_err(fail)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30))).map_err(fail)?;
+    stream.write_all(&command).map_err(fail)?;
+    let mut header = [0; 10];
+    stream.read_exact(&mut header).map_err(fail)?;
+    let code = u32::from_be_bytes([header[6], header[7], header[8], header[9]]);
+    if code == wanted {
+        Ok(())
+    } else {
+        Err(Failure::failed(format!("the TPM answered {code:#x}, not {wanted:#x}")))
+    }
+}
+
+fn serves(outcome: Outcome) -> Result<Daemon, Failure> {
+    match outcome {
+        Outcome::Serves(component) => Ok(component),
+        Outcome::Refused { sentence, .. } => Err(Failure::failed(sentence)),
+    }
+}
+
+/// One bit in each message of a boot: hello, report and grant, both ways, must end it; what follows the grant is asked
+/// again, so an altered confirmation is harmless.
+fn altered_messages(stage: &mut Stage) -> Result<String, Failure> {
+    let mut seen = String::new();
+    for way in ["request", "reply"] {
+        for exchange in 0..EXCHANGES_BEFORE_GRANTED {
+            seen = tampered(stage, &format!("flip-{way}:{exchange}:{ALTERED_BYTE}"), Wanted::Release)?;
+        }
+    }
+    let (program, vm) = (stage.product.husk.clone(), stage.vm.clone());
+    let mode = format!("flip-reply:{EXCHANGES_BEFORE_GRANTED}:{ALTERED_BYTE}");
+    let (relay, socket) = stage.product.relay("relay-confirm", &stage.broker_address, Some(&mode))?;
+    serves(stage.start_when_free(&program, &vm.disk, &vm.config, &socket)?)?.stop(Duration::from_secs(30))?;
+    drop(relay);
+    stage.honest_boot()?;
+    Ok(format!(
+        "6 messages before the grant refused, the last with {seen}; an altered confirmation is asked again"
+    ))
 }
 
 /// The same program with one byte more is other firmware.
 fn changed_firmware(stage: &mut Stage) -> Result<String, Failure> {
     let changed = stage.product.path("husk-changed");
     copy(&stage.product.husk, &changed)?;
-    let appended = fs::File::options()
-        .append(true)
-        .open(&changed)
-        .and_then(|mut file| std::io::Write::write_all(&mut file, b"\n"));
+    let appended = fs::File::options().append(true).open(&changed).and_then(|mut file| file.write_all(b"\n"));
     appended.map_err(|error| Failure::io("change", &changed, &error))?;
     let (vm, relay) = (stage.vm.clone(), stage.relay_socket.clone());
     let outcome = stage.start_when_free(&changed, &vm.disk, &vm.config, &relay)?;
@@ -128,10 +188,7 @@ fn yesterdays_grant(stage: &mut Stage) -> Result<String, Failure> {
     let (program, vm) = (stage.product.husk.clone(), stage.vm.clone());
     let mode = format!("record:{}", text(&recording));
     let (relay, socket) = stage.product.relay("relay-record", &stage.broker_address, Some(&mode))?;
-    match stage.start_when_free(&program, &vm.disk, &vm.config, &socket)? {
-        Outcome::Serves(component) => component.stop(std::time::Duration::from_secs(30))?,
-        Outcome::Refused { sentence, .. } => return Err(Failure::failed(sentence)),
-    }
+    serves(stage.start_when_free(&program, &vm.disk, &vm.config, &socket)?)?.stop(Duration::from_secs(30))?;
     drop(relay);
     tampered(stage, &format!("replay:{}", text(&recording)), Wanted::Code(REPLY_REFUSED))
 }

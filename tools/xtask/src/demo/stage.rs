@@ -140,6 +140,11 @@ impl Stage {
         outcome(component)
     }
 
+    /// Where the component that was started last takes commands.
+    pub(super) fn last_socket(&self) -> PathBuf {
+        self.product.path(&format!("component-{}.socket", self.starts))
+    }
+
     /// Stops the broker and starts it again, with or without acceptance of simulated silicon; the relay follows.
     pub(super) fn restart_broker(&mut self, accepts_simulation: bool) -> Result<(), Failure> {
         if let Some(broker) = self.broker.take() {
