@@ -5,6 +5,7 @@ use husk::attest::report::{
     SigningKey, Tcb,
 };
 use husk::seams::REPORT_BYTES;
+use std::io::Write;
 use zerocopy::FromZeros;
 
 fn minimal(version: u32) -> Layout {
@@ -166,7 +167,11 @@ fn the_signature_is_turned_big_endian() {
 #[test]
 fn real_reports_parse() {
     let Some(folder) = std::env::var_os("HUSK_EVIDENCE_DIR") else {
-        println!("evidence: not tried: HUSK_EVIDENCE_DIR is unset, so no real report was parsed");
+        writeln!(
+            std::io::stderr(),
+            "evidence: not tried: HUSK_EVIDENCE_DIR is unset, so no real report was parsed"
+        )
+        .unwrap();
         return;
     };
     let read = |name: &str| std::fs::read(std::path::Path::new(&folder).join(name)).unwrap();

@@ -2,6 +2,7 @@
 
 use husk::seams::REPORT_BYTES;
 use husk_evidence::Verifier;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// A report of real silicon and the certificate of the key that signed it.
@@ -29,41 +30,37 @@ fn real(folder: &Path, report: &str, vek: &str) -> Real {
 pub(crate) fn folder() -> Option<PathBuf> {
     let folder = std::env::var_os("HUSK_EVIDENCE_DIR").map(PathBuf::from);
     if folder.is_none() {
-        println!(
-            "evidence: not tried: HUSK_EVIDENCE_DIR is unset, so the reports in that folder were not verified"
-        );
+        say("not tried: HUSK_EVIDENCE_DIR is unset, so the reports in that folder were not verified");
     }
     folder
 }
 
+/// Says what is tried and what is not, also where the test harness keeps the output of tests that pass to itself.
+#[expect(clippy::expect_used, reason = "a helper of tests")]
+pub(crate) fn say(what: &str) {
+    writeln!(std::io::stderr(), "evidence: {what}").expect("somebody listens");
+}
+
 /// The `sev` crate's own test data, which lies in cargo's registry because the crate is a dependency.
-pub(crate) fn sev_crate_data() -> Option<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(std::env::home_dir()?.join(".cargo")))?;
-    let registries = std::fs::read_dir(home.join("registry/src")).ok()?;
+#[expect(clippy::expect_used, reason = "a helper of tests")]
+pub(crate) fn sev_crate_data() -> PathBuf {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo"))).expect("cargo has a home");
+    let registries = std::fs::read_dir(home.join("registry/src")).expect("cargo has a registry");
     let found =
         registries.flatten().flat_map(|registry| std::fs::read_dir(registry.path()).into_iter().flatten());
-    let folder = found
+    found
         .flatten()
         .find(|package| package.file_name().to_string_lossy().starts_with("sev-8."))
         .map(|package| package.path().join("tests/certs_data"))
-        .filter(|folder| folder.is_dir());
-    if folder.is_none() {
-        println!(
-            "evidence: not tried: the source of the crate sev is not in cargo's registry ({})",
-            home.display()
-        );
-    }
-    folder
+        .filter(|folder| folder.is_dir())
+        .expect("the source of the crate sev lies in cargo's registry")
 }
 
 /// Every real report within reach; prints which.
 pub(crate) fn reals() -> Vec<Real> {
     let mut out = Vec::new();
-    if let Some(folder) = sev_crate_data() {
-        out.push(real(&folder, "report_milan.hex", "vcek_milan.der"));
-    }
+    out.push(real(&sev_crate_data(), "report_milan.hex", "vcek_milan.der"));
     if let Some(folder) = folder() {
         out.push(real(&folder, "sev_report_milan.hex", "sev_vcek_milan.der"));
         out.push(real(&folder, "tr_test-report.bin", "tr_test-vcek.der"));
@@ -71,7 +68,7 @@ pub(crate) fn reals() -> Vec<Real> {
         out.push(real(&folder, "oak_genoa_oc.report.bin", "oak_genoa_oc.vcek.der"));
     }
     for real in &out {
-        println!("evidence: trying {}", real.name);
+        say(&format!("trying {}", real.name));
     }
     out
 }

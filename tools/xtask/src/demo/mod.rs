@@ -66,7 +66,10 @@ fn story(steps: &mut Steps, folder: &std::path::Path) -> Result<(), Failure> {
     steps.add(&cut_step(&hammered));
     let second = stage.guest_boot("second-boot", kept(&first, &hammered))?;
     steps.add_all("boot after the cut", &second.judged());
-    refusals::into(steps, &mut stage)
+    refusals::into(steps, &mut stage)?;
+    let last = stage.guest_boot("second-boot", kept(&first, &hammered))?;
+    steps.add_all("boot after all attacks", &last.judged());
+    Ok(())
 }
 
 /// Did the guest write until the end, with everything up to then acknowledged?

@@ -19,6 +19,7 @@ const NEEDED: &[&[&str]] = &[
     &["qemu-system-x86"],                                 // the kernel guest
     &["busybox-static"],                                  // its userland
     &["acpica-tools"],                                    // reads the ACPI tables that the component makes
+    &["procps"],                                          // kill, which tests send signals with
 ];
 
 /// Installs what is missing.
