@@ -6,10 +6,11 @@ mod stage;
 #[path = "world/toy.rs"]
 mod toy;
 
+use husk::engine::ResponseCode;
 use husk::release::ReleaseFault;
 use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage};
 use std::cell::RefCell;
-use toy::{INCREMENT, MEASURE, RESET_COUNT, SHOW};
+use toy::{AUTH_FAIL, GUESS, INCREMENT, MEASURE, RESET_COUNT, SHOW};
 
 /// TPM2_Startup.
 const STARTUP: u32 = 0x144;
@@ -206,6 +207,21 @@ fn an_unreachable_broker_stops_writes_before_they_run_and_measurements_never() {
     assert_eq!(machine.ask(MEASURE), Ok(1), "and measurements for ever");
     stage.cut_off.set(false);
     assert_eq!(machine.ask(INCREMENT), Ok(2), "it recovers without a restart");
+}
+
+#[test]
+fn a_failure_that_was_counted_is_durable_before_it_is_told_whatever_its_command_needs() {
+    let (stage, disk) = (Stage::new(9), blank());
+    let mut machine = Machine::launch(&stage, &disk);
+    machine.boot(1).expect("it boots");
+    assert_eq!(machine.code_of(GUESS), AUTH_FAIL);
+    machine.kill();
+    stage.pass_ms(u64::from(LEASE_MS));
+    let mut next = Machine::launch(&stage, &disk);
+    next.boot(1).expect("it boots");
+    assert_eq!(next.ask(SHOW), Ok(1), "the kill took the failure back");
+    stage.cut_off.set(true);
+    assert_eq!(next.code_of(GUESS), ResponseCode::FAILURE, "told before it is durable");
 }
 
 #[test]

@@ -119,7 +119,9 @@ impl<E: Engine> Vtpm<'_, E> {
     ///
     /// What needs nothing tells of nothing that was stored, and does not wait for a broker: where the engine forgave an old
     /// failed authorization on the way (the reference engine does so at the start of any command), that becomes
-    /// durable with the next commit, and is forgotten with a crash.
+    /// durable with the next commit, and is forgotten with a crash. But where such a command fails and something was
+    /// stored, its answer may tell of just that (a session bound to a DA-protected object tries that object's
+    /// authorization with any command): then it waits like any other.
     fn run<'b>(
         &mut self,
         platform: &mut Platform<'_>,
@@ -127,8 +129,12 @@ impl<E: Engine> Vtpm<'_, E> {
         needs: Needs,
         buffer: &'b mut [u8],
     ) -> Result<&'b [u8], Fault> {
+        let before = self.nv.image().version();
         let bytes = self.engine.execute(command, self.nv.image_mut(), buffer)?;
         let response: &'b [u8] = buffer.get(..bytes).ok_or(VtpmFault::Overlong)?;
+        let counted =
+            ResponseCode::of(response) != ResponseCode::SUCCESS && self.nv.image().version() != before;
+        let needs = if counted { Needs::Nv } else { needs };
         if needs == Needs::Nothing {
             return Ok(
                 Response::locked(response, self.nv.image().durable_version()).release(&self.nv.settled()?)?

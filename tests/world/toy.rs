@@ -14,6 +14,17 @@ pub(crate) const RESET_COUNT: u32 = 0x181;
 /// A measurement (the code of TPM2_PCR_Extend: needs nothing).
 pub(crate) const MEASURE: u32 = 0x182;
 
+/// Counts and succeeds (the code of TPM2_PCR_Read: needs nothing), as an engine that forgives a failed attempt on the way.
+pub(crate) const FORGIVE: u32 = 0x17E;
+/// Counts a failed authorization and says so (the code of TPM2_GetRandom: needs nothing).
+pub(crate) const GUESS: u32 = 0x17B;
+/// Begins a keyed sequence (the code of TPM2_HMAC_Start: may change NV).
+pub(crate) const KEYED: u32 = 0x15B;
+/// Ends a sequence (the code of TPM2_SequenceComplete: needs nothing).
+pub(crate) const COMPLETE: u32 = 0x13E;
+/// TPM_RC_AUTH_FAIL, for the first session.
+pub(crate) const AUTH_FAIL: ResponseCode = ResponseCode(0x98E);
+
 /// The bytes of a command without parameters.
 pub(crate) fn command(code: u32) -> [u8; 10] {
     let mut bytes = [0x80, 0x01, 0, 0, 0, 10, 0, 0, 0, 0];
@@ -61,9 +72,13 @@ impl Engine for Toy {
         response: &mut [u8],
     ) -> Result<usize, EngineFault> {
         let (counter, reset_count) = self.on.as_mut().ok_or(EngineFault::Failed)?;
-        if command.code() == INCREMENT {
+        if matches!(command.code(), INCREMENT | FORGIVE | GUESS) {
             *counter += 1;
             nv.store_engine_state(&counter.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)?;
+        }
+        if command.code() == GUESS {
+            response[..10].copy_from_slice(&AUTH_FAIL.response());
+            return Ok(10);
         }
         let number = if command.code() == RESET_COUNT { u64::from(*reset_count) } else { *counter };
         response[..10].copy_from_slice(&ResponseCode::SUCCESS.response());
