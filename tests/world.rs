@@ -225,6 +225,24 @@ fn a_failure_that_was_counted_is_durable_before_it_is_told_whatever_its_command_
 }
 
 #[test]
+fn what_was_executed_is_never_called_not_executed() {
+    // So many commits that the next one writes a checkpoint, before which the lease is renewed, is among these.
+    for commits in 56..70 {
+        let (stage, disk) = (Stage::new(10), blank());
+        let mut machine = Machine::launch(&stage, &disk);
+        machine.boot(1).expect("it boots");
+        for counter in 1..=commits {
+            assert_eq!(machine.ask(INCREMENT), Ok(counter));
+        }
+        // The last contact is recent, so the command runs; then nobody anchors it.
+        stage.cut_off.set(true);
+        for _ in 0..2 {
+            assert_eq!(machine.code_of(INCREMENT), ResponseCode::FAILURE, "{commits} commits");
+        }
+    }
+}
+
+#[test]
 fn a_reset_brings_a_reset_count_that_was_never_seen() {
     let (stage, disk) = (Stage::new(7), blank());
     let mut seen = std::collections::BTreeSet::new();
