@@ -10,7 +10,7 @@ use husk::engine::ResponseCode;
 use husk::release::ReleaseFault;
 use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage};
 use std::cell::RefCell;
-use toy::{AUTH_FAIL, GUESS, INCREMENT, MEASURE, RESET_COUNT, SHOW};
+use toy::{AUTH_FAIL, FORGIVE, GUESS, INCREMENT, MEASURE, RESET_COUNT, SHOW};
 
 /// TPM2_Startup.
 const STARTUP: u32 = 0x144;
@@ -240,6 +240,18 @@ fn what_was_executed_is_never_called_not_executed() {
             assert_eq!(machine.code_of(INCREMENT), ResponseCode::FAILURE, "{commits} commits");
         }
     }
+}
+
+#[test]
+fn a_dynamic_launch_is_measured_while_the_broker_is_stalled() {
+    let (stage, disk) = (Stage::new(11), blank());
+    let mut machine = Machine::launch(&stage, &disk);
+    machine.boot(1).expect("it boots");
+    stage.cut_off.set(true);
+    stage.pass_ms(u64::from(LEASE_MS));
+    assert_eq!(machine.ask(FORGIVE), Ok(1), "it changes the memory on its way");
+    machine.measure().expect("a measurement waits for nobody");
+    assert_eq!(machine.ask(MEASURE), Ok(1), "and the TPM goes on");
 }
 
 #[test]

@@ -75,16 +75,20 @@ impl<E: Engine> Vtpm<'_, E> {
         self.run(platform, &command, needs, buffer).map_err(|fault| self.latch(fault))
     }
 
-    /// Runs one step of a hash sequence of locality 4. It needs nothing that a host could withhold; if the engine changed
-    /// its memory all the same, that is committed.
+    /// Runs one step of a hash sequence of locality 4. It needs nothing that a host could withhold; if the step changed the
+    /// engine's memory all the same, that is committed.
     pub(super) fn measure(
         &mut self,
         platform: &mut Platform<'_>,
         step: impl FnOnce(&mut E, &mut NvImage<'_>) -> Result<(), EngineFault>,
     ) -> Result<(), Fault> {
         self.alive()?;
-        let measured = step(&mut self.engine, self.nv.image_mut()).map_err(Fault::from);
-        measured.and_then(|()| self.commit(platform).map(drop)).map_err(|fault| self.latch(fault))
+        let before = self.nv.image().version();
+        let mut measured = step(&mut self.engine, self.nv.image_mut()).map_err(Fault::from);
+        if measured.is_ok() && self.nv.image().version() != before {
+            measured = self.commit(platform).map(drop);
+        }
+        measured.map_err(|fault| self.latch(fault))
     }
 
     /// The fault after which this TPM stopped serving, if it did.
