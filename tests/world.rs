@@ -10,7 +10,7 @@ use husk::engine::ResponseCode;
 use husk::release::ReleaseFault;
 use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage};
 use std::cell::RefCell;
-use toy::{AUTH_FAIL, FORGIVE, GUESS, INCREMENT, MEASURE, RESET_COUNT, SHOW};
+use toy::{AUTH_FAIL, BREAK, CLOCK_MIN, FORGIVE, GUESS, INCREMENT, MEASURE, RESET_COUNT, SHOW};
 
 /// TPM2_Startup.
 const STARTUP: u32 = 0x144;
@@ -285,6 +285,25 @@ fn after_shutting_down_nothing_is_answered_and_the_next_need_not_wait() {
     let mut next = Machine::launch(&stage, &disk);
     next.boot(1).expect("no lease is in the way");
     assert_eq!(next.ask(SHOW), Ok(1));
+}
+
+#[test]
+fn an_engine_that_failed_does_not_say_where_the_clock_stands() {
+    let mut bounds = Vec::new();
+    for breaks in [false, true] {
+        let (stage, disk) = (Stage::new(13), blank());
+        let mut machine = Machine::launch(&stage, &disk);
+        machine.boot(1).expect("it boots");
+        machine.ask(STARTUP).expect("it starts");
+        if breaks {
+            machine.ask(BREAK).expect("it says so");
+        }
+        machine.shut_down().expect("it shuts down");
+        let mut next = Machine::launch(&stage, &disk);
+        next.boot(1).expect("it boots");
+        bounds.push(next.ask(CLOCK_MIN).expect("it shows the bound"));
+    }
+    assert!(bounds[0] == 1001 && bounds[1] > 1000, "{bounds:?}");
 }
 
 /// A small generator (xorshift64*): one seed, one world.

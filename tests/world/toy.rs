@@ -22,6 +22,10 @@ pub(crate) const GUESS: u32 = 0x17B;
 pub(crate) const KEYED: u32 = 0x15B;
 /// Ends a sequence (the code of TPM2_SequenceComplete: needs nothing).
 pub(crate) const COMPLETE: u32 = 0x13E;
+/// Puts the toy into failure mode (the code of TPM2_NV_SetBits: may change NV).
+pub(crate) const BREAK: u32 = 0x135;
+/// Shows where the clock stood at power-on at least (the code of TPM2_GetCapability: needs nothing).
+pub(crate) const CLOCK_MIN: u32 = 0x17A;
 /// TPM_RC_AUTH_FAIL, for the first session.
 pub(crate) const AUTH_FAIL: ResponseCode = ResponseCode(0x98E);
 
@@ -44,7 +48,8 @@ pub(crate) fn shown(response: &[u8]) -> Result<u64, ResponseCode> {
 
 #[derive(Debug, Default)]
 pub(crate) struct Toy {
-    on: Option<(u64, u32)>,
+    on: Option<(u64, PowerOn)>,
+    broken: bool,
 }
 
 impl Engine for Toy {
@@ -57,7 +62,7 @@ impl Engine for Toy {
             nv.store_engine_state(&0_u64.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)?;
         }
         let state = nv.engine_state().try_into().map_err(|_| EngineFault::StateRefused)?;
-        self.on = Some((u64::from_le_bytes(state), power_on.reset_count));
+        *self = Self { on: Some((u64::from_le_bytes(state), power_on)), broken: false };
         Ok(())
     }
 
@@ -71,7 +76,8 @@ impl Engine for Toy {
         nv: &mut NvImage<'_>,
         response: &mut [u8],
     ) -> Result<usize, EngineFault> {
-        let (counter, reset_count) = self.on.as_mut().ok_or(EngineFault::Failed)?;
+        self.broken |= command.code() == BREAK;
+        let (counter, facts) = self.on.as_mut().ok_or(EngineFault::Failed)?;
         if matches!(command.code(), INCREMENT | FORGIVE | GUESS) {
             *counter += 1;
             nv.store_engine_state(&counter.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)?;
@@ -80,7 +86,11 @@ impl Engine for Toy {
             response[..10].copy_from_slice(&AUTH_FAIL.response());
             return Ok(10);
         }
-        let number = if command.code() == RESET_COUNT { u64::from(*reset_count) } else { *counter };
+        let number = match command.code() {
+            RESET_COUNT => u64::from(facts.reset_count),
+            CLOCK_MIN => facts.clock_ms_min,
+            _ => *counter,
+        };
         response[..10].copy_from_slice(&ResponseCode::SUCCESS.response());
         response[5] = 18;
         response[10..18].copy_from_slice(&number.to_be_bytes());
@@ -96,7 +106,7 @@ impl Engine for Toy {
     }
 
     fn clock_ms(&mut self, _: &mut NvImage<'_>) -> u64 {
-        0
+        if self.broken { 0 } else { 1000 }
     }
 
     fn hash_start(&mut self, _: &mut NvImage<'_>) -> Result<(), EngineFault> {
