@@ -10,7 +10,9 @@ use husk::engine::ResponseCode;
 use husk::release::ReleaseFault;
 use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage};
 use std::cell::RefCell;
-use toy::{AUTH_FAIL, BREAK, CLOCK_MIN, FORGIVE, GUESS, INCREMENT, MEASURE, RESET_COUNT, SHOW};
+use toy::{
+    AUTH_FAIL, BREAK, CLOCK_MIN, COMPLETE, FORGIVE, GUESS, INCREMENT, KEYED, MEASURE, RESET_COUNT, SHOW,
+};
 
 /// TPM2_Startup.
 const STARTUP: u32 = 0x144;
@@ -252,6 +254,22 @@ fn a_dynamic_launch_is_measured_while_the_broker_is_stalled() {
     assert_eq!(machine.ask(FORGIVE), Ok(1), "it changes the memory on its way");
     machine.measure().expect("a measurement waits for nobody");
     assert_eq!(machine.ask(MEASURE), Ok(1), "and the TPM goes on");
+}
+
+#[test]
+fn the_result_of_a_keyed_sequence_needs_the_right_to_answer() {
+    let (stage, disk) = (Stage::new(12), blank());
+    let mut machine = Machine::launch(&stage, &disk);
+    machine.boot(1).expect("it boots");
+    stage.pass_ms(u64::from(LEASE_MS));
+    stage.cut_off.set(true);
+    assert_eq!(machine.ask(COMPLETE), Ok(0), "a hash is nobody's secret");
+    stage.cut_off.set(false);
+    machine.ask(KEYED).expect("the broker is there");
+    stage.pass_ms(u64::from(LEASE_MS));
+    stage.cut_off.set(true);
+    assert_eq!(machine.ask(COMPLETE), Err(ReleaseFault::LeaseOver.fault()));
+    assert_eq!(machine.ask(MEASURE), Ok(0), "measurements go on");
 }
 
 #[test]

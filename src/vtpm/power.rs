@@ -31,6 +31,7 @@ impl<E: Engine> Vtpm<'_, E> {
             self.nv.retoken(token);
         }
         self.power = Power::Off;
+        self.keyed = false;
         let facts = power_on_facts(self.nv.image(), self.trust.token(), Start::Load);
         let on = self.engine.power_on(self.nv.image_mut(), facts);
         on.map_err(|fault| self.latch(fault.into()))?;

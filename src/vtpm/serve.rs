@@ -15,6 +15,10 @@ const CLOCK_RESERVE_MS: u64 = 4 * 60 * 60 * 1000;
 const CLOCK_MARGIN_MS: u64 = 60 * 60 * 1000;
 /// TPM_CC_ReadClock shows Clock without any authorization.
 const TPM_CC_READ_CLOCK: u32 = 0x181;
+/// TPM_CC_HMAC_Start begins a sequence whose result only a key's owner can tell.
+const TPM_CC_HMAC_START: u32 = 0x15B;
+/// TPM_CC_SequenceComplete tells a sequence's result, of a hash or of an HMAC.
+const TPM_CC_SEQUENCE_COMPLETE: u32 = 0x13E;
 /// How often one call of [`Vtpm::execute`] asks for the outcome of a commit before it gives up; each is a bounded
 /// series of exchanges of its own.
 const SETTLINGS_MAX: u32 = 4;
@@ -39,6 +43,8 @@ pub struct Vtpm<'m, E: Engine> {
     pub(super) trust: Trust<'m>,
     pub(super) power: Power,
     pub(super) latched: Option<Fault>,
+    /// An HMAC sequence may have been begun since power-on.
+    pub(super) keyed: bool,
 }
 
 impl<E: Engine> fmt::Debug for Vtpm<'_, E> {
@@ -72,6 +78,7 @@ impl<E: Engine> Vtpm<'_, E> {
         if needs == Needs::Nv {
             self.prepare(platform, &attempts)?;
         }
+        self.keyed |= command.code() == TPM_CC_HMAC_START;
         self.run(platform, &command, needs, buffer).map_err(|fault| self.latch(fault))
     }
 
@@ -110,13 +117,17 @@ impl<E: Engine> Vtpm<'_, E> {
         }
     }
 
-    /// What the command itself needs, and what the state of the clock adds: Clock is never shown beyond its bound.
+    /// What the command itself needs, and what the TPM's state adds: Clock is never shown beyond its bound, and the
+    /// result of a keyed sequence, which means something outside, only by who has the right to answer.
     fn needs(&mut self, command: &Command<'_>) -> Needs {
         let shows_clock = command.code() == TPM_CC_READ_CLOCK;
         if shows_clock && self.clock_ms() >= self.nv.image().envelope().clock_ms_reserved.get() {
             return Needs::Nv;
         }
-        command.needs()
+        match (command.code(), command.needs()) {
+            (TPM_CC_SEQUENCE_COMPLETE, Needs::Nothing) if self.keyed => Needs::Lease,
+            (_, needs) => needs,
+        }
     }
 
     /// Executes, makes durable, answers.
