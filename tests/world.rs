@@ -306,6 +306,27 @@ fn after_shutting_down_nothing_is_answered_and_the_next_need_not_wait() {
 }
 
 #[test]
+fn who_learns_that_it_was_fenced_says_nothing_more_measurements_included() {
+    let (stage, first, second) = (Stage::new(14), blank(), blank());
+    let mut machine = Machine::launch(&stage, &first);
+    machine.boot(1).expect("it boots");
+    assert_eq!(machine.ask(INCREMENT), Ok(1));
+    stage.pass_ms(u64::from(LEASE_MS));
+    second.borrow_mut().image = first.borrow().image.clone();
+    let mut successor = Machine::launch(&stage, &second);
+    successor.boot(1).expect("the lease is over");
+    let image = first.borrow().image.clone();
+    assert_eq!(machine.ask(INCREMENT), Err(ReleaseFault::Fenced.fault()));
+    for code in [INCREMENT, SHOW, MEASURE] {
+        assert_eq!(machine.ask(code), Err(ReleaseFault::Fenced.fault()));
+        assert_eq!(machine.code_of(code), ResponseCode::FAILURE);
+    }
+    assert_eq!(machine.reset(), Err(ReleaseFault::Fenced.fault()));
+    assert_eq!(first.borrow().image, image, "nothing is written");
+    assert_eq!(successor.ask(INCREMENT), Ok(2), "the successor is not disturbed");
+}
+
+#[test]
 fn an_engine_that_failed_does_not_say_where_the_clock_stands() {
     let mut bounds = Vec::new();
     for breaks in [false, true] {

@@ -250,11 +250,13 @@ impl<E: Engine> Vtpm<'_, E> {
         outcome
     }
 
-    /// Stops serving for good: the engine ran, so there is no going on without its change.
+    /// Stops serving for good: the engine ran, so there is no going on without its change, or the instance is over. The
+    /// TPM's memory is wiped.
     pub(super) fn latch(&mut self, fault: Fault) -> Fault {
         if self.latched.is_none() {
             self.latched = Some(fault);
             self.engine.power_off();
+            self.nv.give_up();
             self.power = Power::Off;
         }
         fault
