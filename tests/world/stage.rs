@@ -439,6 +439,7 @@ impl<'s> Machine<'s> {
             let Some(vtpm) = vtpm.as_mut() else { return ResponseCode::FAILURE };
             let mut tpm = Served { vtpm, platform };
             let bytes = tpm.execute(husk::engine::Locality::Zero, &crate::toy::command(code), &mut buffer);
+            assert!(buffer[bytes..].iter().all(|byte| *byte == 0), "nothing lies behind the response");
             ResponseCode::of(&buffer[..bytes])
         })
     }
