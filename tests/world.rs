@@ -11,7 +11,8 @@ use husk::release::ReleaseFault;
 use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage};
 use std::cell::RefCell;
 use toy::{
-    AUTH_FAIL, BREAK, CLOCK_MIN, COMPLETE, FORGIVE, GUESS, INCREMENT, KEYED, MEASURE, RESET_COUNT, SHOW,
+    AUTH_FAIL, BREAK, CLOCK_MIN, COMPLETE, FORGIVE, GUESS, INCREMENT, JUDGED, KEYED, MEASURE, RESET_COUNT,
+    SHOW, TRY,
 };
 
 /// TPM2_Startup.
@@ -224,6 +225,45 @@ fn a_failure_that_was_counted_is_durable_before_it_is_told_whatever_its_command_
     assert_eq!(next.ask(SHOW), Ok(1), "the kill took the failure back");
     stage.cut_off.set(true);
     assert_eq!(next.code_of(GUESS), ResponseCode::FAILURE, "told before it is durable");
+}
+
+/// Boots, starts and tries thrice, or until the machine dies.
+fn tries(stage: &Stage, disk: &RefCell<RamDisk>) {
+    let mut machine = Machine::launch(stage, disk);
+    if machine.boot(4).is_ok() && machine.ask(STARTUP).is_ok() {
+        for _ in 0..3 {
+            machine.code_of(TRY);
+        }
+    }
+    machine.kill();
+}
+
+#[test]
+fn an_attempt_that_was_judged_is_charged_wherever_the_machine_was_killed() {
+    let steps = {
+        let (stage, disk) = (Stage::new(15), blank());
+        tries(&stage, &disk);
+        stage.steps.get()
+    };
+    for mishap in [Mishap::DiesBefore, Mishap::DiesAfter] {
+        for step in 0..steps {
+            let (stage, disk) = (Stage::new(15), blank());
+            JUDGED.set(0);
+            stage.plan.set(Some((step, mishap)));
+            tries(&stage, &disk);
+            let judged = JUDGED.get();
+            let mut next = Machine::launch(&stage, &disk);
+            next.boot(8).expect("an honest disk always boots");
+            next.ask(STARTUP).expect("it starts");
+            let charged = next.ask(SHOW).expect("it shows the counter");
+            assert!((judged..=judged + 1).contains(&charged), "{mishap:?} at {step}: {charged} for {judged}");
+            next.shut_down().expect("it shuts down");
+            let mut last = Machine::launch(&stage, &disk);
+            last.boot(8).expect("it boots");
+            last.ask(STARTUP).expect("it starts");
+            assert_eq!(last.ask(SHOW), Ok(charged), "an orderly end costs nothing");
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use husk::engine::{
     Attempts, Command, Engine, EngineFault, Fingerprint, Locality, PowerOn, ResponseCode, Start,
 };
 use husk::nv::NvImage;
+use std::cell::Cell;
 
 /// Raises the counter and shows it (the code of TPM2_NV_Increment: may change NV).
 pub(crate) const INCREMENT: u32 = 0x134;
@@ -26,12 +27,20 @@ pub(crate) const COMPLETE: u32 = 0x13E;
 pub(crate) const BREAK: u32 = 0x135;
 /// Shows where the clock stood at power-on at least (the code of TPM2_GetCapability: needs nothing).
 pub(crate) const CLOCK_MIN: u32 = 0x17A;
+/// Tries an authorization and counts that it failed (the code of TPM2_NV_Read): its attempt is opened first.
+pub(crate) const TRY: u32 = 0x14E;
 /// TPM_RC_AUTH_FAIL, for the first session.
 pub(crate) const AUTH_FAIL: ResponseCode = ResponseCode(0x98E);
 
+thread_local! {
+    /// How many tries were judged in this world, whatever became of the toy that judged them.
+    pub(crate) static JUDGED: Cell<u64> = const { Cell::new(0) };
+}
+
 /// The bytes of a command without parameters.
 pub(crate) fn command(code: u32) -> [u8; 10] {
-    let mut bytes = [0x80, 0x01, 0, 0, 0, 10, 0, 0, 0, 0];
+    let sessions = if code == TRY { 0x02 } else { 0x01 };
+    let mut bytes = [0x80, sessions, 0, 0, 0, 10, 0, 0, 0, 0];
     bytes[6..].copy_from_slice(&code.to_be_bytes());
     bytes
 }
@@ -78,11 +87,14 @@ impl Engine for Toy {
     ) -> Result<usize, EngineFault> {
         self.broken |= command.code() == BREAK;
         let (counter, facts) = self.on.as_mut().ok_or(EngineFault::Failed)?;
-        if matches!(command.code(), INCREMENT | FORGIVE | GUESS) {
+        if command.code() == TRY {
+            JUDGED.set(JUDGED.get() + 1);
+        }
+        if matches!(command.code(), INCREMENT | FORGIVE | GUESS | TRY) {
             *counter += 1;
             nv.store_engine_state(&counter.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)?;
         }
-        if command.code() == GUESS {
+        if matches!(command.code(), GUESS | TRY) {
             response[..10].copy_from_slice(&AUTH_FAIL.response());
             return Ok(10);
         }
@@ -97,12 +109,14 @@ impl Engine for Toy {
         Ok(18)
     }
 
-    fn attempts(&mut self, _: &Command<'_>, _: &mut NvImage<'_>) -> Result<Attempts, EngineFault> {
-        Ok(Attempts::new())
+    fn attempts(&mut self, command: &Command<'_>, _: &mut NvImage<'_>) -> Result<Attempts, EngineFault> {
+        Ok([7].into_iter().filter(|_| command.code() == TRY).collect())
     }
 
-    fn charge(&mut self, _: &mut NvImage<'_>, _: u32) -> Result<(), EngineFault> {
-        Ok(())
+    fn charge(&mut self, nv: &mut NvImage<'_>, handle: u32) -> Result<(), EngineFault> {
+        let (counter, _) = self.on.as_mut().filter(|_| handle == 7).ok_or(EngineFault::ChargeFailed)?;
+        *counter += 1;
+        nv.store_engine_state(&counter.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)
     }
 
     fn clock_ms(&mut self, _: &mut NvImage<'_>) -> u64 {
