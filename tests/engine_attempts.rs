@@ -190,3 +190,22 @@ fn a_pin_pass_index_counts_uses_and_a_wrong_guess_changes_nothing() {
     assert_eq!(pin_count(&mut bench), 1);
     assert_eq!(bench.power_on(Start::Load, 2), Ok(()));
 }
+
+#[test]
+fn a_bound_session_tries_its_object_with_any_command_and_the_engine_counts_that_too() {
+    let mut bench = Bench::started();
+    let parent = bench.send(&tpm::create_primary(tpm::OWNER, &tpm::ecc_storage_template())).ok().handle();
+    let sealed = bench.send(&tpm::create_sealed(parent, 0x52, b"right", b"", b"data")).ok();
+    let object = bench.send(&tpm::load(parent, &sealed)).ok().handle();
+    let bound = bench.send(&tpm::start_bound_session(tpm::SE_HMAC, object)).ok().handle();
+    // A wrong HMAC, in a session that continues and audits.
+    let area = tpm::Bytes::new().u32(bound).sized(&[2; 16]).u8(0x81).sized(&[0; 32]).0;
+    let random = tpm::with_area(0x17B, &[], &area, &[0, 8]);
+    let mut version = bench.nv.version();
+    for (count, code) in [(0, 0x922), (1, 0x98E), (2, 0x98E)] {
+        assert_eq!(bench.send_once(&random).unwrap().code(), code, "TPM_RC_RETRY, then TPM_RC_AUTH_FAIL");
+        assert!(bench.nv.version() > version, "what the answer tells of is in the image");
+        version = bench.nv.version();
+        assert_eq!(bench.failed_tries(), count);
+    }
+}

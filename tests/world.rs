@@ -6,10 +6,14 @@ mod stage;
 #[path = "world/toy.rs"]
 mod toy;
 
+use husk::engine::ResponseCode;
 use husk::release::ReleaseFault;
 use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage};
 use std::cell::RefCell;
-use toy::{INCREMENT, MEASURE, RESET_COUNT, SHOW};
+use toy::{
+    AUTH_FAIL, BREAK, CLOCK_MIN, COMPLETE, FORGIVE, GUESS, INCREMENT, JUDGED, KEYED, MEASURE, RESET_COUNT,
+    SHOW, TRY,
+};
 
 /// TPM2_Startup.
 const STARTUP: u32 = 0x144;
@@ -210,6 +214,106 @@ fn an_unreachable_broker_stops_writes_before_they_run_and_measurements_never() {
 }
 
 #[test]
+fn a_failure_that_was_counted_is_durable_before_it_is_told_whatever_its_command_needs() {
+    let (stage, disk) = (Stage::new(9), blank());
+    let mut machine = Machine::launch(&stage, &disk);
+    machine.boot(1).expect("it boots");
+    assert_eq!(machine.code_of(GUESS), AUTH_FAIL);
+    machine.kill();
+    stage.pass_ms(u64::from(LEASE_MS));
+    let mut next = Machine::launch(&stage, &disk);
+    next.boot(1).expect("it boots");
+    assert_eq!(next.ask(SHOW), Ok(1), "the kill took the failure back");
+    stage.cut_off.set(true);
+    assert_eq!(next.code_of(GUESS), ResponseCode::FAILURE, "told before it is durable");
+}
+
+/// Boots, starts and tries thrice, or until the machine dies.
+fn tries(stage: &Stage, disk: &RefCell<RamDisk>) {
+    let mut machine = Machine::launch(stage, disk);
+    if machine.boot(4).is_ok() && machine.ask(STARTUP).is_ok() {
+        for _ in 0..3 {
+            machine.code_of(TRY);
+        }
+    }
+    machine.kill();
+}
+
+#[test]
+fn an_attempt_that_was_judged_is_charged_wherever_the_machine_was_killed() {
+    let steps = {
+        let (stage, disk) = (Stage::new(15), blank());
+        tries(&stage, &disk);
+        stage.steps.get()
+    };
+    for mishap in [Mishap::DiesBefore, Mishap::DiesAfter] {
+        for step in 0..steps {
+            let (stage, disk) = (Stage::new(15), blank());
+            JUDGED.set(0);
+            stage.plan.set(Some((step, mishap)));
+            tries(&stage, &disk);
+            let judged = JUDGED.get();
+            let mut next = Machine::launch(&stage, &disk);
+            next.boot(8).expect("an honest disk always boots");
+            next.ask(STARTUP).expect("it starts");
+            let charged = next.ask(SHOW).expect("it shows the counter");
+            assert!((judged..=judged + 1).contains(&charged), "{mishap:?} at {step}: {charged} for {judged}");
+            next.shut_down().expect("it shuts down");
+            let mut last = Machine::launch(&stage, &disk);
+            last.boot(8).expect("it boots");
+            last.ask(STARTUP).expect("it starts");
+            assert_eq!(last.ask(SHOW), Ok(charged), "an orderly end costs nothing");
+        }
+    }
+}
+
+#[test]
+fn what_was_executed_is_never_called_not_executed() {
+    // So many commits that the next one writes a checkpoint, before which the lease is renewed, is among these.
+    for commits in 56..70 {
+        let (stage, disk) = (Stage::new(10), blank());
+        let mut machine = Machine::launch(&stage, &disk);
+        machine.boot(1).expect("it boots");
+        for counter in 1..=commits {
+            assert_eq!(machine.ask(INCREMENT), Ok(counter));
+        }
+        // The last contact is recent, so the command runs; then nobody anchors it.
+        stage.cut_off.set(true);
+        for _ in 0..2 {
+            assert_eq!(machine.code_of(INCREMENT), ResponseCode::FAILURE, "{commits} commits");
+        }
+    }
+}
+
+#[test]
+fn a_dynamic_launch_is_measured_while_the_broker_is_stalled() {
+    let (stage, disk) = (Stage::new(11), blank());
+    let mut machine = Machine::launch(&stage, &disk);
+    machine.boot(1).expect("it boots");
+    stage.cut_off.set(true);
+    stage.pass_ms(u64::from(LEASE_MS));
+    assert_eq!(machine.ask(FORGIVE), Ok(1), "it changes the memory on its way");
+    machine.measure().expect("a measurement waits for nobody");
+    assert_eq!(machine.ask(MEASURE), Ok(1), "and the TPM goes on");
+}
+
+#[test]
+fn the_result_of_a_keyed_sequence_needs_the_right_to_answer() {
+    let (stage, disk) = (Stage::new(12), blank());
+    let mut machine = Machine::launch(&stage, &disk);
+    machine.boot(1).expect("it boots");
+    stage.pass_ms(u64::from(LEASE_MS));
+    stage.cut_off.set(true);
+    assert_eq!(machine.ask(COMPLETE), Ok(0), "a hash is nobody's secret");
+    stage.cut_off.set(false);
+    machine.ask(KEYED).expect("the broker is there");
+    stage.pass_ms(u64::from(LEASE_MS));
+    stage.cut_off.set(true);
+    assert_eq!(machine.ask(COMPLETE), Err(ReleaseFault::LeaseOver.fault()));
+    assert_eq!(machine.ask(MEASURE), Ok(0), "measurements go on");
+}
+
+#[test]
 fn a_reset_brings_a_reset_count_that_was_never_seen() {
     let (stage, disk) = (Stage::new(7), blank());
     let mut seen = std::collections::BTreeSet::new();
@@ -240,6 +344,46 @@ fn after_shutting_down_nothing_is_answered_and_the_next_need_not_wait() {
     let mut next = Machine::launch(&stage, &disk);
     next.boot(1).expect("no lease is in the way");
     assert_eq!(next.ask(SHOW), Ok(1));
+}
+
+#[test]
+fn who_learns_that_it_was_fenced_says_nothing_more_measurements_included() {
+    let (stage, first, second) = (Stage::new(14), blank(), blank());
+    let mut machine = Machine::launch(&stage, &first);
+    machine.boot(1).expect("it boots");
+    assert_eq!(machine.ask(INCREMENT), Ok(1));
+    stage.pass_ms(u64::from(LEASE_MS));
+    second.borrow_mut().image = first.borrow().image.clone();
+    let mut successor = Machine::launch(&stage, &second);
+    successor.boot(1).expect("the lease is over");
+    let image = first.borrow().image.clone();
+    assert_eq!(machine.ask(INCREMENT), Err(ReleaseFault::Fenced.fault()));
+    for code in [INCREMENT, SHOW, MEASURE] {
+        assert_eq!(machine.ask(code), Err(ReleaseFault::Fenced.fault()));
+        assert_eq!(machine.code_of(code), ResponseCode::FAILURE);
+    }
+    assert_eq!(machine.reset(), Err(ReleaseFault::Fenced.fault()));
+    assert_eq!(first.borrow().image, image, "nothing is written");
+    assert_eq!(successor.ask(INCREMENT), Ok(2), "the successor is not disturbed");
+}
+
+#[test]
+fn an_engine_that_failed_does_not_say_where_the_clock_stands() {
+    let mut bounds = Vec::new();
+    for breaks in [false, true] {
+        let (stage, disk) = (Stage::new(13), blank());
+        let mut machine = Machine::launch(&stage, &disk);
+        machine.boot(1).expect("it boots");
+        machine.ask(STARTUP).expect("it starts");
+        if breaks {
+            machine.ask(BREAK).expect("it says so");
+        }
+        machine.shut_down().expect("it shuts down");
+        let mut next = Machine::launch(&stage, &disk);
+        next.boot(1).expect("it boots");
+        bounds.push(next.ask(CLOCK_MIN).expect("it shows the bound"));
+    }
+    assert!(bounds[0] == 1001 && bounds[1] > 1000, "{bounds:?}");
 }
 
 /// A small generator (xorshift64*): one seed, one world.

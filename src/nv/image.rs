@@ -1,6 +1,7 @@
 use super::{Envelope, NvFault};
 use crate::volume::STATE_BYTES_MAX;
 use zerocopy::IntoBytes;
+use zeroize::Zeroize;
 
 /// The TPM's durable bytes in RAM: as last committed, and as they are to become.
 ///
@@ -116,6 +117,14 @@ impl<'m> NvImage<'m> {
         }
         here.copy_from_slice(envelope.as_bytes());
         self.current_len = self.current_len.max(Envelope::BYTES);
+        self.version += 1;
+    }
+
+    /// Forgets the state, the committed one too: an image of nothing again, whose version no proof reaches.
+    pub(super) fn wipe(&mut self) {
+        self.durable.zeroize();
+        self.current.zeroize();
+        (self.durable_len, self.current_len) = (0, 0);
         self.version += 1;
     }
 

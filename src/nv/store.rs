@@ -139,6 +139,12 @@ impl<'m> NvStore<'m> {
         }
     }
 
+    /// Ends this store for good and wipes what it holds: image and keys. What is durable stays on the disk.
+    pub fn give_up(&mut self) {
+        self.phase = Phase::Latched;
+        self.image.wipe();
+    }
+
     /// Makes the current image durable: on disk, flushed, anchored. An unchanged image costs nothing.
     ///
     /// # Errors

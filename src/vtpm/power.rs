@@ -31,6 +31,7 @@ impl<E: Engine> Vtpm<'_, E> {
             self.nv.retoken(token);
         }
         self.power = Power::Off;
+        self.keyed = false;
         let facts = power_on_facts(self.nv.image(), self.trust.token(), Start::Load);
         let on = self.engine.power_on(self.nv.image_mut(), facts);
         on.map_err(|fault| self.latch(fault.into()))?;
@@ -70,8 +71,9 @@ impl<E: Engine> Vtpm<'_, E> {
     }
 
     fn close(&mut self, platform: &mut Platform<'_>) -> Result<(), Fault> {
-        if self.power == Power::Started {
-            let clock_ms = self.clock_ms();
+        // A clock at 0 is an engine that failed: what it showed before, and what was tried, it does not know any more.
+        let clock_ms = if self.power == Power::Started { self.clock_ms() } else { 0 };
+        if clock_ms > 0 {
             let mut envelope = self.nv.image().envelope();
             envelope.clock_ms_reserved.set(clock_ms.saturating_add(1));
             envelope.close_attempts();

@@ -15,6 +15,10 @@ const CLOCK_RESERVE_MS: u64 = 4 * 60 * 60 * 1000;
 const CLOCK_MARGIN_MS: u64 = 60 * 60 * 1000;
 /// TPM_CC_ReadClock shows Clock without any authorization.
 const TPM_CC_READ_CLOCK: u32 = 0x181;
+/// TPM_CC_HMAC_Start begins a sequence whose result only a key's owner can tell.
+const TPM_CC_HMAC_START: u32 = 0x15B;
+/// TPM_CC_SequenceComplete tells a sequence's result, of a hash or of an HMAC.
+const TPM_CC_SEQUENCE_COMPLETE: u32 = 0x13E;
 /// How often one call of [`Vtpm::execute`] asks for the outcome of a commit before it gives up; each is a bounded
 /// series of exchanges of its own.
 const SETTLINGS_MAX: u32 = 4;
@@ -39,6 +43,8 @@ pub struct Vtpm<'m, E: Engine> {
     pub(super) trust: Trust<'m>,
     pub(super) power: Power,
     pub(super) latched: Option<Fault>,
+    /// An HMAC sequence may have been begun since power-on.
+    pub(super) keyed: bool,
 }
 
 impl<E: Engine> fmt::Debug for Vtpm<'_, E> {
@@ -72,19 +78,24 @@ impl<E: Engine> Vtpm<'_, E> {
         if needs == Needs::Nv {
             self.prepare(platform, &attempts)?;
         }
+        self.keyed |= command.code() == TPM_CC_HMAC_START;
         self.run(platform, &command, needs, buffer).map_err(|fault| self.latch(fault))
     }
 
-    /// Runs one step of a hash sequence of locality 4. It needs nothing that a host could withhold; if the engine changed
-    /// its memory all the same, that is committed.
+    /// Runs one step of a hash sequence of locality 4. It needs nothing that a host could withhold; if the step changed the
+    /// engine's memory all the same, that is committed.
     pub(super) fn measure(
         &mut self,
         platform: &mut Platform<'_>,
         step: impl FnOnce(&mut E, &mut NvImage<'_>) -> Result<(), EngineFault>,
     ) -> Result<(), Fault> {
         self.alive()?;
-        let measured = step(&mut self.engine, self.nv.image_mut()).map_err(Fault::from);
-        measured.and_then(|()| self.commit(platform).map(drop)).map_err(|fault| self.latch(fault))
+        let before = self.nv.image().version();
+        let mut measured = step(&mut self.engine, self.nv.image_mut()).map_err(Fault::from);
+        if measured.is_ok() && self.nv.image().version() != before {
+            measured = self.commit(platform).map(drop);
+        }
+        measured.map_err(|fault| self.latch(fault))
     }
 
     /// The fault after which this TPM stopped serving, if it did.
@@ -106,20 +117,26 @@ impl<E: Engine> Vtpm<'_, E> {
         }
     }
 
-    /// What the command itself needs, and what the state of the clock adds: Clock is never shown beyond its bound.
+    /// What the command itself needs, and what the TPM's state adds: Clock is never shown beyond its bound, and the
+    /// result of a keyed sequence, which means something outside, only by who has the right to answer.
     fn needs(&mut self, command: &Command<'_>) -> Needs {
         let shows_clock = command.code() == TPM_CC_READ_CLOCK;
         if shows_clock && self.clock_ms() >= self.nv.image().envelope().clock_ms_reserved.get() {
             return Needs::Nv;
         }
-        command.needs()
+        match (command.code(), command.needs()) {
+            (TPM_CC_SEQUENCE_COMPLETE, Needs::Nothing) if self.keyed => Needs::Lease,
+            (_, needs) => needs,
+        }
     }
 
     /// Executes, makes durable, answers.
     ///
     /// What needs nothing tells of nothing that was stored, and does not wait for a broker: where the engine forgave an old
     /// failed authorization on the way (the reference engine does so at the start of any command), that becomes
-    /// durable with the next commit, and is forgotten with a crash.
+    /// durable with the next commit, and is forgotten with a crash. But where such a command fails and something was
+    /// stored, its answer may tell of just that (a session bound to a DA-protected object tries that object's
+    /// authorization with any command): then it waits like any other.
     fn run<'b>(
         &mut self,
         platform: &mut Platform<'_>,
@@ -127,8 +144,12 @@ impl<E: Engine> Vtpm<'_, E> {
         needs: Needs,
         buffer: &'b mut [u8],
     ) -> Result<&'b [u8], Fault> {
+        let before = self.nv.image().version();
         let bytes = self.engine.execute(command, self.nv.image_mut(), buffer)?;
         let response: &'b [u8] = buffer.get(..bytes).ok_or(VtpmFault::Overlong)?;
+        let counted =
+            ResponseCode::of(response) != ResponseCode::SUCCESS && self.nv.image().version() != before;
+        let needs = if counted { Needs::Nv } else { needs };
         if needs == Needs::Nothing {
             return Ok(
                 Response::locked(response, self.nv.image().durable_version()).release(&self.nv.settled()?)?
@@ -229,11 +250,13 @@ impl<E: Engine> Vtpm<'_, E> {
         outcome
     }
 
-    /// Stops serving for good: the engine ran, so there is no going on without its change.
+    /// Stops serving for good: the engine ran, so there is no going on without its change, or the instance is over. The
+    /// TPM's memory is wiped.
     pub(super) fn latch(&mut self, fault: Fault) -> Fault {
         if self.latched.is_none() {
             self.latched = Some(fault);
             self.engine.power_off();
+            self.nv.give_up();
             self.power = Power::Off;
         }
         fault

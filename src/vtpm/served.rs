@@ -4,7 +4,9 @@ use super::Vtpm;
 use crate::engine::{Engine, Locality};
 use crate::fault::Fault;
 use crate::frontend::{Tpm, reply};
+use crate::nv::NvFault;
 use crate::seams::Platform;
+use zeroize::Zeroize;
 
 /// A TPM together with the platform that the firmware lends for this call.
 #[expect(missing_debug_implementations, reason = "the platform is made of the firmware's trait objects")]
@@ -25,7 +27,11 @@ impl<E: Engine> Tpm for Served<'_, '_, '_, E> {
         if before.is_none() && self.vtpm.latched().is_some() {
             self.platform.console.line(fault.means(), fault.code());
         }
-        reply::write(fault, command, response)
+        // What the engine answered must not be told, so it must not lie there either.
+        response.zeroize();
+        // The same fault means 'try again' before a command runs, and is the end after one did.
+        let told = if self.vtpm.latched().is_some() { NvFault::Latched.fault() } else { fault };
+        reply::write(told, command, response)
     }
 
     fn established(&mut self) -> bool {

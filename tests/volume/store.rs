@@ -75,6 +75,19 @@ fn a_definite_no_latches_the_store() {
 }
 
 #[test]
+fn a_store_that_was_given_up_holds_nothing_and_the_disk_everything() {
+    let mut world = world(4);
+    let mut memory = Memory::new();
+    let (grant, mut store) = world.launch(&mut memory, &state(1)).expect("creates");
+    store.give_up();
+    assert!(store.image().current().is_empty() && store.image().durable().is_empty());
+    assert_eq!(world.commit(grant, &mut store), Err(NvFault::Latched.fault()));
+    drop(store);
+    let (_, store) = world.launch(&mut memory, &[]).expect("boots");
+    assert_eq!(store.image().engine_state(), state(1));
+}
+
+#[test]
 fn an_instance_that_was_fenced_commits_nothing_more() {
     let mut world = world(5);
     let (mut old, mut new) = (Memory::new(), Memory::new());

@@ -5,7 +5,9 @@
 use crate::toy::Toy;
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
 use husk::attest::report::{Generation, Layout};
+use husk::engine::ResponseCode;
 use husk::fault::Fault;
+use husk::frontend::Tpm as _;
 use husk::release::ReleaseFault;
 use husk::release::session::SessionMemory;
 use husk::release::transcript::point_digest;
@@ -14,7 +16,7 @@ use husk::seams::{
     REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError,
 };
 use husk::volume::{STATE_BYTES_MAX, Workspace};
-use husk::vtpm::{Asked, Cold, Memory, Vtpm};
+use husk::vtpm::{Asked, Cold, Memory, Served, Vtpm};
 use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::ids::{TenantId, VmId, VmName};
 use husk_broker::policy::{Genuine, Policy};
@@ -427,6 +429,29 @@ impl<'s> Machine<'s> {
             let command = crate::toy::command(code);
             let response = vtpm.execute(platform, husk::engine::Locality::Zero, &command, &mut buffer)?;
             Ok(crate::toy::shown(response).expect("the toy never fails"))
+        })
+    }
+
+    /// As a front-end asks: there always is a response code.
+    pub(crate) fn code_of(&mut self, code: u32) -> ResponseCode {
+        self.with(|vtpm, platform| {
+            let mut buffer = [0; husk::engine::COMMAND_BYTES_MAX];
+            let Some(vtpm) = vtpm.as_mut() else { return ResponseCode::FAILURE };
+            let mut tpm = Served { vtpm, platform };
+            let bytes = tpm.execute(husk::engine::Locality::Zero, &crate::toy::command(code), &mut buffer);
+            assert!(buffer[bytes..].iter().all(|byte| *byte == 0), "nothing lies behind the response");
+            ResponseCode::of(&buffer[..bytes])
+        })
+    }
+
+    /// A hash sequence of locality 4, from its start to its end.
+    pub(crate) fn measure(&mut self) -> Result<(), Fault> {
+        self.with(|vtpm, platform| {
+            let vtpm = vtpm.as_mut().ok_or(ReleaseFault::Misuse.fault())?;
+            let mut tpm = Served { vtpm, platform };
+            tpm.hash_start()?;
+            tpm.hash_data(b"what is launched")?;
+            tpm.hash_end()
         })
     }
 

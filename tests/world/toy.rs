@@ -4,6 +4,7 @@ use husk::engine::{
     Attempts, Command, Engine, EngineFault, Fingerprint, Locality, PowerOn, ResponseCode, Start,
 };
 use husk::nv::NvImage;
+use std::cell::Cell;
 
 /// Raises the counter and shows it (the code of TPM2_NV_Increment: may change NV).
 pub(crate) const INCREMENT: u32 = 0x134;
@@ -14,9 +15,32 @@ pub(crate) const RESET_COUNT: u32 = 0x181;
 /// A measurement (the code of TPM2_PCR_Extend: needs nothing).
 pub(crate) const MEASURE: u32 = 0x182;
 
+/// Counts and succeeds (the code of TPM2_PCR_Read: needs nothing), as an engine that forgives a failed attempt on the way.
+pub(crate) const FORGIVE: u32 = 0x17E;
+/// Counts a failed authorization and says so (the code of TPM2_GetRandom: needs nothing).
+pub(crate) const GUESS: u32 = 0x17B;
+/// Begins a keyed sequence (the code of TPM2_HMAC_Start: may change NV).
+pub(crate) const KEYED: u32 = 0x15B;
+/// Ends a sequence (the code of TPM2_SequenceComplete: needs nothing).
+pub(crate) const COMPLETE: u32 = 0x13E;
+/// Puts the toy into failure mode (the code of TPM2_NV_SetBits: may change NV).
+pub(crate) const BREAK: u32 = 0x135;
+/// Shows where the clock stood at power-on at least (the code of TPM2_GetCapability: needs nothing).
+pub(crate) const CLOCK_MIN: u32 = 0x17A;
+/// Tries an authorization and counts that it failed (the code of TPM2_NV_Read): its attempt is opened first.
+pub(crate) const TRY: u32 = 0x14E;
+/// TPM_RC_AUTH_FAIL, for the first session.
+pub(crate) const AUTH_FAIL: ResponseCode = ResponseCode(0x98E);
+
+thread_local! {
+    /// How many tries were judged in this world, whatever became of the toy that judged them.
+    pub(crate) static JUDGED: Cell<u64> = const { Cell::new(0) };
+}
+
 /// The bytes of a command without parameters.
 pub(crate) fn command(code: u32) -> [u8; 10] {
-    let mut bytes = [0x80, 0x01, 0, 0, 0, 10, 0, 0, 0, 0];
+    let sessions = if code == TRY { 0x02 } else { 0x01 };
+    let mut bytes = [0x80, sessions, 0, 0, 0, 10, 0, 0, 0, 0];
     bytes[6..].copy_from_slice(&code.to_be_bytes());
     bytes
 }
@@ -33,7 +57,8 @@ pub(crate) fn shown(response: &[u8]) -> Result<u64, ResponseCode> {
 
 #[derive(Debug, Default)]
 pub(crate) struct Toy {
-    on: Option<(u64, u32)>,
+    on: Option<(u64, PowerOn)>,
+    broken: bool,
 }
 
 impl Engine for Toy {
@@ -46,7 +71,7 @@ impl Engine for Toy {
             nv.store_engine_state(&0_u64.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)?;
         }
         let state = nv.engine_state().try_into().map_err(|_| EngineFault::StateRefused)?;
-        self.on = Some((u64::from_le_bytes(state), power_on.reset_count));
+        *self = Self { on: Some((u64::from_le_bytes(state), power_on)), broken: false };
         Ok(())
     }
 
@@ -60,28 +85,42 @@ impl Engine for Toy {
         nv: &mut NvImage<'_>,
         response: &mut [u8],
     ) -> Result<usize, EngineFault> {
-        let (counter, reset_count) = self.on.as_mut().ok_or(EngineFault::Failed)?;
-        if command.code() == INCREMENT {
+        self.broken |= command.code() == BREAK;
+        let (counter, facts) = self.on.as_mut().ok_or(EngineFault::Failed)?;
+        if command.code() == TRY {
+            JUDGED.set(JUDGED.get() + 1);
+        }
+        if matches!(command.code(), INCREMENT | FORGIVE | GUESS | TRY) {
             *counter += 1;
             nv.store_engine_state(&counter.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)?;
         }
-        let number = if command.code() == RESET_COUNT { u64::from(*reset_count) } else { *counter };
+        if matches!(command.code(), GUESS | TRY) {
+            response[..10].copy_from_slice(&AUTH_FAIL.response());
+            return Ok(10);
+        }
+        let number = match command.code() {
+            RESET_COUNT => u64::from(facts.reset_count),
+            CLOCK_MIN => facts.clock_ms_min,
+            _ => *counter,
+        };
         response[..10].copy_from_slice(&ResponseCode::SUCCESS.response());
         response[5] = 18;
         response[10..18].copy_from_slice(&number.to_be_bytes());
         Ok(18)
     }
 
-    fn attempts(&mut self, _: &Command<'_>, _: &mut NvImage<'_>) -> Result<Attempts, EngineFault> {
-        Ok(Attempts::new())
+    fn attempts(&mut self, command: &Command<'_>, _: &mut NvImage<'_>) -> Result<Attempts, EngineFault> {
+        Ok([7].into_iter().filter(|_| command.code() == TRY).collect())
     }
 
-    fn charge(&mut self, _: &mut NvImage<'_>, _: u32) -> Result<(), EngineFault> {
-        Ok(())
+    fn charge(&mut self, nv: &mut NvImage<'_>, handle: u32) -> Result<(), EngineFault> {
+        let (counter, _) = self.on.as_mut().filter(|_| handle == 7).ok_or(EngineFault::ChargeFailed)?;
+        *counter += 1;
+        nv.store_engine_state(&counter.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)
     }
 
     fn clock_ms(&mut self, _: &mut NvImage<'_>) -> u64 {
-        0
+        if self.broken { 0 } else { 1000 }
     }
 
     fn hash_start(&mut self, _: &mut NvImage<'_>) -> Result<(), EngineFault> {
