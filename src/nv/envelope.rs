@@ -59,6 +59,13 @@ impl Envelope {
         self.attempts.iter().take(usize::from(self.attempts_open.get())).map(|handle| handle.get())
     }
 
+    /// Whether each of `handles` is open or can be opened as well.
+    #[must_use]
+    pub fn has_room_for(&self, handles: &[u32]) -> bool {
+        let new = handles.iter().filter(|handle| self.attempts().all(|open| open != **handle)).count();
+        self.attempts().count() + new <= OPEN_ATTEMPTS_MAX
+    }
+
     /// Opens an attempt on `handle`; returns whether that changed anything.
     ///
     /// # Errors
@@ -97,8 +104,10 @@ mod tests {
         assert_eq!(envelope.open_attempt(7), Ok(true));
         assert_eq!(envelope.open_attempt(7), Ok(false));
         for handle in (100..).take(OPEN_ATTEMPTS_MAX - 1) {
+            assert!(envelope.has_room_for(&[7, handle]));
             assert_eq!(envelope.open_attempt(handle), Ok(true));
         }
+        assert!(envelope.has_room_for(&[7, 100]) && !envelope.has_room_for(&[7, 8]));
         assert_eq!(envelope.open_attempt(8), Err(NvFault::TooManyAttempts));
         assert_eq!(Envelope::parse(envelope.as_bytes()), Ok(envelope));
         envelope.close_attempts();

@@ -143,6 +143,8 @@ pub struct UnsealedHead {
     pub head: Head,
     /// The epoch whose public key opens it.
     pub epoch: u64,
+    /// The token under which it was written.
+    pub token: u64,
 }
 
 /// Looks for the longest authentic chain of an unsealed volume; `None` if both areas are blank. `state` is used and
@@ -169,8 +171,10 @@ pub fn newest_unsealed_head(
             .ours(&key, &layout)
             .and_then(|header| Log::new(disk, layout, area, &key, work).replay(header, Until::Last, state));
         match walked {
-            Ok(Reached { head, .. }) if newest.is_none_or(|newest| head.sequence > newest.head.sequence) => {
-                newest = Some(UnsealedHead { head, epoch: alleged });
+            Ok(Reached { head, token, .. })
+                if newest.is_none_or(|newest| head.sequence > newest.head.sequence) =>
+            {
+                newest = Some(UnsealedHead { head, epoch: alleged, token });
             }
             Ok(_) => {}
             Err(VolumeFault::Read) => return Err(VolumeFault::Read),

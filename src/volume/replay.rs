@@ -22,6 +22,8 @@ pub(super) enum Until<'h> {
 pub(super) struct Reached {
     pub(super) header: CheckpointHeader,
     pub(super) head: Head,
+    /// The token under which the head was written.
+    pub(super) token: u64,
     pub(super) state_bytes: usize,
 }
 
@@ -56,15 +58,14 @@ impl<'d, 'w> Log<'d, 'w> {
     ) -> Result<Reached, VolumeFault> {
         let mut reached = self.checkpoint(header, state)?;
         let mut at = header.total_bytes.get() as usize;
-        let mut token = header.token.get();
         loop {
             if let Until::Head(head) = until
                 && head.sequence == reached.head.sequence
             {
                 return if *head == reached.head { Ok(reached) } else { Err(VolumeFault::Forked) };
             }
-            match self.record(at, token, &mut reached, state) {
-                Ok(record) => (at, token) = (at + record.total_bytes.get() as usize, record.token.get()),
+            match self.record(at, &mut reached, state) {
+                Ok(record) => at += record.total_bytes.get() as usize,
                 Err(VolumeFault::Damaged | VolumeFault::RolledBack) if matches!(until, Until::Last) => {
                     return Ok(reached);
                 }
@@ -94,14 +95,13 @@ impl<'d, 'w> Log<'d, 'w> {
         body.zeroize();
         self.held = at_block(total, &self.layout)..at_block(total, &self.layout);
         let head = Head { sequence: header.sequence.get(), digest };
-        Ok(Reached { header: *header, head, state_bytes })
+        Ok(Reached { header: *header, head, token: header.token.get(), state_bytes })
     }
 
     /// Opens the record at `at` and applies it.
     fn record(
         &mut self,
         at: usize,
-        token: u64,
         reached: &mut Reached,
         state: &mut [u8; STATE_BYTES_MAX],
     ) -> Result<RecordHeader, VolumeFault> {
@@ -113,7 +113,7 @@ impl<'d, 'w> Log<'d, 'w> {
             RecordHeader::read(&self.work.log[start..start + first]).ok_or(VolumeFault::RolledBack)?;
         let next = reached.head.sequence.checked_add(1).ok_or(VolumeFault::Damaged)?;
         let (numbered, linked) = (header.sequence.get() == next, header.previous == reached.head.digest);
-        if !header.is_well_formed(unit, room) || !numbered || !linked || header.token.get() < token {
+        if !header.is_well_formed(unit, room) || !numbered || !linked || header.token.get() < reached.token {
             return Err(if numbered || linked { VolumeFault::Damaged } else { VolumeFault::RolledBack });
         }
         let total = header.total_bytes.get() as usize;
@@ -128,6 +128,7 @@ impl<'d, 'w> Log<'d, 'w> {
         state[..len].copy_from_slice(&made[..len]);
         reached.state_bytes = len;
         reached.head = Head { sequence: next, digest };
+        reached.token = header.token.get();
         Ok(header)
     }
 

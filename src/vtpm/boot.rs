@@ -76,7 +76,8 @@ impl<'m, E: Engine> Cold<'m, E> {
         let mut anchor = unsealed::Unsealed::for_testing();
         let newest = newest_unsealed_head(platform.disk, &anchor, &identity, workspace, current)?;
         let epoch = newest.map_or(0, |newest| newest.epoch);
-        let stamp = Stamp { token: epoch + 1, fingerprint: self.engine.fingerprint().0 };
+        let token = newest.map_or(0, |newest| newest.token) + 1;
+        let stamp = Stamp { token, fingerprint: self.engine.fingerprint().0 };
         let image = NvImage::new(durable, current);
         let next = anchor.key(epoch + 1);
         let (nv, start) = match newest {
@@ -94,7 +95,7 @@ impl<'m, E: Engine> Cold<'m, E> {
                 (NvStore::open(platform, image, keys, stamp, workspace)?, Start::Load)
             }
         };
-        let trust = Trust::Unsealed { anchor, token: stamp.token };
+        let trust = Trust::Unsealed { anchor, token };
         Unsealed { engine: self.engine, nv, start, trust }.power_on()?.confirm(platform)
     }
 }

@@ -47,6 +47,7 @@ impl<E: Engine> Vtpm<'_, E> {
 
     /// Cuts the TPM's power; what was acknowledged is durable already. [`reset`](Vtpm::reset) brings it back.
     pub fn power_off(&mut self) {
+        self.conclude();
         self.engine.power_off();
         self.power = match self.power {
             Power::Started | Power::ResetDue => Power::ResetDue,
@@ -63,22 +64,28 @@ impl<E: Engine> Vtpm<'_, E> {
         if let Some(fault) = self.latched {
             return Err(fault);
         }
-        let closed = self.close(platform);
-        self.engine.power_off();
+        self.power_off();
         self.power = Power::Off;
-        closed.map_err(|fault| self.latch(fault))?;
+        self.commit(platform).map(drop).map_err(|fault| self.latch(fault))?;
         Ok(self.trust.release(platform)?)
     }
 
-    fn close(&mut self, platform: &mut Platform<'_>) -> Result<(), Fault> {
-        // A clock at 0 is an engine that failed: what it showed before, and what was tried, it does not know any more.
-        let clock_ms = if self.power == Power::Started { self.clock_ms() } else { 0 };
-        if clock_ms > 0 {
-            let mut envelope = self.nv.image().envelope();
-            envelope.clock_ms_reserved.set(clock_ms.saturating_add(1));
-            envelope.close_attempts();
-            self.nv.image_mut().store_envelope(&envelope);
+    /// Notes what a TPM that was started leaves to its next power-on: Clock as it stands, and no attempt. Whatever was
+    /// tried has been answered, so its outcome is durable; what a launch before this one left open was charged at Startup.
+    ///
+    /// The note is durable with the next commit. Without one everything is as after a crash.
+    fn conclude(&mut self) {
+        if self.power != Power::Started {
+            return;
         }
-        self.commit(platform).map(drop)
+        let clock_ms = self.clock_ms();
+        if clock_ms == 0 {
+            // An engine that failed: what it showed before, and what was tried, it does not know any more.
+            return;
+        }
+        let mut envelope = self.nv.image().envelope();
+        envelope.close_attempts();
+        envelope.clock_ms_reserved.set(clock_ms.saturating_add(1));
+        self.nv.image_mut().store_envelope(&envelope);
     }
 }

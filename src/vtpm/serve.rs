@@ -175,6 +175,10 @@ impl<E: Engine> Vtpm<'_, E> {
         self.reserve_clock();
         let mut envelope = self.nv.image().envelope();
         let mut opened = false;
+        if !envelope.has_room_for(attempts) {
+            // What is open belongs to commands that were answered: their outcome is durable.
+            envelope.close_attempts();
+        }
         for handle in attempts {
             opened |= envelope.open_attempt(*handle)?;
         }
