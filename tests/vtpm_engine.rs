@@ -1,5 +1,5 @@
 //! Laws of the whole with the real engine: what was acknowledged stays, time and counts go forward, a commit is small.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 #[path = "support/disk.rs"]
 mod disk;

@@ -80,6 +80,16 @@ impl Envelope {
         Ok(true)
     }
 
+    /// Closes the attempts on `handles`.
+    pub fn close_attempts_on(&mut self, handles: &[u32]) {
+        let before = *self;
+        self.close_attempts();
+        for (at, handle) in before.attempts().filter(|open| !handles.contains(open)).enumerate() {
+            self.attempts[at] = U32::new(handle);
+            self.attempts_open += 1;
+        }
+    }
+
     /// Closes every open attempt.
     pub fn close_attempts(&mut self) {
         self.attempts = [U32::new(0); OPEN_ATTEMPTS_MAX];
@@ -109,6 +119,9 @@ mod tests {
         }
         assert!(envelope.has_room_for(&[7, 100]) && !envelope.has_room_for(&[7, 8]));
         assert_eq!(envelope.open_attempt(8), Err(NvFault::TooManyAttempts));
+        assert_eq!(Envelope::parse(envelope.as_bytes()), Ok(envelope));
+        envelope.close_attempts_on(&[7, 102, 8]);
+        assert!(envelope.attempts().eq([100, 101, 103, 104, 105, 106]));
         assert_eq!(Envelope::parse(envelope.as_bytes()), Ok(envelope));
         envelope.close_attempts();
         assert_eq!(envelope, Envelope::new());

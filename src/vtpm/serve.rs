@@ -19,6 +19,8 @@ const TPM_CC_READ_CLOCK: u32 = 0x181;
 const TPM_CC_HMAC_START: u32 = 0x15B;
 /// TPM_CC_SequenceComplete tells a sequence's result, of a hash or of an HMAC.
 const TPM_CC_SEQUENCE_COMPLETE: u32 = 0x13E;
+/// TPM_RH_LOCKOUT (TPM 2.0 part 2, table TPM_RH).
+const TPM_RH_LOCKOUT: u32 = 0x4000_000A;
 /// How often one call of [`Vtpm::execute`] asks for the outcome of a commit before it gives up; each is a bounded
 /// series of exchanges of its own.
 const SETTLINGS_MAX: u32 = 4;
@@ -34,6 +36,14 @@ pub(super) enum Power {
     Initialized,
     /// Started.
     Started,
+}
+
+/// A command and what was granted to it.
+struct Admitted<'c> {
+    command: Command<'c>,
+    needs: Needs,
+    /// Open, and durably so.
+    attempts: Attempts,
 }
 
 /// A TPM that serves.
@@ -79,7 +89,8 @@ impl<E: Engine> Vtpm<'_, E> {
             self.prepare(platform, &attempts)?;
         }
         self.keyed |= command.code() == TPM_CC_HMAC_START;
-        self.run(platform, &command, needs, buffer).map_err(|fault| self.latch(fault))
+        let admitted = Admitted { command, needs, attempts };
+        self.run(platform, &admitted, buffer).map_err(|fault| self.latch(fault))
     }
 
     /// Runs one step of a hash sequence of locality 4. It needs nothing that a host could withhold; if the step changed the
@@ -105,7 +116,7 @@ impl<E: Engine> Vtpm<'_, E> {
     }
 
     /// The engine, for what concerns no state: establishment, cancellation.
-    pub fn engine(&mut self) -> &mut E {
+    pub(super) const fn engine(&mut self) -> &mut E {
         &mut self.engine
     }
 
@@ -140,22 +151,23 @@ impl<E: Engine> Vtpm<'_, E> {
     fn run<'b>(
         &mut self,
         platform: &mut Platform<'_>,
-        command: &Command<'_>,
-        needs: Needs,
+        admitted: &Admitted<'_>,
         buffer: &'b mut [u8],
     ) -> Result<&'b [u8], Fault> {
+        let Admitted { command, needs, attempts } = admitted;
         let before = self.nv.image().version();
         let bytes = self.engine.execute(command, self.nv.image_mut(), buffer)?;
         let response: &'b [u8] = buffer.get(..bytes).ok_or(VtpmFault::Overlong)?;
         let counted =
             ResponseCode::of(response) != ResponseCode::SUCCESS && self.nv.image().version() != before;
-        let needs = if counted { Needs::Nv } else { needs };
+        let needs = if counted { Needs::Nv } else { *needs };
         if needs == Needs::Nothing {
             return Ok(
                 Response::locked(response, self.nv.image().durable_version()).release(&self.nv.settled()?)?
             );
         }
         self.follow(command, ResponseCode::of(response))?;
+        self.settle_attempts(attempts);
         let response = Response::locked(response, self.nv.image().version());
         let committed = self.commit(platform)?;
         self.trust.permit(platform, needs)?;
@@ -187,6 +199,18 @@ impl<E: Engine> Vtpm<'_, E> {
             self.commit(platform).map(drop).map_err(|fault| self.latch(fault))?;
         }
         Ok(())
+    }
+
+    /// Closes what a command had opened, in the very commit that makes its outcome durable. Where there is nothing to
+    /// commit an attempt on an index stays open, and the next one on it costs nothing: a crash costs one of its tries.
+    /// On lockout it would cost lockout itself, so that attempt is closed at the price of a commit.
+    fn settle_attempts(&mut self, attempts: &Attempts) {
+        let settles = self.nv.image().is_dirty() || attempts.contains(&TPM_RH_LOCKOUT);
+        if !attempts.is_empty() && settles {
+            let mut envelope = self.nv.image().envelope();
+            envelope.close_attempts_on(attempts);
+            self.nv.image_mut().store_envelope(&envelope);
+        }
     }
 
     /// What a command that succeeded changes outside the engine.

@@ -1,0 +1,112 @@
+//! Debian's tpm2-tools, which others wrote, at the sealed stack: is this a TPM, does it remember, and does it refuse?
+//!
+//! Each test has a stack of its own: simulated processor, broker with leases of three seconds, relay, `husk vtpmd`.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where its world fails")]
+
+#[path = "peers/attestation.rs"]
+mod attestation;
+#[path = "peers/keys.rs"]
+mod keys;
+#[path = "peers/lasting.rs"]
+mod lasting;
+#[path = "peers/memory.rs"]
+mod memory;
+#[path = "peers/refusals.rs"]
+mod refusals;
+#[path = "support/site.rs"]
+mod site;
+#[path = "support/stack.rs"]
+mod stack;
+
+use stack::{Serving, Stack};
+use std::fs;
+
+/// The value after `name:` in a tool's listing.
+fn field(listing: &str, name: &str) -> String {
+    let value =
+        listing.lines().find_map(|line| line.trim().strip_prefix(name)?.trim_start().strip_prefix(':'));
+    value.unwrap_or_else(|| panic!("no {name} in {listing}")).trim().to_owned()
+}
+
+/// The content of an NV index, read by its owner.
+#[track_caller]
+fn nv(tpm: &Serving<'_>, index: &str) -> Vec<u8> {
+    tpm.run_line(&format!("nvread {index} -C o -o nv.read"));
+    fs::read(tpm.path("nv.read")).unwrap()
+}
+
+#[track_caller]
+fn counter(tpm: &Serving<'_>, index: &str) -> u64 {
+    u64::from_be_bytes(nv(tpm, index).try_into().unwrap())
+}
+
+/// TPMS_CLOCK_INFO.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    clock_ms: u64,
+    reset_count: u32,
+    safe: bool,
+}
+
+#[track_caller]
+fn clock(tpm: &Serving<'_>) -> Clock {
+    let listing = tpm.run_line("readclock");
+    Clock {
+        clock_ms: field(&listing, "clock").parse().unwrap(),
+        reset_count: field(&listing, "reset_count").parse().unwrap(),
+        safe: field(&listing, "safe") == "yes",
+    }
+}
+
+#[test]
+fn it_measures_remembers_and_keeps_time_as_a_tpm_does() {
+    let stack = Stack::new();
+    let tpm = stack.boot();
+    memory::says_what_it_is(&tpm);
+    memory::measures(&tpm);
+    memory::keeps_indices_of_every_kind(&tpm);
+    memory::clears(&tpm);
+    tpm.shut_down();
+}
+
+#[test]
+fn it_makes_and_uses_keys_as_a_tpm_does() {
+    let stack = Stack::new();
+    let tpm = stack.boot();
+    keys::hierarchies_and_their_passwords(&tpm);
+    keys::signs_and_verifies(&tpm);
+    keys::encrypts_and_decrypts(&tpm);
+    keys::seals_to_pcrs_and_a_password(&tpm);
+    keys::talks_in_encrypted_sessions(&tpm);
+    keys::duplicates_and_imports(&tpm);
+    keys::locks_out_who_guesses(&tpm);
+    tpm.shut_down();
+}
+
+#[test]
+fn it_attests_as_a_tpm_does() {
+    let stack = Stack::new();
+    let tpm = stack.boot();
+    for kind in ["rsa", "ecc"] {
+        attestation::quotes_under(&tpm, kind);
+        attestation::proves_that_key_and_ek_share_a_tpm(&tpm);
+    }
+    tpm.shut_down();
+}
+
+#[test]
+fn what_a_guest_left_in_it_is_there_after_an_orderly_end_and_after_a_kill() {
+    lasting::over_an_orderly_end(&Stack::new());
+    lasting::over_kills_while_counting(&Stack::new());
+}
+
+#[test]
+fn a_hostile_host_gets_refusals_and_the_honest_state_boots() {
+    let mut stack = Stack::new();
+    refusals::prepare(&stack);
+    refusals::of_disks(&stack);
+    refusals::of_launches(&stack);
+    refusals::of_second_instances(&stack);
+    refusals::of_brokers(&mut stack);
+}
