@@ -368,6 +368,19 @@ fn who_learns_that_it_was_fenced_says_nothing_more_measurements_included() {
 }
 
 #[test]
+fn who_learns_that_it_was_fenced_at_a_reset_is_over_too() {
+    let (stage, first, second) = (Stage::new(16), blank(), blank());
+    let mut machine = Machine::launch(&stage, &first);
+    machine.boot(1).expect("it boots");
+    machine.ask(STARTUP).expect("it starts");
+    stage.pass_ms(u64::from(LEASE_MS));
+    second.borrow_mut().image = first.borrow().image.clone();
+    Machine::launch(&stage, &second).boot(1).expect("the lease is over");
+    assert_eq!(machine.reset(), Err(ReleaseFault::Fenced.fault()));
+    assert_eq!(machine.ask(MEASURE), Err(ReleaseFault::Fenced.fault()), "for good, not just off");
+}
+
+#[test]
 fn an_engine_that_failed_does_not_say_where_the_clock_stands() {
     let mut bounds = Vec::new();
     for breaks in [false, true] {

@@ -5,6 +5,7 @@ use super::serve::Power;
 use crate::engine::{Engine, PowerOn, Start};
 use crate::fault::Fault;
 use crate::nv::NvImage;
+use crate::release::ReleaseFault;
 use crate::seams::Platform;
 
 /// What the world tells a TPM at power-on, given its memory and the fencing token.
@@ -27,8 +28,11 @@ impl<E: Engine> Vtpm<'_, E> {
         }
         self.power_off();
         if self.power == Power::ResetDue {
-            let token = self.trust.bump(platform)?;
-            self.nv.retoken(token);
+            match self.trust.bump(platform) {
+                Ok(token) => self.nv.retoken(token),
+                Err(ReleaseFault::Undecided) => return Err(ReleaseFault::Undecided.into()),
+                Err(definite) => return Err(self.latch(definite.into())),
+            }
         }
         self.power = Power::Off;
         self.keyed = false;

@@ -12,6 +12,7 @@ use husk_broker::rules::{InstanceId, Life, Move, Order, Reply, Request};
 use husk_broker::store::{Decided, Enrolment, Serving, Store, StoreError, Tenant};
 use husk_broker::vault::{RootKeys, TenantRoot};
 use rusqlite::Connection;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use world::TestWorld;
@@ -214,6 +215,10 @@ fn one_broker_serves_a_database() {
     assert!(matches!(second, Err(StoreError::Served)));
     drop(serving);
     bench.serve(Store::open(&folder.database()).unwrap(), LEASE_MS);
+    let mut lock = folder.database().into_os_string();
+    lock.push(".serving");
+    let mode = std::fs::metadata(lock).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "whoever can open the lock can hold it");
 }
 
 #[test]

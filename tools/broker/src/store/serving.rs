@@ -9,6 +9,7 @@ use crate::world::World;
 use husk::secret::Secret;
 use rusqlite::{OptionalExtension, Transaction, named_params, params};
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -124,12 +125,14 @@ impl Serving {
     }
 }
 
-/// One broker per database: the lock goes with the process, however it ends.
+/// One broker per database: the lock goes with the process, however it ends. The file is its owner's alone, since whoever
+/// can open it can hold its lock and keep the broker out.
 fn lock(database: &Path) -> Result<File, StoreError> {
     let mut path = database.as_os_str().to_owned();
     path.push(".serving");
     let failed = |source: std::io::Error| StoreError::Lock(source.to_string());
-    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    let file =
+        File::options().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::Served),
