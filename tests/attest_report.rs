@@ -11,7 +11,7 @@ use zerocopy::FromZeros;
 fn minimal(version: u32) -> Layout {
     let mut layout = Layout::new_zeroed();
     layout.version.set(version);
-    layout.policy.set(Policy::RESERVED_ONE | Policy::SMT);
+    layout.policy.set((Policy::RESERVED_ONE | Policy::SMT).bits());
     layout.signature_algo.set(SIGNATURE_ALGO_ECDSA_P384_SHA384);
     if version >= 3 {
         layout.cpuid = [0x19, 0x01, 0x01];

@@ -251,13 +251,13 @@ impl<'a> Report<'a> {
     /// POLICY that the guest was launched with.
     #[must_use]
     pub fn policy(&self) -> Policy {
-        Policy(self.layout.policy.get())
+        Policy::from_bits_retain(self.layout.policy.get())
     }
 
     /// PLATFORM_INFO.
     #[must_use]
     pub fn platform_info(&self) -> PlatformInfo {
-        PlatformInfo(self.layout.platform_info.get())
+        PlatformInfo::from_bits_retain(self.layout.platform_info.get())
     }
 
     /// VMPL of the code that asked: 0 to 3, or all ones for a report that the host asked for.

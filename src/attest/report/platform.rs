@@ -1,77 +1,67 @@
 //! What a report says of the platform and of what the guest may be: policies, generations, patch levels.
 
-/// POLICY (AMD 56860, table "guest policy structure").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy(pub u64);
+use bitflags::bitflags;
 
-impl Policy {
-    /// Bit 16: simultaneous multithreading is allowed.
-    pub const SMT: u64 = 1 << 16;
-    /// Bit 17: reserved, must be one.
-    pub const RESERVED_ONE: u64 = 1 << 17;
-    /// Bit 18: a migration agent is allowed.
-    pub const MIGRATE_MA: u64 = 1 << 18;
-    /// Bit 19: the host may debug the guest, that is read and write its memory.
-    pub const DEBUG: u64 = 1 << 19;
-    /// Bit 20: only on one socket.
-    pub const SINGLE_SOCKET: u64 = 1 << 20;
-    /// Bit 21: CXL devices are allowed.
-    pub const CXL_ALLOW: u64 = 1 << 21;
-    /// Bit 22: AES-256-XTS memory encryption is required.
-    pub const MEM_AES_256_XTS: u64 = 1 << 22;
-    /// Bit 23: running average power limit must be off.
-    pub const RAPL_DIS: u64 = 1 << 23;
-    /// Bit 24: ciphertext hiding is required.
-    pub const CIPHERTEXT_HIDING_DRAM: u64 = 1 << 24;
-    /// Bit 25: guest page swapping must be off.
-    pub const PAGE_SWAP_DISABLE: u64 = 1 << 25;
-    /// Bits 63:26 are reserved, must be zero.
-    const KNOWN: u64 = (1 << 26) - 1;
-
-    /// Whether every bit of `mask` is set.
-    #[must_use]
-    pub const fn has(self, mask: u64) -> bool {
-        self.0 & mask == mask
+bitflags! {
+    /// POLICY (AMD 56860, table "guest policy structure"). The low 16 bits are a version, not flags: see [`Policy::abi`].
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Policy: u64 {
+        /// Bit 16: simultaneous multithreading is allowed.
+        const SMT = 1 << 16;
+        /// Bit 17: reserved, must be one.
+        const RESERVED_ONE = 1 << 17;
+        /// Bit 18: a migration agent is allowed.
+        const MIGRATE_MA = 1 << 18;
+        /// Bit 19: the host may debug the guest, that is read and write its memory.
+        const DEBUG = 1 << 19;
+        /// Bit 20: only on one socket.
+        const SINGLE_SOCKET = 1 << 20;
+        /// Bit 21: CXL devices are allowed.
+        const CXL_ALLOW = 1 << 21;
+        /// Bit 22: AES-256-XTS memory encryption is required.
+        const MEM_AES_256_XTS = 1 << 22;
+        /// Bit 23: running average power limit must be off.
+        const RAPL_DIS = 1 << 23;
+        /// Bit 24: ciphertext hiding is required.
+        const CIPHERTEXT_HIDING_DRAM = 1 << 24;
+        /// Bit 25: guest page swapping must be off.
+        const PAGE_SWAP_DISABLE = 1 << 25;
+        /// Bits 15:0: the lowest ABI version.
+        const ABI = 0xFFFF;
     }
 
-    /// Whether the reserved bits are as the table demands.
+    /// PLATFORM_INFO (AMD 56860). Bits beyond these are never a reason to refuse.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct PlatformInfo: u64 {
+        /// Bit 0: simultaneous multithreading is on.
+        const SMT_EN = 1 << 0;
+        /// Bit 1: TSME is on.
+        const TSME_EN = 1 << 1;
+        /// Bit 2: the memory has ECC.
+        const ECC_EN = 1 << 2;
+        /// Bit 3: RAPL is off.
+        const RAPL_DIS = 1 << 3;
+        /// Bit 4: ciphertext hiding is on.
+        const CIPHERTEXT_HIDING_DRAM_EN = 1 << 4;
+        /// Bit 5: no memory alias was found (AMD-SB-3015).
+        const ALIAS_CHECK_COMPLETE = 1 << 5;
+        /// Bit 7: SEV-TIO is on.
+        const TIO_EN = 1 << 7;
+    }
+}
+
+impl Policy {
+    /// Whether the reserved bits are as the table demands: bit 17 is one, bits 63:26 are zero.
     #[must_use]
     pub const fn is_well_formed(self) -> bool {
-        self.has(Self::RESERVED_ONE) && self.0 & !Self::KNOWN == 0
+        self.contains(Self::RESERVED_ONE) && Self::from_bits(self.bits()).is_some()
     }
 
     /// Lowest ABI version that the guest accepts: major, minor.
     #[must_use]
     pub const fn abi(self) -> (u8, u8) {
-        let [minor, major, ..] = self.0.to_le_bytes();
+        let [minor, major, ..] = self.bits().to_le_bytes();
         (major, minor)
-    }
-}
-
-/// PLATFORM_INFO (AMD 56860). Bits beyond these are never a reason to refuse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PlatformInfo(pub u64);
-
-impl PlatformInfo {
-    /// Bit 0: simultaneous multithreading is on.
-    pub const SMT_EN: u64 = 1 << 0;
-    /// Bit 1: TSME is on.
-    pub const TSME_EN: u64 = 1 << 1;
-    /// Bit 2: the memory has ECC.
-    pub const ECC_EN: u64 = 1 << 2;
-    /// Bit 3: RAPL is off.
-    pub const RAPL_DIS: u64 = 1 << 3;
-    /// Bit 4: ciphertext hiding is on.
-    pub const CIPHERTEXT_HIDING_DRAM_EN: u64 = 1 << 4;
-    /// Bit 5: no memory alias was found (AMD-SB-3015).
-    pub const ALIAS_CHECK_COMPLETE: u64 = 1 << 5;
-    /// Bit 7: SEV-TIO is on.
-    pub const TIO_EN: u64 = 1 << 7;
-
-    /// Whether every bit of `mask` is set.
-    #[must_use]
-    pub const fn has(self, mask: u64) -> bool {
-        self.0 & mask == mask
     }
 }
 

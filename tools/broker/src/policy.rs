@@ -65,8 +65,8 @@ impl Policy {
 pub fn guest_is_closed(report: &Report<'_>) -> Result<(), DeniedReason> {
     let guest = report.policy();
     refused(report.vmpl() == 0, DeniedReason::GuestPolicy)?;
-    refused(!guest.has(GuestPolicy::DEBUG), DeniedReason::GuestPolicy)?;
-    refused(!guest.has(GuestPolicy::MIGRATE_MA), DeniedReason::GuestPolicy)
+    refused(!guest.contains(GuestPolicy::DEBUG), DeniedReason::GuestPolicy)?;
+    refused(!guest.contains(GuestPolicy::MIGRATE_MA), DeniedReason::GuestPolicy)
 }
 
 /// `Ok` if `ok`, the reason otherwise.

@@ -113,9 +113,9 @@ impl Processor {
     }
 
     fn launch_start(&mut self, policy: u64) -> Result<Reply, Refusal> {
-        let said = Policy(policy);
+        let said = Policy::from_bits_retain(policy);
         let [_, minor, major] = FIRMWARE;
-        if !said.is_well_formed() || said.has(Policy::MIGRATE_MA) || said.abi() > (major, minor) {
+        if !said.is_well_formed() || said.contains(Policy::MIGRATE_MA) || said.abi() > (major, minor) {
             return Err(Refusal::Policy);
         }
         if self.guests.len() >= GUESTS_MAX {
@@ -243,7 +243,7 @@ fn unsigned_report(identity: &Identity, guest: &Running) -> Layout {
     layout.signature_algo.set(SIGNATURE_ALGO_ECDSA_P384_SHA384);
     layout
         .platform_info
-        .set(PlatformInfo::SMT_EN | PlatformInfo::ECC_EN | PlatformInfo::ALIAS_CHECK_COMPLETE);
+        .set((PlatformInfo::SMT_EN | PlatformInfo::ECC_EN | PlatformInfo::ALIAS_CHECK_COMPLETE).bits());
     layout.measurement = guest.measurement;
     layout.host_data = guest.host_data;
     layout.report_id = guest.report_id;

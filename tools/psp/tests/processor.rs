@@ -14,7 +14,7 @@ use husk_psp::{
     SharedProcessor, expected_measurement,
 };
 
-const POLICY: u64 = Policy::RESERVED_ONE | Policy::SMT;
+const POLICY: u64 = Policy::RESERVED_ONE.union(Policy::SMT).bits();
 type Page = [u8; PAGE_BYTES];
 
 /// Entropy that counts: another value in every byte run, the same in every test run.
@@ -271,7 +271,9 @@ fn key_selection_and_reserved_fields_are_checked() {
 fn launches_follow_their_order_and_limits() {
     let processor = processor(0);
     let answer = |request| processor.lock().unwrap().answer(&request);
-    for policy in [0, POLICY | Policy::MIGRATE_MA, POLICY | 1 << 26, POLICY | 0x01_FF, POLICY | 0x02_00] {
+    for policy in
+        [0, POLICY | Policy::MIGRATE_MA.bits(), POLICY | 1 << 26, POLICY | 0x01_FF, POLICY | 0x02_00]
+    {
         assert!(answer(Request::LaunchStart { policy }) == Reply::Refused(Refusal::Policy), "{policy:#x}");
     }
     let Reply::Guest(guest) = answer(Request::LaunchStart { policy: POLICY }) else { panic!("no guest") };

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-const POLICY: u64 = Policy::RESERVED_ONE | Policy::SMT;
+const POLICY: u64 = Policy::RESERVED_ONE.union(Policy::SMT).bits();
 
 /// A processor at a socket in a folder of its own; its thread ends with the test's process.
 struct World {

@@ -11,10 +11,20 @@ use std::path::{Path, PathBuf};
 /// `husk volume`
 #[derive(clap::Subcommand, Debug)]
 pub enum VolumeCommand {
+    /// Make a blank volume for a VM that was just enrolled. Never touches a file that exists.
+    Create(CreateArgs),
     /// Show what a volume says of itself. Needs no key, proves nothing.
     Inspect(InspectArgs),
     /// Tell whether an image contains the state that the broker remembers.
     Verify(VerifyArgs),
+}
+
+/// `husk volume create`
+#[derive(clap::Args, Debug)]
+pub struct CreateArgs {
+    /// The new file.
+    #[arg(value_name = "VOLUME")]
+    image: PathBuf,
 }
 
 /// `husk volume inspect`
@@ -60,10 +70,25 @@ impl VolumeCommand {
     /// One chain of causes for the operator.
     pub fn run(&self) -> anyhow::Result<()> {
         match self {
+            Self::Create(args) => create(args),
             Self::Inspect(args) => inspect(args),
             Self::Verify(args) => verify(args),
         }
     }
+}
+
+/// A volume of zeros is blank: only a signed grant to create makes a TPM of it.
+fn create(args: &CreateArgs) -> anyhow::Result<()> {
+    let path = args.image.display();
+    let file = File::options()
+        .write(true)
+        .create_new(true)
+        .open(&args.image)
+        .with_context(|| format!("cannot make {path}; a file that exists is never overwritten"))?;
+    let sized = file.set_len(VOLUME_BYTES_MAX).and_then(|()| file.sync_all());
+    sized.with_context(|| format!("cannot give {path} its {VOLUME_BYTES_MAX} bytes; check the space left"))?;
+    println!("{path}: blank, {VOLUME_BYTES_MAX} bytes");
+    Ok(())
 }
 
 fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
