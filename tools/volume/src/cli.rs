@@ -86,7 +86,8 @@ fn create(args: &CreateArgs) -> anyhow::Result<()> {
         .open(&args.image)
         .with_context(|| format!("cannot make {path}; a file that exists is never overwritten"))?;
     let sized = file.set_len(VOLUME_BYTES_MAX).and_then(|()| file.sync_all());
-    sized.with_context(|| format!("cannot give {path} its {VOLUME_BYTES_MAX} bytes; check the space left"))?;
+    sized
+        .with_context(|| format!("cannot give {path} its {VOLUME_BYTES_MAX} bytes; check the space left"))?;
     println!("{path}: blank, {VOLUME_BYTES_MAX} bytes");
     Ok(())
 }
