@@ -97,7 +97,9 @@ fn it_attests_as_a_tpm_does() {
 
 #[test]
 fn what_a_guest_left_in_it_is_there_after_an_orderly_end_and_after_a_kill() {
-    lasting::over_an_orderly_end(&Stack::new());
+    let stack = Stack::new();
+    lasting::over_an_orderly_end(&stack);
+    lasting::a_pin_index_counts_over_kills(&stack);
     lasting::over_kills_while_counting(&Stack::new());
 }
 

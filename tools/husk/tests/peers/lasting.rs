@@ -94,3 +94,24 @@ pub(crate) fn over_kills_while_counting(stack: &Stack) {
     tpm.run_line("dictionarylockout --clear-lockout");
     tpm.shut_down();
 }
+
+/// A wrong PIN counts once, a right one not at all, whatever ends the launch after the answer.
+pub(crate) fn a_pin_index_counts_over_kills(stack: &Stack) {
+    let mut tpm = stack.boot();
+    tpm.run_line("nvdefine 0x1500005 -C o -s 8 -p pin -a nt=pinfail|authread|ownerread|ownerwrite|no_da");
+    fs::write(tpm.path("limit"), [0, 0, 0, 0, 0, 0, 0, 3]).unwrap();
+    tpm.run_line("nvwrite 0x1500005 -C o -i limit");
+    let count = |tpm: &Serving<'_>| nv(tpm, "0x1500005")[3];
+    for wrong in 1..=2 {
+        tpm.refused("nvread 0x1500005 -C 0x1500005 -P guess");
+        tpm.kill();
+        tpm = stack.boot();
+        assert_eq!(count(&tpm), wrong);
+    }
+    tpm.run_line("nvread 0x1500005 -C 0x1500005 -P pin -o nv.read");
+    assert_eq!(count(&tpm), 0);
+    tpm.shut_down();
+    tpm = stack.boot();
+    assert_eq!(count(&tpm), 0);
+    tpm.shut_down();
+}
