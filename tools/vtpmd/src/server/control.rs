@@ -53,6 +53,9 @@ pub(super) fn serve(mut stream: Stream, connections: &Arc<Connections>) {
             Parsed::Whole(Request::SetDataFd, taken) => {
                 (set_data_fd(inbox.descriptor.take(), connections), taken, Then::NextRequest)
             }
+            Parsed::Whole(Request::SetLocality(4), taken) if connections.refuses_locality_4 => {
+                (wire::words(Outcome::BadLocality, &[]), taken, Then::NextRequest)
+            }
             Parsed::Whole(request, taken) => (answer(request, serving), taken, Then::after(request)),
         };
         inbox.drop_first(taken);

@@ -13,20 +13,32 @@ const HEADER_BYTES: usize = 10;
 
 /// Serves one data connection until its client goes, or a header states a size that no command has: where the next
 /// command begins is unknown then.
-pub(super) fn serve(mut stream: Stream, connections: &Arc<Connections>) {
-    let serving = &connections.serving;
+pub(super) fn serve(stream: Stream, connections: &Arc<Connections>) {
+    let carried_a_command = converse(stream, &connections.serving);
+    if connections.ends_with_client && carried_a_command {
+        connections.serving.end();
+    }
+}
+
+/// Whether a command came until the end.
+fn converse(mut stream: Stream, serving: &Serving) -> bool {
+    let mut carried_a_command = false;
     let mut command = [0; COMMAND_BYTES_MAX];
     let mut response = [0; COMMAND_BYTES_MAX];
     while let Some(received) = receive(&mut stream, &mut command, serving.buffer_bytes()) {
         let length = match received {
-            Received::Command(length) => execute(&command[..length], &mut response, serving),
+            Received::Command(length) => {
+                carried_a_command = true;
+                execute(&command[..length], &mut response, serving)
+            }
             Received::Nonsense => reply::write(EngineFault::Malformed.fault(), &command, &mut response),
         };
-        let Some(bytes) = response.get(..length) else { return };
+        let Some(bytes) = response.get(..length) else { break };
         if stream.write_all(bytes).is_err() || received == Received::Nonsense {
-            return;
+            break;
         }
     }
+    carried_a_command
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
