@@ -29,6 +29,10 @@ pub struct ServeArgs {
     /// Take swtpm's control messages here: unix:PATH or tcp:ADDRESS:PORT (loopback only)
     #[arg(long, value_name = "WHERE")]
     pub control: Option<Address>,
+    /// Take the signals of the TCG simulator's platform here, and TPM commands at --data in its frames, as tpm2-tss'
+    /// mssim TCTI sends them to neighbouring ports; each frame chooses its locality
+    #[arg(long, value_name = "WHERE", requires = "data", conflicts_with = "control")]
+    pub mssim_platform: Option<Address>,
     /// Serve a CRB in this file, which is the guest's RAM (QEMU: memory-backend-file,share=on)
     #[arg(long, value_name = "FILE", requires = "crb_at")]
     pub guest_memory: Option<PathBuf>,
@@ -156,6 +160,7 @@ fn start(args: &ServeArgs, serving: &Arc<Serving>) -> anyhow::Result<(Server, Op
     let sockets = Sockets {
         data: args.data.clone(),
         control: args.control.clone(),
+        mssim_platform: args.mssim_platform.clone(),
         ends_with_client: args.manner.ends_with_client,
         refuses_locality_4: args.manner.refuses_locality_4,
     };

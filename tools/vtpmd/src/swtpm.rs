@@ -117,6 +117,7 @@ impl Socket {
         Ok(ServeArgs {
             data: self.server.clone(),
             control: self.ctrl.clone(),
+            mssim_platform: None,
             guest_memory: None,
             crb_at: None,
             acpi: None,

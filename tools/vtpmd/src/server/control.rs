@@ -146,13 +146,13 @@ fn when_on(
     called.map_or(Outcome::BadOrdinal, |result| outcome(what, result))
 }
 
-fn init(serving: &Serving) -> Outcome {
+pub(super) fn init(serving: &Serving) -> Outcome {
     let powered = serving.with(|machine| machine.power_on());
     serving.power_was_cycled();
     powered.map_or(Outcome::BadOrdinal, |result| outcome("power on", result))
 }
 
-fn stop(serving: &Serving) -> Outcome {
+pub(super) fn stop(serving: &Serving) -> Outcome {
     let stopped = serving.with(|machine| if machine.is_on() { machine.power_off() } else { Ok(()) });
     serving.power_was_cycled();
     stopped.map_or(Outcome::BadOrdinal, |result| outcome("power off", result))
@@ -184,7 +184,7 @@ fn reset_established(number: u8, serving: &Serving) -> Outcome {
     }
 }
 
-fn cancel(serving: &Serving) -> Outcome {
+pub(super) fn cancel(serving: &Serving) -> Outcome {
     if !serving.can_cancel() {
         return Outcome::BadOrdinal;
     }

@@ -3,7 +3,7 @@
 use super::Connections;
 use super::address::Stream;
 use crate::serving::Serving;
-use husk::engine::{COMMAND_BYTES_MAX, EngineFault};
+use husk::engine::{COMMAND_BYTES_MAX, EngineFault, Locality};
 use husk::frontend::{Tpm, reply};
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn converse(mut stream: Stream, serving: &Serving) -> bool {
         let length = match received {
             Received::Command(length) => {
                 carried_a_command = true;
-                execute(&command[..length], &mut response, serving)
+                execute(serving.locality(), &command[..length], &mut response, serving)
             }
             Received::Nonsense => reply::write(EngineFault::Malformed.fault(), &command, &mut response),
         };
@@ -59,9 +59,10 @@ fn receive(stream: &mut Stream, command: &mut [u8; COMMAND_BYTES_MAX], bytes_max
     Some(Received::Command(length))
 }
 
-fn execute(command: &[u8], response: &mut [u8], serving: &Serving) -> usize {
+/// Executes one command; a response longer than was agreed on is a failure instead.
+pub(super) fn execute(locality: Locality, command: &[u8], response: &mut [u8], serving: &Serving) -> usize {
     let mut tpm = serving;
-    let length = tpm.execute(serving.locality(), command, response);
+    let length = tpm.execute(locality, command, response);
     let agreed = usize::try_from(serving.buffer_bytes()).unwrap_or(COMMAND_BYTES_MAX);
     if length <= agreed { length } else { reply::write(EngineFault::Failed.fault(), command, response) }
 }
