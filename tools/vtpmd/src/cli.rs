@@ -1,18 +1,24 @@
 //! The command line of serving: where, on what, and until when.
 
 use crate::machine::Machine;
-use crate::platform::{FileDisk, FileDiskError, SocketChannel};
-use crate::server::{Address, Server};
+use crate::platform::{FileDisk, FileDiskError};
+use crate::server::{Address, Server, Sockets};
 use crate::serving::Serving;
 use crate::shared::{Poller, Window, layout};
 use crate::sys::Signals;
 use anyhow::{Context, bail};
+use husk::engine::{COMMAND_BYTES_MAX, Locality};
+use husk::frontend::Tpm;
 use husk::frontend::acpi::{self, TABLE_BYTES_MAX};
 use husk::frontend::crb::Layout;
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+
+/// What a process that announces itself says on its standard output when it is ready.
+pub(crate) const ANNOUNCEMENT: &str = "ready\n";
 
 /// How the TPM is reached.
 #[derive(Clone, Debug, clap::Args)]
@@ -23,6 +29,10 @@ pub struct ServeArgs {
     /// Take swtpm's control messages here: unix:PATH or tcp:ADDRESS:PORT (loopback only)
     #[arg(long, value_name = "WHERE")]
     pub control: Option<Address>,
+    /// Take the signals of the TCG simulator's platform here, and TPM commands at --data in its frames, as tpm2-tss'
+    /// mssim TCTI sends them to neighbouring ports; each frame chooses its locality
+    #[arg(long, value_name = "WHERE", requires = "data", conflicts_with = "control")]
+    pub mssim_platform: Option<Address>,
     /// Serve a CRB in this file, which is the guest's RAM (QEMU: memory-backend-file,share=on)
     #[arg(long, value_name = "FILE", requires = "crb_at")]
     pub guest_memory: Option<PathBuf>,
@@ -35,39 +45,64 @@ pub struct ServeArgs {
     /// Leave the TPM off until a control message switches it on, as QEMU does
     #[arg(long, requires = "control")]
     pub wait_for_init: bool,
+    /// What only swtpm's words ask for.
+    #[arg(skip)]
+    pub manner: Manner,
 }
 
-/// What the component stands on.
+/// What swtpm's words ask of serving, beyond where.
+#[derive(Clone, Debug, Default)]
+pub struct Manner {
+    /// Start the TPM up before anybody is served.
+    pub startup: Option<Startup>,
+    /// Holds the process ID for as long as the sockets are there.
+    pub pid_file: Option<PathBuf>,
+    /// Say on the standard output when all is ready.
+    pub announces: bool,
+    /// See [`Sockets::ends_with_client`].
+    pub ends_with_client: bool,
+    /// See [`Sockets::refuses_locality_4`].
+    pub refuses_locality_4: bool,
+}
+
+/// TPM2_Startup's kinds (TPM 2.0 part 2, table "Definition of TPM_SU Constants").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Startup {
+    /// TPM_SU_CLEAR.
+    Clear,
+    /// TPM_SU_STATE: resumes what TPM2_Shutdown(STATE) kept.
+    State,
+}
+
+impl Startup {
+    /// TPM2_Startup (TPM 2.0 part 3, section "TPM2_Startup").
+    const fn command(self) -> [u8; 12] {
+        let kind = match self {
+            Self::Clear => 0,
+            Self::State => 1,
+        };
+        [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x44, 0, kind]
+    }
+}
+
+/// The disk that the volume is on.
 #[derive(Clone, Debug, clap::Args)]
-pub struct PlatformArgs {
+pub struct DiskArgs {
     /// The volume file; one process at a time
-    #[arg(long, value_name = "FILE")]
-    pub volume: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "print_capabilities")]
+    pub volume: Option<PathBuf>,
     /// The unit that the disk writes without touching neighbours, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = FileDisk::BLOCK_BYTES)]
     pub block_bytes: u32,
-    /// The relay's socket
-    #[arg(long, value_name = "PATH", required_unless_present = "unsealed_for_testing")]
-    pub relay: Option<PathBuf>,
-    /// How long one exchange with the broker may take, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 5000)]
-    pub relay_timeout_ms: u64,
 }
 
-impl PlatformArgs {
-    /// Opens and locks the volume.
+impl DiskArgs {
+    /// Opens and locks the volume, where one is named.
     ///
     /// # Errors
     /// [`FileDiskError`].
-    pub fn disk(&self) -> Result<FileDisk, FileDiskError> {
-        FileDisk::open(&self.volume, self.block_bytes)
-    }
-
-    /// The channel to the broker, where a relay is named; nothing is connected yet.
-    #[must_use]
-    pub fn channel(&self) -> Option<SocketChannel> {
-        let relay = self.relay.clone()?;
-        Some(SocketChannel::new(relay, Duration::from_millis(self.relay_timeout_ms)))
+    pub fn open(&self) -> Result<Option<FileDisk>, FileDiskError> {
+        self.volume.as_ref().map(|volume| FileDisk::open(volume, self.block_bytes)).transpose()
     }
 }
 
@@ -85,13 +120,17 @@ pub fn serve(args: &ServeArgs, machine: Box<dyn Machine>) -> anyhow::Result<()> 
         }
         ending.end();
     });
-    let served = start(args, &serving).map(|(server, poller)| {
-        eprintln!("vtpmd: ready");
-        serving.wait_for_end();
+    let served = start(args, &serving).and_then(|(server, poller)| {
+        let told = args.manner.tell();
+        match told {
+            Ok(()) => serving.wait_for_end(),
+            Err(_) => serving.end(),
+        }
         server.stop();
         if let Some(poller) = poller {
             poller.stop();
         }
+        told.and_then(|()| args.manner.untell())
     });
     serving.shut_down().context("the machine did not shut down in order")?;
     served
@@ -115,9 +154,55 @@ fn start(args: &ServeArgs, serving: &Arc<Serving>) -> anyhow::Result<(Server, Op
         let powered = serving.with(|machine| machine.power_on());
         powered.unwrap_or(Ok(())).context("the TPM does not switch on")?;
     }
-    let server = Server::start(serving, args.data.as_ref(), args.control.as_ref())?;
+    if let Some(startup) = args.manner.startup {
+        start_up(startup, serving)?;
+    }
+    let sockets = Sockets {
+        data: args.data.clone(),
+        control: args.control.clone(),
+        mssim_platform: args.mssim_platform.clone(),
+        ends_with_client: args.manner.ends_with_client,
+        refuses_locality_4: args.manner.refuses_locality_4,
+    };
+    let server = Server::start(serving, &sockets)?;
     let poller = shared.map(|(layout, window)| Poller::start(serving, layout, window));
     Ok((server, poller))
+}
+
+/// Sends TPM2_Startup from locality 0.
+fn start_up(startup: Startup, serving: &Serving) -> anyhow::Result<()> {
+    let mut response = [0; COMMAND_BYTES_MAX];
+    let mut tpm = serving;
+    let length = tpm.execute(Locality::Zero, &startup.command(), &mut response);
+    match response.get(6..10.min(length)) {
+        Some([0, 0, 0, 0]) => Ok(()),
+        Some(code) => bail!("the TPM refused to start up in this way: response code 0x{}", hex::encode(code)),
+        None => bail!("the TPM answered TPM2_Startup with {length} bytes, which is no response"),
+    }
+}
+
+impl Manner {
+    /// Tells whoever waits that the sockets are there.
+    fn tell(&self) -> anyhow::Result<()> {
+        if let Some(path) = &self.pid_file {
+            let mut options = fs::OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+            let written = options.open(path).and_then(|mut file| writeln!(file, "{}", std::process::id()));
+            written.with_context(|| format!("cannot write the pid file {}", path.display()))?;
+        }
+        eprintln!("vtpmd: ready");
+        if self.announces {
+            let mut out = std::io::stdout();
+            let said = out.write_all(ANNOUNCEMENT.as_bytes()).and_then(|()| out.flush());
+            said.context("nobody waits for this background process")?;
+        }
+        Ok(())
+    }
+
+    fn untell(&self) -> anyhow::Result<()> {
+        let Some(path) = &self.pid_file else { return Ok(()) };
+        fs::remove_file(path).with_context(|| format!("cannot remove the pid file {}", path.display()))
+    }
 }
 
 /// Writes the tables that announce a CRB at `layout`, for QEMU's `-acpitable file=`.

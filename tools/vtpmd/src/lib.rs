@@ -13,11 +13,13 @@
 pub mod cli;
 pub mod component;
 pub mod daemon;
+mod footing;
 pub mod machine;
 pub mod platform;
 pub mod server;
 mod serving;
 pub mod shared;
+mod swtpm;
 #[expect(unsafe_code, reason = "calls of the kernel that the standard library does not have; see its essay")]
 mod sys;
 

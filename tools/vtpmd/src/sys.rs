@@ -101,6 +101,24 @@ pub(crate) fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> 
     }
 }
 
+/// Makes `file` this process's standard error.
+pub(crate) fn stderr_into(file: &File) -> io::Result<()> {
+    // SAFETY: no pointers are passed; `file` is open, and the standard error is closed only to be replaced at once.
+    match unsafe { libc::dup2(file.as_raw_fd(), libc::STDERR_FILENO) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Leaves the terminal's session, so that its end is not this process's.
+pub(crate) fn own_session() -> io::Result<()> {
+    // SAFETY: no pointers are passed.
+    match unsafe { libc::setsid() } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Milliseconds since boot, time spent suspended included.
 pub(crate) fn boottime_ms() -> Option<u64> {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };

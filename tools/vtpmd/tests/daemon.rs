@@ -130,6 +130,8 @@ fn a_line_that_cannot_be_served_is_refused_with_a_reason() {
         (format!("--guest-memory {missing} --crb-at 0x1001"), "page-aligned"),
         (format!("--guest-memory {missing}"), "--crb-at"),
         ("--wait-for-init".to_owned(), "--control"),
+        ("--mssim-platform tcp:127.0.0.1:1".to_owned(), "--data"),
+        ("--mssim-platform tcp:0.0.0.0:1 --data unix:data".to_owned(), "loopback"),
         (format!("--acpi {missing} --crb-at 0x1000"), "nothing to serve on"),
     ] {
         let (status, said) = Daemon::start(&line).end();

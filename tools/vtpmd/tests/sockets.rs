@@ -4,7 +4,7 @@
 mod support;
 
 use husk_vtpmd::Serving;
-use husk_vtpmd::server::{Address, Server};
+use husk_vtpmd::server::{Address, Server, Sockets};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -51,7 +51,9 @@ impl House {
     fn open(folder: TempDir, data: Address, control: Address) -> Self {
         let turn = turn();
         let serving = Serving::new(BenchMachine::boxed());
-        let server = Server::start(&serving, Some(&data), Some(&control)).unwrap();
+        let sockets =
+            Sockets { data: Some(data.clone()), control: Some(control.clone()), ..Sockets::default() };
+        let server = Server::start(&serving, &sockets).unwrap();
         Self { serving, server: Some(server), data, control, folder, _turn: turn }
     }
 

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum FileDiskError {
     /// The file does not open.
-    #[error("cannot open the volume {path}: {error}; check the path, or create it with `husk volume create`")]
+    #[error(
+        "cannot open the volume {path}: {error}; check the path; a new volume is an empty file: `truncate -s 1M PATH`"
+    )]
     Open {
         /// Which file.
         path: PathBuf,

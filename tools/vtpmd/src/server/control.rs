@@ -53,6 +53,9 @@ pub(super) fn serve(mut stream: Stream, connections: &Arc<Connections>) {
             Parsed::Whole(Request::SetDataFd, taken) => {
                 (set_data_fd(inbox.descriptor.take(), connections), taken, Then::NextRequest)
             }
+            Parsed::Whole(Request::SetLocality(4), taken) if connections.refuses_locality_4 => {
+                (wire::words(Outcome::BadLocality, &[]), taken, Then::NextRequest)
+            }
             Parsed::Whole(request, taken) => (answer(request, serving), taken, Then::after(request)),
         };
         inbox.drop_first(taken);
@@ -143,13 +146,13 @@ fn when_on(
     called.map_or(Outcome::BadOrdinal, |result| outcome(what, result))
 }
 
-fn init(serving: &Serving) -> Outcome {
+pub(super) fn init(serving: &Serving) -> Outcome {
     let powered = serving.with(|machine| machine.power_on());
     serving.power_was_cycled();
     powered.map_or(Outcome::BadOrdinal, |result| outcome("power on", result))
 }
 
-fn stop(serving: &Serving) -> Outcome {
+pub(super) fn stop(serving: &Serving) -> Outcome {
     let stopped = serving.with(|machine| if machine.is_on() { machine.power_off() } else { Ok(()) });
     serving.power_was_cycled();
     stopped.map_or(Outcome::BadOrdinal, |result| outcome("power off", result))
@@ -181,7 +184,7 @@ fn reset_established(number: u8, serving: &Serving) -> Outcome {
     }
 }
 
-fn cancel(serving: &Serving) -> Outcome {
+pub(super) fn cancel(serving: &Serving) -> Outcome {
     if !serving.can_cancel() {
         return Outcome::BadOrdinal;
     }

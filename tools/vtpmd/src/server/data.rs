@@ -3,7 +3,7 @@
 use super::Connections;
 use super::address::Stream;
 use crate::serving::Serving;
-use husk::engine::{COMMAND_BYTES_MAX, EngineFault};
+use husk::engine::{COMMAND_BYTES_MAX, EngineFault, Locality};
 use husk::frontend::{Tpm, reply};
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -13,20 +13,32 @@ const HEADER_BYTES: usize = 10;
 
 /// Serves one data connection until its client goes, or a header states a size that no command has: where the next
 /// command begins is unknown then.
-pub(super) fn serve(mut stream: Stream, connections: &Arc<Connections>) {
-    let serving = &connections.serving;
+pub(super) fn serve(stream: Stream, connections: &Arc<Connections>) {
+    let carried_a_command = converse(stream, &connections.serving);
+    if connections.ends_with_client && carried_a_command {
+        connections.serving.end();
+    }
+}
+
+/// Whether a command came until the end.
+fn converse(mut stream: Stream, serving: &Serving) -> bool {
+    let mut carried_a_command = false;
     let mut command = [0; COMMAND_BYTES_MAX];
     let mut response = [0; COMMAND_BYTES_MAX];
     while let Some(received) = receive(&mut stream, &mut command, serving.buffer_bytes()) {
         let length = match received {
-            Received::Command(length) => execute(&command[..length], &mut response, serving),
+            Received::Command(length) => {
+                carried_a_command = true;
+                execute(serving.locality(), &command[..length], &mut response, serving)
+            }
             Received::Nonsense => reply::write(EngineFault::Malformed.fault(), &command, &mut response),
         };
-        let Some(bytes) = response.get(..length) else { return };
+        let Some(bytes) = response.get(..length) else { break };
         if stream.write_all(bytes).is_err() || received == Received::Nonsense {
-            return;
+            break;
         }
     }
+    carried_a_command
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,9 +59,10 @@ fn receive(stream: &mut Stream, command: &mut [u8; COMMAND_BYTES_MAX], bytes_max
     Some(Received::Command(length))
 }
 
-fn execute(command: &[u8], response: &mut [u8], serving: &Serving) -> usize {
+/// Executes one command; a response longer than was agreed on is a failure instead.
+pub(super) fn execute(locality: Locality, command: &[u8], response: &mut [u8], serving: &Serving) -> usize {
     let mut tpm = serving;
-    let length = tpm.execute(serving.locality(), command, response);
+    let length = tpm.execute(locality, command, response);
     let agreed = usize::try_from(serving.buffer_bytes()).unwrap_or(COMMAND_BYTES_MAX);
     if length <= agreed { length } else { reply::write(EngineFault::Failed.fault(), command, response) }
 }

@@ -2,16 +2,17 @@
 //!
 //! **What.** A data channel that takes TPM commands and a control channel that works the power switch, the locality
 //! and the rest of what a platform does to a TPM. QEMU's `-tpmdev emulator`, tpm2-tss' `swtpm` TCTI and swtpm_ioctl
-//! speak it.
+//! speak it. Where it is asked for, the TCG simulator's protocol instead, for tpm2-tss' `mssim` TCTI.
 //! **Trust.** Whoever can open the sockets is the guest and its platform: Unix sockets are made for their owner alone, TCP
 //! listens on loopback only.
 //! **Laws.** Each reply is one write. Every message and the number of connections have bounds. The end of a connection is
 //! no event to the TPM. State blobs do not leave a sealed TPM and do not enter it.
-//! **Not here.** mssim's framing, and the words of swtpm's command line.
+//! **Not here.** The words of swtpm's command line are read elsewhere in this crate.
 
 mod address;
 mod control;
 mod data;
+mod mssim;
 mod wire;
 
 pub use address::{Address, AddressError, ListenError};
@@ -31,6 +32,22 @@ const LOOK_UP: Duration = Duration::from_millis(100);
 /// What a new connection is for.
 type Serve = fn(Stream, &Arc<Connections>);
 
+/// Where a machine is served, and by which rules.
+#[derive(Clone, Debug, Default)]
+pub struct Sockets {
+    /// TPM commands.
+    pub data: Option<Address>,
+    /// swtpm's control messages.
+    pub control: Option<Address>,
+    /// The signals of the TCG simulator's platform; TPM commands come in the simulator's frames then, which choose their
+    /// locality themselves.
+    pub mssim_platform: Option<Address>,
+    /// The end of a data connection that carried a command is the end of everything.
+    pub ends_with_client: bool,
+    /// The control channel may not choose locality 4.
+    pub refuses_locality_4: bool,
+}
+
 /// The listeners of one machine.
 #[derive(Debug, Default)]
 pub struct Server {
@@ -42,14 +59,16 @@ impl Server {
     ///
     /// # Errors
     /// [`ListenError`]; what was opened before is closed again.
-    pub fn start(
-        serving: &Arc<Serving>,
-        data: Option<&Address>,
-        control: Option<&Address>,
-    ) -> Result<Self, ListenError> {
+    pub fn start(serving: &Arc<Serving>, sockets: &Sockets) -> Result<Self, ListenError> {
         let mut server = Self::default();
-        let connections = Arc::new(Connections::new(serving));
-        for (address, serve) in [(data, data::serve as Serve), (control, control::serve as Serve)] {
+        let connections = Arc::new(Connections::new(serving, sockets));
+        let commands: Serve =
+            if sockets.mssim_platform.is_some() { mssim::serve_commands } else { data::serve };
+        for (address, serve) in [
+            (&sockets.data, commands),
+            (&sockets.control, control::serve as Serve),
+            (&sockets.mssim_platform, mssim::serve_platform as Serve),
+        ] {
             let Some(address) = address else { continue };
             match address.listen() {
                 Ok(listener) => server.accept(address, listener, serve, &connections),
@@ -98,13 +117,21 @@ impl Server {
 /// The connections to one machine.
 pub(crate) struct Connections {
     serving: Arc<Serving>,
+    ends_with_client: bool,
+    refuses_locality_4: bool,
     open: Mutex<usize>,
     ended: Condvar,
 }
 
 impl Connections {
-    fn new(serving: &Arc<Serving>) -> Self {
-        Self { serving: Arc::clone(serving), open: Mutex::new(0), ended: Condvar::new() }
+    fn new(serving: &Arc<Serving>, sockets: &Sockets) -> Self {
+        Self {
+            serving: Arc::clone(serving),
+            ends_with_client: sockets.ends_with_client,
+            refuses_locality_4: sockets.refuses_locality_4,
+            open: Mutex::new(0),
+            ended: Condvar::new(),
+        }
     }
 
     fn open(&self) -> MutexGuard<'_, usize> {

@@ -13,6 +13,7 @@ const NEEDED: &[&[&str]] = &[
     &["libssl-dev"],                                      // its cryptography
     &["tpm2-tools"],                                      // a client that others wrote
     &["libtss2-tcti-swtpm0", "libtss2-tcti-swtpm0t64"],   // its way to a socket
+    &["libtss2-tcti-mssim0", "libtss2-tcti-mssim0t64"],   // its way to the TCG simulator's sockets
     &["libtss2-tcti-device0", "libtss2-tcti-device0t64"], // its way to the kernel's TPM
     &["swtpm"],                                           // the peer that scripts and harness are tried on
     &["swtpm-tools"],                                     // swtpm_ioctl, a client of the control socket
