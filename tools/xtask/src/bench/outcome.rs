@@ -1,0 +1,163 @@
+//! What was measured, as a table and as JSON.
+
+use super::Three;
+use super::cost::DiskCost;
+use std::time::Duration;
+
+/// One operation on the three TPMs: husk with its broker, husk without, swtpm.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Outcome {
+    pub(super) op: &'static str,
+    /// The median in microseconds.
+    pub(super) median_us: Three<f64>,
+    /// What it cost beside time, where it changes durable memory.
+    pub(super) nv: Option<NvCost>,
+}
+
+/// What one durable change costs beside time.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct NvCost {
+    /// As husk counted at its disk.
+    pub(super) husk: DiskCost,
+    /// As the kernel counted for swtpm.
+    pub(super) swtpm: DiskCost,
+    /// Time on a processor in microseconds, the kernel's part included.
+    pub(super) cpu_us: Three<f64>,
+}
+
+impl Outcome {
+    /// husk's time to swtpm's.
+    fn ratio(&self) -> f64 {
+        let [husk, _, swtpm] = self.median_us;
+        husk / swtpm
+    }
+
+    /// One object on one line. Of names and numbers that are ours, so nothing needs escaping.
+    pub(super) fn json(&self) -> String {
+        let [husk, unanchored, swtpm] = self.median_us;
+        let mut fields = vec![
+            format!(r#""op":"{}""#, self.op),
+            format!(r#""husk_us":{husk:.1},"husk_unanchored_us":{unanchored:.1},"swtpm_us":{swtpm:.1}"#),
+            format!(r#""ratio":{:.3}"#, self.ratio()),
+        ];
+        if let Some(nv) = &self.nv {
+            fields.push(nv.husk.json(""));
+            fields.push(nv.swtpm.json("swtpm_"));
+            let [husk, unanchored, swtpm] = nv.cpu_us;
+            let names = ["husk_cpu_us", "husk_unanchored_cpu_us", "swtpm_cpu_us"];
+            let times = names.iter().zip([husk, unanchored, swtpm]);
+            fields.extend(times.map(|(name, time)| format!(r#""{name}":{time:.1}"#)));
+        }
+        format!("{{{}}}", fields.join(","))
+    }
+}
+
+impl DiskCost {
+    fn json(&self, prefix: &str) -> String {
+        let counts =
+            [("bytes_written", Some(self.bytes)), ("writes", Some(self.writes)), ("flushes", self.flushes)];
+        let known = counts.iter().filter_map(|(name, count)| Some((name, (*count)?)));
+        let fields: Vec<String> =
+            known.map(|(name, count)| format!(r#""{prefix}{name}":{}"#, number(count))).collect();
+        fields.join(",")
+    }
+}
+
+/// Whole numbers without a point.
+fn number(count: f64) -> String {
+    if count.fract() == 0.0 { format!("{count:.0}") } else { format!("{count:.2}") }
+}
+
+/// The middle of the samples in microseconds, or of the two in the middle their mean; 0 of none.
+pub(super) fn median_us(samples: &[Duration]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_unstable();
+    let middle = sorted.len() / 2;
+    let us = |at: usize| sorted.get(at).map_or(0.0, |sample| sample.as_secs_f64() * 1e6);
+    if sorted.len() % 2 == 1 { us(middle) } else { (us(middle.saturating_sub(1)) + us(middle)) / 2.0 }
+}
+
+/// For people: times first, then what durable changes cost.
+pub(super) fn table(outcomes: &[Outcome]) -> String {
+    let mut text =
+        format!("{:32}{:>12}{:>14}{:>12}{:>8}\n", "median, µs", "husk", "no broker", "swtpm", "ratio");
+    for outcome in outcomes {
+        let [husk, unanchored, swtpm] = outcome.median_us;
+        let ratio = outcome.ratio();
+        text += &format!("{:32}{husk:12.1}{unanchored:14.1}{swtpm:12.1}{ratio:8.2}\n", outcome.op);
+    }
+    text += &format!(
+        "\n{:32}{:>12}{:>14}{:>12}{:>14}\n",
+        "one durable change", "bytes", "writes", "flushes", "CPU µs"
+    );
+    for (op, nv) in outcomes.iter().filter_map(|outcome| Some((outcome.op, outcome.nv.as_ref()?))) {
+        let [husk, unanchored, swtpm] = nv.cpu_us;
+        text += &cost_line(&format!("{op}: husk"), Some(&nv.husk), husk);
+        text += &cost_line(&format!("{op}: no broker"), None, unanchored);
+        text += &cost_line(&format!("{op}: swtpm"), Some(&nv.swtpm), swtpm);
+    }
+    text
+}
+
+fn cost_line(name: &str, disk: Option<&DiskCost>, cpu_us: f64) -> String {
+    let shown = |count: Option<f64>| count.map_or_else(|| "-".to_owned(), number);
+    let [bytes, writes, flushes] =
+        [disk.map(|disk| disk.bytes), disk.map(|disk| disk.writes), disk.and_then(|disk| disk.flushes)]
+            .map(shown);
+    format!("{name:32}{bytes:>12}{writes:>14}{flushes:>12}{cpu_us:14.1}\n")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::cost::DiskCost;
+    use super::{NvCost, Outcome, median_us, table};
+    use std::time::Duration;
+
+    pub(in super::super) fn two() -> [Outcome; 2] {
+        let husk = DiskCost { bytes: 512.0, writes: 1.0, flushes: Some(1.0) };
+        let swtpm = DiskCost { bytes: 1300.5, writes: 1.0, flushes: None };
+        let nv = NvCost { husk, swtpm, cpu_us: [90.0, 60.0, 55.0] };
+        [
+            Outcome { op: "PCR_Read", median_us: [30.0, 29.0, 30.0], nv: None },
+            Outcome { op: "NV_Increment", median_us: [900.0, 300.0, 100.0], nv: Some(nv) },
+        ]
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        let of = |samples: &[u64]| {
+            median_us(&samples.iter().map(|us| Duration::from_micros(*us)).collect::<Vec<_>>())
+        };
+        let near = |found: f64, wanted: f64| (found - wanted).abs() < 1e-6;
+        assert!(near(of(&[]), 0.0));
+        assert!(near(of(&[7]), 7.0));
+        assert!(near(of(&[1000, 1, 3]), 3.0));
+        assert!(near(of(&[1000, 1, 3, 5]), 4.0));
+    }
+
+    #[test]
+    fn an_object_has_what_was_measured_and_nothing_else() {
+        let [plain, nv] = two().map(|outcome| outcome.json());
+        assert_eq!(
+            plain,
+            r#"{"op":"PCR_Read","husk_us":30.0,"husk_unanchored_us":29.0,"swtpm_us":30.0,"ratio":1.000}"#
+        );
+        let costs = concat!(
+            r#""ratio":9.000,"bytes_written":512,"writes":1,"flushes":1,"#,
+            r#""swtpm_bytes_written":1300.50,"swtpm_writes":1,"#,
+            r#""husk_cpu_us":90.0,"husk_unanchored_cpu_us":60.0,"swtpm_cpu_us":55.0}"#
+        );
+        assert!(nv.ends_with(costs), "{nv}");
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each() {
+        let text = table(&two());
+        assert_eq!(text.lines().count(), 3 + 2 + 3);
+        let line = text.lines().find(|line| line.starts_with("NV_Increment ")).expect("a line");
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words, ["NV_Increment", "900.0", "300.0", "100.0", "9.00"]);
+        let cost = text.lines().find(|line| line.starts_with("NV_Increment: swtpm")).expect("a line");
+        assert!(cost.contains('-'), "{cost}");
+    }
+}
