@@ -15,6 +15,8 @@ pub(super) struct Operation {
     pub(super) name: &'static str,
     /// How often it is timed on each TPM.
     pub(super) rounds: u32,
+    /// How many of them one TPM does before it is the next one's turn; a divisor.
+    pub(super) burst: u32,
     /// Whether each round changes the TPM's durable memory.
     pub(super) durable: bool,
     /// Makes what it works on; returns the handles, for [`clear_up`].
@@ -25,12 +27,14 @@ pub(super) struct Operation {
 
 type Sample = fn(&mut Client, &[u32], u32) -> Result<Duration, Failure>;
 
-/// Rounds of what takes microseconds.
-const MANY: u32 = 400;
-/// Rounds of what waits for a disk or signs.
-const SOME: u32 = 200;
-/// Rounds of a search for primes, whose length is chance.
-const FEW: u32 = 25;
+/// How often, and how much of it in one turn.
+type Rounds = (u32, u32);
+/// What takes microseconds.
+const MANY: Rounds = (1000, 20);
+/// What waits for a disk or signs.
+const SOME: Rounds = (200, 10);
+/// A search for primes, whose length is chance.
+const FEW: Rounds = (25, 1);
 
 /// An ordinary index, and a counter (TPM 2.0 part 2, TPM_HT_NV_INDEX; owner's range of the TCG registry).
 const DATA_INDEX: u32 = 0x0180_0B01;
@@ -90,11 +94,11 @@ pub(super) fn clear_up(client: &mut Client, handles: &[u32]) -> Result<(), Failu
 
 const fn plain(
     name: &'static str,
-    rounds: u32,
+    (rounds, burst): Rounds,
     prepare: fn(&mut Client) -> Result<Vec<u32>, Failure>,
     sample: Sample,
 ) -> Operation {
-    Operation { name, rounds, durable: false, prepare, sample }
+    Operation { name, rounds, burst, durable: false, prepare, sample }
 }
 
 const fn durable(
@@ -102,7 +106,8 @@ const fn durable(
     prepare: fn(&mut Client) -> Result<Vec<u32>, Failure>,
     sample: Sample,
 ) -> Operation {
-    Operation { name, rounds: SOME, durable: true, prepare, sample }
+    let (rounds, burst) = SOME;
+    Operation { name, rounds, burst, durable: true, prepare, sample }
 }
 
 fn once(client: &mut Client, command: &[u8]) -> Result<Duration, Failure> {
