@@ -20,8 +20,8 @@ use crate::failure::Failure;
 use crate::product::{Product, Profile};
 use crate::{house, setup};
 use cost::{DiskCost, Pins};
-use operations::{OPERATIONS, Operation};
-use outcome::{DiskCosts, Outcome, median_us};
+use operations::{OPERATIONS, OPERATIONS_FROM_RAM, Operation};
+use outcome::{Outcome, median_us};
 use site::{Running, Site};
 use std::time::Duration;
 
@@ -33,8 +33,9 @@ husk without one (every promise given up), and on Debian's swtpm: one client, in
 turn, each end on a processor of its own where there are two. Also bytes, writes and
 flushes of each durable change, and resident memory. With --json one object a line
 and operation: op, husk_us, husk_unanchored_us, swtpm_us, ratio (husk_us to swtpm_us)
-and, where memory changes, bytes_written, writes, flushes of husk a command. A plot
-goes to target/husk/bench.svg. Takes about two minutes; a loaded machine shows.";
+and, where memory changes, bytes_written, writes, flushes of husk a command; further keys are swtpm's and
+processor time. A plot
+goes to target/husk/bench.svg. Takes about a minute; a loaded machine shows.";
 
 /// How many cold starts of each kind.
 const COLD_STARTS: usize = 9;
@@ -55,6 +56,7 @@ pub(crate) fn run(json: bool) -> Result<(), Failure> {
     eprintln!("bench: {pins}");
     let mut site = Site::set(product, pins)?;
     let mut outcomes = served(&mut site)?;
+    outcomes.extend(served_from_ram(&mut site)?);
     outcomes.extend(cold_starts(&mut site)?);
     show(&outcomes, json)?;
     let picture = house::workshop("")?.join("bench.svg");
@@ -77,14 +79,13 @@ fn show(outcomes: &[Outcome], json: bool) -> Result<(), Failure> {
 
 /// Every operation on three TPMs that serve.
 fn served(site: &mut Site) -> Result<Vec<Outcome>, Failure> {
-    let vm = site.enrol("served")?;
-    let disk = site.blank("served-unanchored")?;
-    let state = site.state("served")?;
-    let mut three = [site.anchored(&vm)?, site.unanchored(&disk)?, site.swtpm(&state)?];
+    let stores = site.stores("served")?;
+    let mut three = site.three(&stores)?;
     let mut outcomes = Vec::new();
     for operation in OPERATIONS {
         eprintln!("bench: {}", operation.name);
-        outcomes.push(timed(operation, &mut three, site)?);
+        let outcome = timed(operation, &mut three)?;
+        outcomes.push(if operation.durable { with_counts(outcome, operation, site)? } else { outcome });
     }
     let [anchored, unanchored, swtpm] = three.each_ref().map(Running::resident_kib);
     eprintln!(
@@ -95,8 +96,21 @@ fn served(site: &mut Site) -> Result<Vec<Outcome>, Failure> {
     Ok(outcomes)
 }
 
+/// What durable changes cost where the disk costs nothing.
+fn served_from_ram(site: &mut Site) -> Result<Vec<Outcome>, Failure> {
+    let Some((stores, _ram)) = site.stores_in_ram("ram")? else { return Ok(Vec::new()) };
+    let mut three = site.three(&stores)?;
+    let mut outcomes = Vec::new();
+    for operation in OPERATIONS_FROM_RAM {
+        eprintln!("bench: {}", operation.name);
+        outcomes.push(timed(operation, &mut three)?);
+    }
+    three.into_iter().try_for_each(Running::stop)?;
+    Ok(outcomes)
+}
+
 /// One operation on each in turn, a burst at a time: caches are as warm for each as its own last command left them.
-fn timed(operation: &Operation, three: &mut Three<Running>, site: &mut Site) -> Result<Outcome, Failure> {
+fn timed(operation: &Operation, three: &mut Three<Running>) -> Result<Outcome, Failure> {
     let mut handles: Three<Vec<u32>> = Default::default();
     for (running, handles) in three.iter_mut().zip(&mut handles) {
         *handles = (operation.prepare)(&mut running.client)?;
@@ -116,12 +130,19 @@ fn timed(operation: &Operation, three: &mut Three<Running>, site: &mut Site) -> 
     }
     let per = f64::from(operation.rounds);
     let swtpm = after[2].written_since(&before[2]).per(per);
-    let disk = match operation.durable {
-        true => Some(DiskCosts { husk: counted(operation, site)?, swtpm }),
-        false => None,
-    };
     let cpu_us = Some([0, 1, 2].map(|at| after[at].cpu_us_since(&before[at]) / per));
-    Ok(Outcome { op: operation.name, median_us: samples.map(|samples| median_us(&samples)), cpu_us, disk })
+    let median_us = samples.map(|samples| median_us(&samples));
+    Ok(Outcome {
+        op: operation.name,
+        median_us,
+        cpu_us,
+        disk: None,
+        swtpm_disk: operation.durable.then_some(swtpm),
+    })
+}
+
+fn with_counts(outcome: Outcome, operation: &Operation, site: &mut Site) -> Result<Outcome, Failure> {
+    Ok(Outcome { disk: Some(counted(operation, site)?), ..outcome })
 }
 
 fn readings(three: &Three<Running>) -> Result<Vec<cost::Reading>, Failure> {
@@ -152,15 +173,13 @@ fn cold_starts(site: &mut Site) -> Result<[Outcome; 2], Failure> {
     eprintln!("bench: cold starts");
     let mut samples: [Three<Vec<Duration>>; 2] = Default::default();
     for start in 0..COLD_STARTS {
-        let vm = site.enrol(&format!("cold-{start}"))?;
-        let disk = site.blank(&format!("cold-{start}-unanchored"))?;
-        let state = site.state(&format!("cold-{start}"))?;
+        let stores = site.stores(&format!("cold-{start}"))?;
         for of_life in &mut samples {
             for (at, samples) in of_life.iter_mut().enumerate() {
                 let running = match at {
-                    0 => site.anchored(&vm)?,
-                    1 => site.unanchored(&disk)?,
-                    _ => site.swtpm(&state)?,
+                    0 => site.anchored(&stores.vm)?,
+                    1 => site.unanchored(&stores.disk)?,
+                    _ => site.swtpm(&stores.state)?,
                 };
                 samples.push(running.cold_start);
                 running.stop()?;
@@ -169,7 +188,19 @@ fn cold_starts(site: &mut Site) -> Result<[Outcome; 2], Failure> {
     }
     let [first, second] = samples.map(|three| three.map(|samples| median_us(&samples)));
     Ok([
-        Outcome { op: "cold start without state", median_us: first, cpu_us: None, disk: None },
-        Outcome { op: "cold start with state", median_us: second, cpu_us: None, disk: None },
+        Outcome {
+            op: "cold start without state",
+            median_us: first,
+            cpu_us: None,
+            disk: None,
+            swtpm_disk: None,
+        },
+        Outcome {
+            op: "cold start with state",
+            median_us: second,
+            cpu_us: None,
+            disk: None,
+            swtpm_disk: None,
+        },
     ])
 }

@@ -13,17 +13,10 @@ pub(super) struct Outcome {
     /// Time on a processor in microseconds, the kernel's part included: the mean, with what belongs to a round but is
     /// not timed. Unknown of a process that ended.
     pub(super) cpu_us: Option<Three<f64>>,
-    /// What was asked of the disk, where durable memory changes.
-    pub(super) disk: Option<DiskCosts>,
-}
-
-/// What one durable change asks of the disk.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct DiskCosts {
-    /// As husk counted at its disk.
-    pub(super) husk: DiskCost,
-    /// As the kernel counted for swtpm.
-    pub(super) swtpm: DiskCost,
+    /// What husk asked of its disk, as it counted itself, where durable memory changes.
+    pub(super) disk: Option<DiskCost>,
+    /// What swtpm wrote, as the kernel counted.
+    pub(super) swtpm_disk: Option<DiskCost>,
 }
 
 impl Outcome {
@@ -41,9 +34,8 @@ impl Outcome {
             format!(r#""husk_us":{husk:.1},"husk_unanchored_us":{unanchored:.1},"swtpm_us":{swtpm:.1}"#),
             format!(r#""ratio":{:.3}"#, self.ratio()),
         ];
-        if let Some(disk) = &self.disk {
-            fields.extend([disk.husk.json(""), disk.swtpm.json("swtpm_")]);
-        }
+        fields.extend(self.disk.map(|disk| disk.json("")));
+        fields.extend(self.swtpm_disk.map(|disk| disk.json("swtpm_")));
         if let Some(cpu_us) = self.cpu_us {
             let names = ["husk_cpu_us", "husk_unanchored_cpu_us", "swtpm_cpu_us"];
             let times = names.iter().zip(cpu_us);
@@ -99,9 +91,10 @@ pub(super) fn table(outcomes: &[Outcome]) -> String {
         text += "\n";
     }
     text += &format!("\n{:31}{:>10}{:>11}{:>10}\n", "one durable change", "bytes", "writes", "flushes");
-    for (op, disk) in outcomes.iter().filter_map(|outcome| Some((outcome.op, outcome.disk.as_ref()?))) {
-        text += &disk.husk.line(&format!("{op}: husk"));
-        text += &disk.swtpm.line(&format!("{op}: swtpm"));
+    for outcome in outcomes.iter().filter(|outcome| outcome.disk.is_some()) {
+        let costs = [("husk", outcome.disk), ("swtpm", outcome.swtpm_disk)];
+        let known = costs.iter().filter_map(|(who, disk)| Some((who, disk.as_ref()?)));
+        text.extend(known.map(|(who, disk)| disk.line(&format!("{}: {who}", outcome.op))));
     }
     text
 }
@@ -109,16 +102,22 @@ pub(super) fn table(outcomes: &[Outcome]) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::cost::DiskCost;
-    use super::{DiskCosts, Outcome, median_us, table};
+    use super::{Outcome, median_us, table};
     use std::time::Duration;
 
     pub(in super::super) fn two() -> [Outcome; 2] {
         let husk = DiskCost { bytes: 512.0, writes: 1.0, flushes: Some(1.0) };
         let swtpm = DiskCost { bytes: 1300.5, writes: 1.0, flushes: None };
-        let (disk, cpu_us) = (Some(DiskCosts { husk, swtpm }), Some([90.0, 60.0, 55.0]));
+        let (disk, swtpm_disk, cpu_us) = (Some(husk), Some(swtpm), Some([90.0, 60.0, 55.0]));
         [
-            Outcome { op: "PCR_Read", median_us: [30.0, 29.0, 30.0], cpu_us: None, disk: None },
-            Outcome { op: "NV_Increment", median_us: [900.0, 300.0, 100.0], cpu_us, disk },
+            Outcome {
+                op: "PCR_Read",
+                median_us: [30.0, 29.0, 30.0],
+                cpu_us: None,
+                disk: None,
+                swtpm_disk: None,
+            },
+            Outcome { op: "NV_Increment", median_us: [900.0, 300.0, 100.0], cpu_us, disk, swtpm_disk },
         ]
     }
 

@@ -1,5 +1,6 @@
 //! The three TPMs, and what husk's needs beside it.
 
+use super::Three;
 use super::client::Client;
 use super::commands::{random, shutdown_clear, startup_clear};
 use super::cost::{Pins, Reading, resident_kib};
@@ -9,6 +10,13 @@ use crate::product::{Product, Start, Vm, blank_disk, text};
 use crate::setup;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+/// What the simulated processor measures: a stand-in as long as a small image. Measuring belongs to a VM's launch and not
+/// to its TPM; the husk program itself, with its symbols, would take a third of a second.
+static FIRMWARE: [u8; 256 << 10] = [0x90; 256 << 10];
+
+/// Where files are memory.
+const RAM: &str = "/dev/shm";
 
 /// How long a TPM may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(30);
@@ -20,9 +28,41 @@ pub(super) struct Site {
     pins: Pins,
     tenant: String,
     measurement: String,
+    firmware: PathBuf,
     relay_socket: PathBuf,
     starts: usize,
     _services: [Daemon; 3],
+}
+
+/// What three TPMs keep their memory in.
+#[derive(Debug)]
+pub(super) struct Stores {
+    pub(super) vm: Vm,
+    /// Of husk without a broker.
+    pub(super) disk: PathBuf,
+    /// swtpm's folder.
+    pub(super) state: PathBuf,
+}
+
+impl Stores {
+    fn make(vm: Vm, folder: &Path) -> Result<Self, Failure> {
+        let (disk, state) = (folder.join("unanchored.disk"), folder.join("swtpm"));
+        std::fs::create_dir_all(&state).map_err(|error| Failure::io("make", &state, &error))?;
+        blank_disk(&disk)?;
+        Ok(Self { vm, disk, state })
+    }
+}
+
+/// A folder in memory, removed with this value.
+#[derive(Debug)]
+pub(super) struct Ram(PathBuf);
+
+impl Drop for Ram {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("bench: {} stays: {error}", self.0.display());
+        }
+    }
 }
 
 /// A TPM that has been started up.
@@ -61,11 +101,13 @@ impl Site {
     pub(super) fn set(product: Product, pins: Pins) -> Result<Self, Failure> {
         let (processor, _) = product.processor()?;
         let tenant = product.broker_and_tenant()?;
-        let measurement = product.measurement(&product.husk)?;
+        let firmware = product.path("firmware");
+        std::fs::write(&firmware, FIRMWARE).map_err(|error| Failure::io("write", &firmware, &error))?;
+        let measurement = product.measurement(&firmware)?;
         let (broker, address) = product.broker(true)?;
         let (relay, relay_socket) = product.relay("relay", &address, None)?;
         let _services = [processor, broker, relay];
-        Ok(Self { product, pins, tenant, measurement, relay_socket, starts: 0, _services })
+        Ok(Self { product, pins, tenant, measurement, firmware, relay_socket, starts: 0, _services })
     }
 
     /// A VM with a blank disk. Names need not be unique.
@@ -74,19 +116,31 @@ impl Site {
         self.product.enrol(&self.tenant, &self.measurement, &name)
     }
 
-    /// A blank disk of nobody's.
-    pub(super) fn blank(&mut self, name: &str) -> Result<PathBuf, Failure> {
-        let name = self.unique(name);
-        let disk = self.product.path(&format!("{name}.disk"));
-        blank_disk(&disk).map(|()| disk)
+    /// What the three keep their memory in, each with nothing in it.
+    pub(super) fn stores(&mut self, name: &str) -> Result<Stores, Failure> {
+        let folder = self.unique(name);
+        let folder = self.product.path(&folder);
+        let vm = self.enrol(name)?;
+        Stores::make(vm, &folder)
     }
 
-    /// An empty folder for swtpm's state.
-    pub(super) fn state(&mut self, name: &str) -> Result<PathBuf, Failure> {
-        let name = self.unique(name);
-        let folder = self.product.path(&format!("{name}.swtpm"));
-        std::fs::create_dir_all(&folder).map_err(|error| Failure::io("make", &folder, &error))?;
-        Ok(folder)
+    /// The same in files that are memory; `None` where there are none. What is left of them goes with the value.
+    pub(super) fn stores_in_ram(&mut self, name: &str) -> Result<Option<(Stores, Ram)>, Failure> {
+        if !Path::new(RAM).is_dir() {
+            return Ok(None);
+        }
+        let folder = Path::new(RAM).join(format!("husk-bench-{}", std::process::id()));
+        let ram = Ram(folder.clone());
+        let enrolled = self.enrol(name)?;
+        let disk = folder.join("anchored.disk");
+        let stores = Stores::make(Vm { config: enrolled.config, disk: disk.clone() }, &folder)?;
+        blank_disk(&disk)?;
+        Ok(Some((stores, ram)))
+    }
+
+    /// Starts all three.
+    pub(super) fn three(&mut self, stores: &Stores) -> Result<Three<Running>, Failure> {
+        Ok([self.anchored(&stores.vm)?, self.unanchored(&stores.disk)?, self.swtpm(&stores.state)?])
     }
 
     /// husk with its broker.
@@ -100,7 +154,9 @@ impl Site {
             relay: &self.relay_socket,
             name: &name,
         };
-        let line = self.product.component_line(&start, &["--data".into(), format!("unix:{}", text(&socket))]);
+        let data = format!("unix:{}", text(&socket));
+        let more = ["--firmware", &text(&self.firmware), "--data", &data].map(str::to_owned);
+        let line = self.product.component_line(&start, &more);
         self.start(&name, &self.product.husk, line, &socket)
     }
 
