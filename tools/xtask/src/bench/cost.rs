@@ -1,11 +1,15 @@
 //! What the kernel and husk counted, and which processor does what.
 
 use super::client::Client;
+use super::outcome::median_us;
 use crate::failure::Failure;
 use crate::process;
 use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 /// What one process has used so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,6 +77,20 @@ impl DiskCost {
         let flushes = self.flushes.map(|flushes| flushes / commands);
         Self { bytes: self.bytes / commands, writes: self.writes / commands, flushes }
     }
+}
+
+/// What the disk below `folder` takes for the least that a durable change can be: the yardstick for commits.
+pub(super) fn bare_flush_us(folder: &Path) -> Result<f64, Failure> {
+    let path = folder.join("yardstick");
+    let failed = |error| Failure::io("write", &path, &error);
+    let file = File::create(&path).map_err(failed)?;
+    file.write_all_at(&[1; 1 << 16], 0).and_then(|()| file.sync_all()).map_err(failed)?;
+    let once = |at: u64| {
+        let started = Instant::now();
+        file.write_all_at(&[2; 512], at * 512).and_then(|()| file.sync_data()).map(|()| started.elapsed())
+    };
+    let samples: Result<Vec<_>, _> = (0..100).map(once).collect();
+    samples.map(|samples| median_us(&samples)).map_err(failed)
 }
 
 /// The memory of a process that lies in RAM, in KiB.

@@ -21,8 +21,8 @@ use crate::product::{Product, Profile};
 use crate::{house, setup};
 use cost::{DiskCost, Pins};
 use operations::{OPERATIONS, OPERATIONS_FROM_RAM, Operation};
-use outcome::{Outcome, median_us};
-use site::{Running, Site};
+use outcome::Outcome;
+use site::{Running, Site, Stores};
 use std::time::Duration;
 
 pub(crate) const HELP: &str = "\
@@ -30,7 +30,8 @@ cargo xtask bench [--json]
 
 Builds husk for release and times the same TPM commands on husk with its broker, on
 husk without one (every promise given up), and on Debian's swtpm: one client, in
-turn, each end on a processor of its own where there are two. Also bytes, writes and
+turn, each end on a processor of its own where there are two; durable changes also with
+files in /dev/shm, which go again. Also bytes, writes and
 flushes of each durable change, and resident memory. With --json one object a line
 and operation: op, husk_us, husk_unanchored_us, swtpm_us, ratio (husk_us to swtpm_us)
 and, where memory changes, bytes_written, writes, flushes of husk a command; further keys are swtpm's and
@@ -54,6 +55,8 @@ pub(crate) fn run(json: bool) -> Result<(), Failure> {
     let product = Product::build(&folder, Profile::Release)?;
     let pins = Pins::choose()?;
     eprintln!("bench: {pins}");
+    let flush_us = cost::bare_flush_us(&folder)?;
+    eprintln!("bench: a bare write of 512 B with its flush takes {flush_us:.0} µs here");
     let mut site = Site::set(product, pins)?;
     let mut outcomes = served(&mut site)?;
     outcomes.extend(served_from_ram(&mut site)?);
@@ -129,16 +132,12 @@ fn timed(operation: &Operation, three: &mut Three<Running>) -> Result<Outcome, F
         operations::clear_up(&mut running.client, handles)?;
     }
     let per = f64::from(operation.rounds);
-    let swtpm = after[2].written_since(&before[2]).per(per);
-    let cpu_us = Some([0, 1, 2].map(|at| after[at].cpu_us_since(&before[at]) / per));
-    let median_us = samples.map(|samples| median_us(&samples));
-    Ok(Outcome {
-        op: operation.name,
-        median_us,
-        cpu_us,
-        disk: None,
-        swtpm_disk: operation.durable.then_some(swtpm),
-    })
+    let mut outcome = Outcome::of_times(operation.name, &samples);
+    outcome.cpu_us = Some([0, 1, 2].map(|at| after[at].cpu_us_since(&before[at]) / per));
+    if operation.durable {
+        outcome.swtpm_disk = Some(after[2].written_since(&before[2]).per(per));
+    }
+    Ok(outcome)
 }
 
 fn with_counts(outcome: Outcome, operation: &Operation, site: &mut Site) -> Result<Outcome, Failure> {
@@ -168,39 +167,41 @@ fn counted(operation: &Operation, site: &mut Site) -> Result<DiskCost, Failure> 
 }
 
 /// From the start of the process to the second answer (Startup, GetRandom): first with nothing stored, then with what
-/// the first life left.
-fn cold_starts(site: &mut Site) -> Result<[Outcome; 2], Failure> {
+/// the first life left; with files on the disk, and in RAM where a flush is nothing.
+fn cold_starts(site: &mut Site) -> Result<Vec<Outcome>, Failure> {
     eprintln!("bench: cold starts");
-    let mut samples: [Three<Vec<Duration>>; 2] = Default::default();
+    let (mut on_disk, mut in_ram) = (Lives::default(), Lives::default());
     for start in 0..COLD_STARTS {
         let stores = site.stores(&format!("cold-{start}"))?;
-        for of_life in &mut samples {
-            for (at, samples) in of_life.iter_mut().enumerate() {
-                let running = match at {
-                    0 => site.anchored(&stores.vm)?,
-                    1 => site.unanchored(&stores.disk)?,
-                    _ => site.swtpm(&stores.state)?,
-                };
-                samples.push(running.cold_start);
-                running.stop()?;
-            }
+        two_lives(site, &stores, &mut on_disk)?;
+        if let Some((stores, _ram)) = site.stores_in_ram(&format!("cold-ram-{start}"))? {
+            two_lives(site, &stores, &mut in_ram)?;
         }
     }
-    let [first, second] = samples.map(|three| three.map(|samples| median_us(&samples)));
-    Ok([
-        Outcome {
-            op: "cold start without state",
-            median_us: first,
-            cpu_us: None,
-            disk: None,
-            swtpm_disk: None,
-        },
-        Outcome {
-            op: "cold start with state",
-            median_us: second,
-            cpu_us: None,
-            disk: None,
-            swtpm_disk: None,
-        },
-    ])
+    let names = [
+        ("cold start without state", &on_disk[0]),
+        ("cold start with state", &on_disk[1]),
+        ("cold start without, files in RAM", &in_ram[0]),
+        ("cold start with, files in RAM", &in_ram[1]),
+    ];
+    let measured = names.into_iter().filter(|(_, samples)| !samples[0].is_empty());
+    Ok(measured.map(|(op, samples)| Outcome::of_times(op, samples)).collect())
+}
+
+/// Samples of a first and of a second life.
+type Lives = [Three<Vec<Duration>>; 2];
+
+fn two_lives(site: &mut Site, stores: &Stores, lives: &mut Lives) -> Result<(), Failure> {
+    for life in lives {
+        for (at, samples) in life.iter_mut().enumerate() {
+            let running = match at {
+                0 => site.anchored(&stores.vm)?,
+                1 => site.unanchored(&stores.disk)?,
+                _ => site.swtpm(&stores.state)?,
+            };
+            samples.push(running.cold_start);
+            running.stop()?;
+        }
+    }
+    Ok(())
 }

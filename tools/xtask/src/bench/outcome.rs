@@ -20,6 +20,12 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// Times and nothing else.
+    pub(super) fn of_times(op: &'static str, samples: &Three<Vec<Duration>>) -> Self {
+        let median_us = samples.each_ref().map(|samples| median_us(samples));
+        Self { op, median_us, cpu_us: None, disk: None, swtpm_disk: None }
+    }
+
     /// husk's time to swtpm's.
     fn ratio(&self) -> f64 {
         let [husk, _, swtpm] = self.median_us;
@@ -58,7 +64,7 @@ impl DiskCost {
     fn line(&self, name: &str) -> String {
         let flushes = self.flushes.map_or_else(|| "-".to_owned(), number);
         let [bytes, writes] = [self.bytes, self.writes].map(number);
-        format!("{name:31}{bytes:>10}{writes:>11}{flushes:>10}\n")
+        format!("{name:34}{bytes:>10}{writes:>11}{flushes:>10}\n")
     }
 }
 
@@ -79,18 +85,18 @@ pub(super) fn median_us(samples: &[Duration]) -> f64 {
 /// For people: times, then what durable changes ask of the disk.
 pub(super) fn table(outcomes: &[Outcome]) -> String {
     let mut text =
-        format!("{:31}{:>10}{:>11}{:>10}{:>7}", "median, µs", "husk", "no broker", "swtpm", "ratio");
+        format!("{:34}{:>10}{:>11}{:>10}{:>7}", "median, µs", "husk", "no broker", "swtpm", "ratio");
     text += &format!("   {:>9}{:>11}{:>9}\n", "CPU husk", "no broker", "swtpm");
     for outcome in outcomes {
         let [husk, unanchored, swtpm] = outcome.median_us;
         let ratio = outcome.ratio();
-        text += &format!("{:31}{husk:10.1}{unanchored:11.1}{swtpm:10.1}{ratio:7.2}", outcome.op);
+        text += &format!("{:34}{husk:10.1}{unanchored:11.1}{swtpm:10.1}{ratio:7.2}", outcome.op);
         if let Some([husk, unanchored, swtpm]) = outcome.cpu_us {
             text += &format!("   {husk:9.1}{unanchored:11.1}{swtpm:9.1}");
         }
         text += "\n";
     }
-    text += &format!("\n{:31}{:>10}{:>11}{:>10}\n", "one durable change", "bytes", "writes", "flushes");
+    text += &format!("\n{:34}{:>10}{:>11}{:>10}\n", "one durable change", "bytes", "writes", "flushes");
     for outcome in outcomes.iter().filter(|outcome| outcome.disk.is_some()) {
         let costs = [("husk", outcome.disk), ("swtpm", outcome.swtpm_disk)];
         let known = costs.iter().filter_map(|(who, disk)| Some((who, disk.as_ref()?)));
