@@ -6,6 +6,7 @@
 //! | [`flow`] | one boot and one command, line by line |
 //! | [`past_holes`] | how other vTPMs failed, and the type or test that bars each |
 //! | [`faults`] | every fault code: whose fault, what happened, what to do |
+//! | [`bench`](mod@bench) | what each promise costs, measured |
 //! | [`decisions`] | why it is so and not otherwise |
 //! | [`volume_format`] | the sealed volume, byte by byte (normative) |
 //! | [`release_protocol`] | the key-release and freshness protocol (normative) |
@@ -21,6 +22,9 @@ pub mod past_holes {}
 
 #[doc = include_str!("faults.md")]
 pub mod faults {}
+
+#[doc = include_str!("bench.md")]
+pub mod bench {}
 
 #[doc = include_str!("../volume/format.md")]
 pub mod volume_format {}

@@ -1,7 +1,7 @@
 //! The machine that matters: the whole component with the reference engine, on what this host supplies.
 
 use crate::machine::{About, Canceller, Machine};
-use crate::platform::{BootClock, FileDisk, OsEntropy, SocketChannel, Stderr};
+use crate::platform::{BootClock, Counts, FileDisk, OsEntropy, SocketChannel, Stderr};
 use husk::engine::Locality;
 use husk::engine::reference::ReferenceEngine;
 use husk::fault::Fault;
@@ -262,9 +262,12 @@ impl Machine for Component {
     }
 
     fn shut_down(&mut self) -> Result<(), Fault> {
-        match &self.state {
+        let done = match &self.state {
             State::Booted(_) => self.with(Vtpm::shutdown)?,
             State::Cold(_) | State::Failed(_) => Ok(()),
-        }
+        };
+        let Counts { writes, written_bytes, flushes } = self.disk.counts();
+        eprintln!("vtpmd: disk: {writes} writes, {written_bytes} bytes, {flushes} flushes");
+        done
     }
 }

@@ -1,11 +1,12 @@
 //! `cargo xtask`: everything a developer of Husk runs.
 //!
 //! **What.** `setup` brings the machine's packages, `check` is everything that needs no run, `test` runs the laws and
-//! the peers, `demo` shows the product. Each calls the earlier ones for what it needs.
+//! the peers, `demo` shows the product, `bench` measures it. Each calls the earlier ones for what it needs.
 //! **Trust.** The machine it runs on: this is a developer's tool, nothing of it ships.
 //! **Laws.** No dependency but `std`, so that it builds before anything was fetched. It ends every process it started.
 //! **Not here.** What the product does: `tools/husk`.
 
+mod bench;
 mod check;
 mod demo;
 mod failure;
@@ -13,6 +14,7 @@ mod guest;
 mod house;
 mod peers;
 mod process;
+mod product;
 mod setup;
 mod steps;
 mod test;
@@ -28,6 +30,7 @@ cargo xtask COMMAND
   check   formatting, lints (host and bare metal), documentation, tidy
   test    check, then every test; with --all also the long ones
   demo    the product end to end: power cuts survived, attacks refused
+  bench   the same commands on husk and on swtpm, side by side
 
 cargo xtask COMMAND --help says more. Exit codes: 0 done, 1 something failed,
 2 the command line is wrong, 3 the machine lacks something that only its
@@ -60,6 +63,12 @@ const SUBCOMMANDS: &[Subcommand] = &[
         help: demo::HELP,
         flags: &["--keep"],
         run: |flags| demo::run(flags.has("--keep")),
+    },
+    Subcommand {
+        name: "bench",
+        help: bench::HELP,
+        flags: &["--json"],
+        run: |flags| bench::run(flags.has("--json")),
     },
 ];
 
@@ -122,7 +131,7 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself() {
-        for name in ["setup", "check", "test", "demo"] {
+        for name in ["setup", "check", "test", "demo", "bench"] {
             assert!(dispatch(&given(&[name, "--help"])).is_ok());
         }
     }

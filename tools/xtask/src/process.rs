@@ -86,6 +86,11 @@ impl Daemon {
         Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 
+    /// The process' number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything the process wrote so far.
     pub(crate) fn log_text(&self) -> String {
         tail(&self.log, 0).0

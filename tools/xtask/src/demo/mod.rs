@@ -1,22 +1,21 @@
 //! `cargo xtask demo`: the product end to end.
 //!
 //! **What.** One VM's life in steps: enrolled, booted, its power cut in the middle of writes, booted again, then
-//! attacked in every way that a host has. [`product`] knows the `husk` command's words, [`stage`] what runs on the
+//! attacked in every way that a host has. `product` knows the `husk` command's words, [`stage`] what runs on the
 //! host, [`refusals`] the attacks.
 //! **Trust.** The guest is Debian's kernel and tpm2-tools; nothing of Husk judges itself but by its fault codes.
 //! **Laws.** A step passes only for what was seen. An attack passes only with the code that names it, and only if the
 //! honest state boots afterwards.
 //! **Not here.** The laws on a simulated disk, at every byte: `tests/`.
 
-mod product;
 mod refusals;
 mod stage;
 
 use crate::failure::Failure;
 use crate::guest::Report;
+use crate::product::{Product, Profile};
 use crate::steps::{Step, Steps};
 use crate::{house, setup};
-use product::Product;
 use stage::Stage;
 
 pub(crate) const HELP: &str = "\
@@ -55,7 +54,7 @@ pub(crate) fn into(steps: &mut Steps, keep: bool) -> Result<(), Failure> {
 
 /// The whole story; an error is a step without which nothing further can be tried.
 fn story(steps: &mut Steps, folder: &std::path::Path) -> Result<(), Failure> {
-    let product = Product::build(folder)?;
+    let product = Product::build(folder, Profile::Dev)?;
     let mut stage = Stage::set(&product)?;
     let enrolled =
         format!("tenant {}, firmware {}…", stage.tenant, stage.measurement.get(..16).unwrap_or_default());

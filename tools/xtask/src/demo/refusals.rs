@@ -1,9 +1,9 @@
 //! What a hostile host tries, and what it gets.
 
-use super::product::{Vm, blank_disk, text};
 use super::stage::{BUSY, Outcome, Stage};
 use crate::failure::Failure;
 use crate::process::Daemon;
+use crate::product::{Vm, blank_disk, text};
 use crate::steps::Steps;
 use std::fs;
 use std::io::{Read, Write};

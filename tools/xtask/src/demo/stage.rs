@@ -1,9 +1,9 @@
 //! What runs on the host in the course of the demo.
 
-use super::product::{Product, Start, Vm, text};
 use crate::failure::Failure;
 use crate::guest::{Guest, Launch, MEMORY_MIB, Report, SHARED_PAGE_BASE, Wiring, image};
 use crate::process::Daemon;
+use crate::product::{Product, Start, Vm, text};
 use crate::setup;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

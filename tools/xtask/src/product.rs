@@ -16,50 +16,64 @@ const LEASE_SECONDS: &str = "3";
 /// The size of a volume in bytes.
 const VOLUME_BYTES: u64 = 1 << 20;
 
-/// The program under demonstration and the folder in which everything happens.
+/// The program and the folder in which everything happens.
 #[derive(Clone, Debug)]
-pub(super) struct Product {
-    pub(super) husk: PathBuf,
+pub(crate) struct Product {
+    pub(crate) husk: PathBuf,
     folder: PathBuf,
+}
+
+/// How the program is built.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Profile {
+    /// As the tests do.
+    Dev,
+    /// As it would be used.
+    Release,
 }
 
 /// An enrolled VM.
 #[derive(Clone, Debug)]
-pub(super) struct Vm {
-    pub(super) config: PathBuf,
-    pub(super) disk: PathBuf,
+pub(crate) struct Vm {
+    pub(crate) config: PathBuf,
+    pub(crate) disk: PathBuf,
 }
 
 /// One start of the component.
 #[derive(Clone, Debug)]
-pub(super) struct Start<'a> {
+pub(crate) struct Start<'a> {
     /// The program: what is measured.
-    pub(super) program: &'a Path,
-    pub(super) config: &'a Path,
-    pub(super) disk: &'a Path,
-    pub(super) relay: &'a Path,
+    pub(crate) program: &'a Path,
+    pub(crate) config: &'a Path,
+    pub(crate) disk: &'a Path,
+    pub(crate) relay: &'a Path,
     /// Where its log goes; the name is unique.
-    pub(super) name: &'a str,
+    pub(crate) name: &'a str,
 }
 
 impl Product {
     /// Builds the program.
-    pub(super) fn build(folder: &Path) -> Result<Self, Failure> {
-        let cargo =
-            ["build", "--quiet", "--package", "husk-cli", "--message-format", "json-render-diagnostics"];
-        let messages = process::output(Command::new("cargo").args(cargo).current_dir(house::root()))?;
+    pub(crate) fn build(folder: &Path, profile: Profile) -> Result<Self, Failure> {
+        let mut cargo = Command::new("cargo");
+        cargo.args(["build", "--quiet", "--package", "husk-cli"]).current_dir(house::root());
+        cargo.args(["--message-format", "json-render-diagnostics"]);
+        match profile {
+            Profile::Dev => {}
+            Profile::Release => drop(cargo.arg("--release")),
+        }
+        let messages = process::output(&mut cargo)?;
         let husk = messages.lines().filter_map(|line| field(line, "executable")).next_back();
-        let husk = husk.ok_or_else(|| Failure::failed("demo: cargo built no `husk`"))?;
+        let husk = husk.ok_or_else(|| Failure::failed("xtask: cargo built no `husk`"))?;
         Ok(Self { husk: husk.into(), folder: folder.to_owned() })
     }
 
-    /// A path in the demo's folder.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    /// A path in the folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
     /// The simulated processor, and where it listens.
-    pub(super) fn processor(&self) -> Result<(Daemon, PathBuf), Failure> {
+    pub(crate) fn processor(&self) -> Result<(Daemon, PathBuf), Failure> {
         let [keys, socket] = ["psp", "psp.socket"].map(|name| self.path(name));
         self.husk(&["psp", "init", "--dir", &text(&keys)])?;
         let mut daemon =
@@ -69,18 +83,19 @@ impl Product {
     }
 
     /// Makes the broker's keys and database, and a tenant; returns the tenant's id.
-    pub(super) fn broker_and_tenant(&self) -> Result<String, Failure> {
+    pub(crate) fn broker_and_tenant(&self) -> Result<String, Failure> {
         let [database, key, root] =
             ["broker.db", "broker.key", "tenant.key"].map(|name| text(&self.path(name)));
         self.husk(&["broker", "init", "--database", &database, "--root-key", &key])?;
         let line =
             ["tenant", "init", "--json", "--database", &database, "--root-key", &key, "--root-out", &root];
         let made = self.husk(&line)?;
-        field(&made, "tenant").ok_or_else(|| Failure::failed(format!("demo: no tenant in `{}`", made.trim())))
+        field(&made, "tenant")
+            .ok_or_else(|| Failure::failed(format!("xtask: no tenant in `{}`", made.trim())))
     }
 
     /// The broker at work, and its address.
-    pub(super) fn broker(&self, accepts_simulation: bool) -> Result<(Daemon, String), Failure> {
+    pub(crate) fn broker(&self, accepts_simulation: bool) -> Result<(Daemon, String), Failure> {
         let [database, key, ready, chain] =
             ["broker.db", "broker.key", "broker.ready", "psp/chain.pem"].map(|name| text(&self.path(name)));
         if Path::new(&ready).exists() {
@@ -98,7 +113,7 @@ impl Product {
     }
 
     /// Enrols a VM and gives it a blank disk.
-    pub(super) fn enrol(&self, tenant: &str, measurement: &str, name: &str) -> Result<Vm, Failure> {
+    pub(crate) fn enrol(&self, tenant: &str, measurement: &str, name: &str) -> Result<Vm, Failure> {
         let [config, disk] = ["config", "disk"].map(|ending| self.path(&format!("{name}.{ending}")));
         let database = text(&self.path("broker.db"));
         let mut line = vec!["vm", "enroll", "--database", &database, "--tenant", tenant];
@@ -110,7 +125,7 @@ impl Product {
     }
 
     /// A relay to the broker, hostile if told so, and its socket.
-    pub(super) fn relay(
+    pub(crate) fn relay(
         &self,
         name: &str,
         broker: &str,
@@ -127,19 +142,24 @@ impl Product {
     }
 
     /// The launch digest of a program, as the processor would measure it.
-    pub(super) fn measurement(&self, program: &Path) -> Result<String, Failure> {
+    pub(crate) fn measurement(&self, program: &Path) -> Result<String, Failure> {
         self.husk(&["psp", "measure", "--firmware", &text(program)]).map(|hex| hex.trim().to_owned())
     }
 
     /// Starts the component; `more` says where it serves.
-    pub(super) fn component(&self, start: &Start<'_>, more: &[String]) -> Result<Daemon, Failure> {
+    pub(crate) fn component(&self, start: &Start<'_>, more: &[String]) -> Result<Daemon, Failure> {
+        let line = self.component_line(start, more);
+        Daemon::start(start.name, start.program, &line, &self.path(&format!("{}.log", start.name)))
+    }
+
+    /// The words of a start of the component, without the program.
+    pub(crate) fn component_line(&self, start: &Start<'_>, more: &[String]) -> Vec<String> {
         let [config, disk, relay, processor] =
             [start.config, start.disk, start.relay, &self.path("psp.socket")].map(text);
         let line = ["vtpmd", "--config", &config, "--volume", &disk, "--relay", &relay, "--psp", &processor];
-        // A lease in the way is the stage's to wait for.
+        // A lease in the way is the caller's to wait for.
         let line = line.into_iter().chain(["--wait-for-lease-seconds", "0"]);
-        let line: Vec<String> = line.map(str::to_owned).chain(more.iter().cloned()).collect();
-        Daemon::start(start.name, start.program, &line, &self.path(&format!("{}.log", start.name)))
+        line.map(str::to_owned).chain(more.iter().cloned()).collect()
     }
 
     fn husk(&self, line: &[&str]) -> Result<String, Failure> {
@@ -153,12 +173,12 @@ impl Product {
 }
 
 /// Makes an empty disk of a volume's size.
-pub(super) fn blank_disk(path: &Path) -> Result<(), Failure> {
+pub(crate) fn blank_disk(path: &Path) -> Result<(), Failure> {
     let made = std::fs::File::create(path).and_then(|file| file.set_len(VOLUME_BYTES));
     made.map_err(|error| Failure::io("make", path, &error))
 }
 
-pub(super) fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
