@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 pub enum FileDiskError {
     /// The file does not open.
     #[error(
-        "cannot open the volume {path}: {error}; check the path; a new volume is an empty file: `truncate -s 1M PATH`"
+        "cannot open the volume {path}: {error}; check the path, or make a blank one with `husk volume create`"
     )]
     Open {
         /// Which file.
