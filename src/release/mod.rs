@@ -24,4 +24,4 @@ pub mod wire;
 
 pub use anchor::{Anchor, Anchored, HEAD_DIGEST_BYTES, Head};
 pub use fault::ReleaseFault;
-pub use open::{Granted, Intent, ReleasedKey};
+pub use open::{Granted, ReleasedKey};

@@ -17,15 +17,6 @@ use crate::seams::Platform;
 use crate::secret::Secret;
 use zerocopy::FromBytes;
 
-/// What the broker's signed grant allows. Creating a TPM is an intent, never a consequence of not finding state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Intent {
-    /// Make a new TPM.
-    Create,
-    /// Open the TPM that exists.
-    Open,
-}
-
 /// An epoch's secret, released for one epoch of one VM. Only this box makes one.
 #[derive(Debug)]
 pub struct ReleasedKey {
@@ -103,17 +94,6 @@ pub enum Granted {
     Create(CreateGrant),
     /// Open the TPM that exists.
     Open(OpenGrant),
-}
-
-impl Granted {
-    /// Which of the two.
-    #[must_use]
-    pub const fn intent(&self) -> Intent {
-        match self {
-            Self::Create(_) => Intent::Create,
-            Self::Open(_) => Intent::Open,
-        }
-    }
 }
 
 /// How the broker answers the request for a grant when it does not refuse.

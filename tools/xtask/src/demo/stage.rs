@@ -113,9 +113,17 @@ impl Stage {
         config: &Path,
         relay: &Path,
     ) -> Result<Outcome, Failure> {
+        self.when_free(|stage| stage.start(program, disk, config, relay))
+    }
+
+    /// Starts the component anew until it is not a lease that is in its way.
+    fn when_free(
+        &mut self,
+        mut start: impl FnMut(&mut Self) -> Result<Outcome, Failure>,
+    ) -> Result<Outcome, Failure> {
         let deadline = Instant::now() + LEASE_PATIENCE;
         loop {
-            match self.start(program, disk, config, relay)? {
+            match start(self)? {
                 Outcome::Refused { code: BUSY, .. } if Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(500));
                 }
@@ -181,22 +189,16 @@ impl Stage {
         let crb_at = format!("{SHARED_PAGE_BASE:#x}");
         let served = ["--guest-memory", &text(memory), "--crb-at", &crb_at, "--acpi", &text(tables)]
             .map(str::to_owned);
-        let deadline = Instant::now() + LEASE_PATIENCE;
-        loop {
-            self.starts += 1;
-            let name = format!("component-{}-{script}", self.starts);
-            let (program, vm) = (&self.product.husk, &self.vm);
-            let relay = &self.relay_socket;
+        let started = self.when_free(|stage| {
+            stage.starts += 1;
+            let name = format!("component-{}-{script}", stage.starts);
+            let (program, vm, relay) = (&stage.product.husk, &stage.vm, &stage.relay_socket);
             let start = Start { program, config: &vm.config, disk: &vm.disk, relay, name: &name };
-            match outcome(self.product.component(&start, &served)?)? {
-                Outcome::Serves(component) => return Ok(component),
-                Outcome::Refused { code: BUSY, .. } if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(500));
-                }
-                Outcome::Refused { sentence, .. } => {
-                    return Err(Failure::failed(format!("{name}: {sentence}")));
-                }
-            }
+            outcome(stage.product.component(&start, &served)?)
+        })?;
+        match started {
+            Outcome::Serves(component) => Ok(component),
+            Outcome::Refused { sentence, .. } => Err(Failure::failed(format!("{script}: {sentence}"))),
         }
     }
 }
