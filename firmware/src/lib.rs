@@ -1,0 +1,12 @@
+//! The image: Husk on bare metal, above an unmodified guest.
+//!
+//! **What.** A resident layer on AMD SVM that stands in for VMPL 0 where there is no SEV-SNP: it keeps its memory, its disk and
+//! its broker channel from the guest, runs a kernel below itself, and shows it a CRB TPM.
+//! **Trust.** The processor, and what was measured into the image. Guest, devices and host are allegations.
+//! **Laws.** What can be decided without hardware is pure and is tested on the host; what touches hardware is compiled for
+//! bare metal only. No heap but the engine's arena.
+//! **Not here.** The TPM itself: `husk`. How the image is started: `tools/launcher`.
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
