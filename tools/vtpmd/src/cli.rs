@@ -12,7 +12,7 @@ use husk::frontend::Tpm;
 use husk::frontend::acpi::{self, TABLE_BYTES_MAX};
 use husk::frontend::crb::Layout;
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,7 +39,8 @@ pub struct ServeArgs {
     /// Guest-physical address of the CRB's page, for example 0x1c000000; the guest must not use it as RAM
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub crb_at: Option<u64>,
-    /// Write the ACPI tables that announce the CRB into this folder: tpm2.aml and ssdt.aml
+    /// Write the ACPI tables that announce the CRB into this folder: tpm2.aml and ssdt.aml. Other files of these names are
+    /// not overwritten
     #[arg(long, value_name = "FOLDER", requires = "crb_at")]
     pub acpi: Option<PathBuf>,
     /// Leave the TPM off until a control message switches it on, as QEMU does
@@ -205,20 +206,34 @@ impl Manner {
     }
 }
 
-/// Writes the tables that announce a CRB at `layout`, for QEMU's `-acpitable file=`.
+/// Writes the tables that announce a CRB at `layout`, for QEMU's `-acpitable file=`. A file that is there already stays as
+/// it is.
 ///
 /// # Errors
-/// If a file cannot be written.
+/// If a file cannot be written, or is there with another content.
 pub fn write_tables(folder: &Path, layout: &Layout) -> anyhow::Result<()> {
-    let mut table = [0; TABLE_BYTES_MAX];
-    let write = |name: &str, table: &[u8]| {
-        let path = folder.join(name);
-        fs::write(&path, table).with_context(|| format!("cannot write {}", path.display()))
-    };
-    let bytes = acpi::tpm2_table(layout, None, &mut table).map_err(|leaf| leaf.fault())?;
-    write("tpm2.aml", &table[..bytes])?;
-    let bytes = acpi::ssdt(layout, &mut table).map_err(|leaf| leaf.fault())?;
-    write("ssdt.aml", &table[..bytes])
+    let (mut tpm2, mut ssdt) = ([0; TABLE_BYTES_MAX], [0; TABLE_BYTES_MAX]);
+    let bytes = acpi::tpm2_table(layout, None, &mut tpm2).map_err(|leaf| leaf.fault())?;
+    write_new(&folder.join("tpm2.aml"), &tpm2[..bytes])?;
+    let bytes = acpi::ssdt(layout, &mut ssdt).map_err(|leaf| leaf.fault())?;
+    write_new(&folder.join("ssdt.aml"), &ssdt[..bytes])
+}
+
+fn write_new(path: &Path, table: &[u8]) -> anyhow::Result<()> {
+    match fs::OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(mut file) => file.write_all(table).with_context(|| format!("cannot write {}", path.display())),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let found = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            if found != table {
+                bail!(
+                    "{} is there already and is no table of this CRB; remove it or name another folder",
+                    path.display()
+                );
+            }
+            Ok(())
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot make {}", path.display())),
+    }
 }
 
 /// An address in hexadecimal with 0x, or in decimal.

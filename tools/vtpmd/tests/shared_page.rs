@@ -174,3 +174,18 @@ fn a_page_outside_the_memory_file_is_refused_with_a_reason() {
     assert!(std::fs::read(folder.path().join("tpm2.aml")).unwrap().starts_with(b"TPM2"));
     assert!(write_tables(&ram, &at).is_err());
 }
+
+#[test]
+fn tables_never_take_the_place_of_another_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = layout(AT).unwrap();
+    let ssdt = folder.path().join("ssdt.aml");
+    std::fs::write(&ssdt, "mine").unwrap();
+    let refused = write_tables(folder.path(), &at).unwrap_err().to_string();
+    assert!(refused.contains("is there already"), "{refused}");
+    assert_eq!(std::fs::read(&ssdt).unwrap(), b"mine");
+    std::fs::remove_file(&ssdt).unwrap();
+    assert!(write_tables(folder.path(), &at).is_ok());
+    assert!(write_tables(folder.path(), &at).is_ok(), "the same tables again are no other file");
+    assert!(write_tables(folder.path(), &layout(AT + 0x10000).unwrap()).is_err());
+}
