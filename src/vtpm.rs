@@ -1,19 +1,23 @@
 //! The whole: a TPM that boots from a grant, serves commands, and shuts down in order.
 //!
 //! **What.** [`Vtpm`] joins engine, memory and anchor of trust. `boot` is the chain of states
-//! `Cold → Identified → Released → Unsealed → Running`; `serve` runs one command; `power` resets and shuts down.
+//! `Cold → Identified → Released → Unsealed → Running`; `serve` runs one command; `power` resets and shuts down; `suspend`
+//! saves a running TPM for the same launch; `blobs` gives a test TPM's state away.
 //! **Trust.** Only what the boxes to its right have proved.
 //! **Laws.** No response without [`Committed`](crate::nv::Committed); nothing executes that has not been permitted first;
 //! after a fault that is definite the TPM answers `TPM_RC_FAILURE` and nothing else.
 //! **Not here.** Registers and calls: `frontend`. Mechanisms: every other box.
 
+mod blobs;
 mod boot;
 mod fault;
 mod power;
 mod serve;
 mod served;
+mod suspend;
 mod trust;
 
+pub use blobs::PERMANENT_BYTES_MAX;
 pub use boot::{Asked, Cold, Identified, Memory, Released, Unsealed};
 pub use fault::VtpmFault;
 pub use serve::Vtpm;

@@ -8,7 +8,6 @@
 
 use crate::engine::{EngineFault, ResponseCode};
 use crate::fault::{Family, Fault};
-use crate::nv::NvFault;
 use crate::release::ReleaseFault;
 
 /// TPM_RC_BAD_TAG (TPM 2.0 part 2, table TPM_RC): the tag is no command's.
@@ -19,8 +18,6 @@ const COMMAND_SIZE: ResponseCode = ResponseCode(0x142);
 const LOCALITY: ResponseCode = ResponseCode(0x907);
 /// TPM_RC_CANCELED: the command was cancelled and had no effect.
 const CANCELED: ResponseCode = ResponseCode(0x909);
-/// TPM_RC_LOCKOUT: no more authorization attempts now.
-const LOCKOUT: ResponseCode = ResponseCode(0x921);
 /// TPM_ST_RSP_COMMAND: the tag that answers a bad tag, as a TPM 1.2 would (part 2, table TPM_ST).
 const TPM_ST_RSP_COMMAND: [u8; 2] = [0x00, 0xC4];
 
@@ -44,7 +41,6 @@ fn code(fault: Fault, command: &[u8]) -> ResponseCode {
     match fault.family() {
         Family::Guest if fault == EngineFault::Malformed.fault() => malformed(command),
         Family::Guest if fault == EngineFault::LocalityRefused.fault() => LOCALITY,
-        Family::Guest if fault == NvFault::TooManyAttempts.fault() => LOCKOUT,
         Family::Broker if nothing_was_executed(fault) => ResponseCode::NV_UNAVAILABLE,
         Family::Guest | Family::Host | Family::Broker | Family::Seal | Family::Engine | Family::Bug => {
             ResponseCode::FAILURE

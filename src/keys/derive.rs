@@ -6,15 +6,19 @@
 //! | volume key | `HUSK v1 volume` | epoch secret; volume salt | [`VolumeKey`] | the lines below |
 //! | checkpoint key | `HUSK v1 checkpoint` | volume key; object salt; token, sequence, previous digest | [`ObjectKey`] | `volume/seal.rs` |
 //! | record key | `HUSK v1 record` | volume key; object salt; token, sequence, previous digest | [`ObjectKey`] | `volume/seal.rs` |
+//! | suspend salt | `HUSK v1 suspend salt` | mode, tenant, VM, generation, epoch | SHA-384 | the next line |
+//! | suspend key | `HUSK v1 suspend` | [`SuspendSecret`]; suspend salt; token, sequence, head digest | [`ObjectKey`] | `volume/suspend.rs` |
 //!
 //! Extraction and expansion are HKDF-SHA-384 (RFC 5869). Integers are little-endian and of fixed width, labels differ, and no
 //! label is the beginning of another with the same inputs, so that no two lines of the table can meet. A further secret
 //! (a key broker's static key, a key of the processor) will be appended to the epoch secret as input key material under a mode of
-//! its own; the epoch secret is never left out.
+//! its own; the epoch secret is never left out. A suspend secret is random, of one suspension and of one launch: what is sealed under it is nobody's but that
+//! launch's, and nothing that is stored or released leads to it.
 
 use crate::release::open::Creation;
 use crate::release::unsealed::UnsealedKey;
-use crate::release::{HEAD_DIGEST_BYTES, ReleasedKey};
+use crate::release::{HEAD_DIGEST_BYTES, Head, ReleasedKey};
+use crate::seams::{Entropy, EntropyError};
 use crate::secret::Secret;
 use core::fmt;
 use hkdf::{Hkdf, InvalidLength};
@@ -78,15 +82,7 @@ impl VolumeKey {
     }
 
     fn derive(mode: Mode, epoch: u64, secret: &Secret<32>, identity: &Identity) -> Self {
-        let salt = Sha384::new()
-            .chain_update(b"HUSK v1 volume salt")
-            .chain_update([mode as u8])
-            .chain_update(identity.tenant)
-            .chain_update(identity.vm)
-            .chain_update(identity.generation.to_le_bytes())
-            .chain_update(epoch.to_le_bytes())
-            .finalize();
-        let key = hkdf(&salt, secret, &[b"HUSK v1 volume"]);
+        let key = hkdf(&salt(b"HUSK v1 volume salt", mode, identity, epoch), secret, &[b"HUSK v1 volume"]);
         Self { mode, identity: *identity, epoch, key }
     }
 
@@ -123,6 +119,29 @@ impl VolumeKey {
 impl fmt::Debug for VolumeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "VolumeKey({:?}, epoch {})", self.mode, self.epoch)
+    }
+}
+
+/// The secret of one suspension: drawn for it, kept in the launch's own memory, gone with its first use.
+#[derive(Debug)]
+pub struct SuspendSecret(Secret<32>);
+
+impl SuspendSecret {
+    /// A fresh one.
+    ///
+    /// # Errors
+    /// [`EntropyError`]; there is no secret then.
+    pub fn draw(entropy: &mut dyn Entropy) -> Result<Self, EntropyError> {
+        Secret::try_fill(|bytes| entropy.fill(bytes)).map(Self)
+    }
+
+    /// The key of the one state that is sealed under this secret, for the TPM whose volume `volume` opens, at the head `at`
+    /// under `token`.
+    #[must_use]
+    pub fn key(&self, volume: &VolumeKey, token: u64, at: &Head) -> ObjectKey {
+        let salt = salt(b"HUSK v1 suspend salt", volume.mode, &volume.identity, volume.epoch);
+        let (token, sequence) = (token.to_le_bytes(), at.sequence.to_le_bytes());
+        ObjectKey(hkdf(&salt, &self.0, &[b"HUSK v1 suspend", &token, &sequence, &at.digest]))
     }
 }
 
@@ -186,6 +205,19 @@ impl ObjectKey {
     }
 }
 
+/// Binds a key to one epoch of one VM in one mode.
+fn salt(label: &[u8], mode: Mode, identity: &Identity, epoch: u64) -> [u8; 48] {
+    Sha384::new()
+        .chain_update(label)
+        .chain_update([mode as u8])
+        .chain_update(identity.tenant)
+        .chain_update(identity.vm)
+        .chain_update(identity.generation.to_le_bytes())
+        .chain_update(epoch.to_le_bytes())
+        .finalize()
+        .into()
+}
+
 /// HKDF-SHA-384 to 32 bytes, which is less than the 255 blocks that RFC 5869 allows: expansion cannot fail, and a key
 /// that was not filled would be refused by every tag.
 fn hkdf(salt: &[u8], input: &Secret<32>, info: &[&[u8]]) -> Secret<32> {
@@ -200,7 +232,8 @@ fn hkdf(salt: &[u8], input: &Secret<32>, info: &[&[u8]]) -> Secret<32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Identity, Mode, ObjectName, ObjectSort, VolumeKey};
+    use super::{Identity, Mode, ObjectName, ObjectSort, SuspendSecret, VolumeKey};
+    use crate::release::Head;
     use crate::release::unsealed::Unsealed;
     use crate::seams::{Disk, DiskError, Geometry};
     use crate::secret::Secret;
@@ -251,6 +284,28 @@ mod tests {
         ];
         let keys: BTreeSet<_> = names.iter().map(|name| bytes(key.object(name).secret())).collect();
         assert_eq!(keys.len(), names.len());
+    }
+
+    #[test]
+    fn every_input_changes_the_suspend_key() {
+        let secret = |byte| SuspendSecret(Secret::take(&mut [byte; 32]));
+        let volume = |epoch, identity| VolumeKey::unsealed(&Unsealed::for_testing().key(epoch), identity);
+        let head = Head { sequence: 1, digest: [2; 48] };
+        let (one, two) = (volume(1, &IDENTITY), volume(2, &IDENTITY));
+        let other = volume(1, &Identity { generation: 9, ..IDENTITY });
+        let keys: BTreeSet<_> = [
+            secret(1).key(&one, 1, &head),
+            secret(2).key(&one, 1, &head),
+            secret(1).key(&two, 1, &head),
+            secret(1).key(&other, 1, &head),
+            secret(1).key(&one, 2, &head),
+            secret(1).key(&one, 1, &Head { sequence: 2, ..head }),
+            secret(1).key(&one, 1, &Head { digest: [3; 48], ..head }),
+        ]
+        .iter()
+        .map(|key| bytes(key.secret()))
+        .collect();
+        assert_eq!(keys.len(), 7);
     }
 
     /// The golden volume of the test mode, read-only.

@@ -1,12 +1,13 @@
 //! Every key, from one table.
 //!
 //! **What.** [`mod@derive`] turns what was released into the key of one epoch of one VM's volume ([`VolumeKey`]), and that
-//! into one key per stored object. [`CreateKey`] is a volume key under a grant to create.
+//! into one key per stored object. [`CreateKey`] is a volume key under a grant to create, [`SuspendSecret`] the random secret of
+//! one suspension.
 //! **Trust.** The secrets that `release` yields.
-//! **Laws.** A key that is not in the table does not exist. The epoch secret is always an input. Mode, tenant, VM,
+//! **Laws.** A key that is not in the table does not exist. The epoch secret is an input of every key of the volume. Mode, tenant, VM,
 //! generation and epoch are inputs too, so no volume opens as another.
 //! **Not here.** Which secrets may be used: the signed grant says that. Ciphers: `volume/seal.rs`.
 
 pub mod derive;
 
-pub use derive::{CreateKey, Identity, Mode, ObjectKey, ObjectName, ObjectSort, VolumeKey};
+pub use derive::{CreateKey, Identity, Mode, ObjectKey, ObjectName, ObjectSort, SuspendSecret, VolumeKey};

@@ -48,4 +48,7 @@ pub mod decisions {
 
     #[doc = include_str!("decisions/05-dependencies.md")]
     pub mod dependencies {}
+
+    #[doc = include_str!("decisions/06-suspend.md")]
+    pub mod suspend {}
 }

@@ -59,25 +59,22 @@ impl Envelope {
         self.attempts.iter().take(usize::from(self.attempts_open.get())).map(|handle| handle.get())
     }
 
-    /// Whether each of `handles` is open or can be opened as well.
-    #[must_use]
-    pub fn has_room_for(&self, handles: &[u32]) -> bool {
-        let new = handles.iter().filter(|handle| self.attempts().all(|open| open != **handle)).count();
-        self.attempts().count() + new <= OPEN_ATTEMPTS_MAX
-    }
-
-    /// Opens an attempt on `handle`; returns whether that changed anything.
-    ///
-    /// # Errors
-    /// [`NvFault::TooManyAttempts`] if the table is full.
-    pub fn open_attempt(&mut self, handle: u32) -> Result<bool, NvFault> {
-        if self.attempts().any(|open| open == handle) {
-            return Ok(false);
+    /// Opens an attempt on each of `handles`; returns whether that changed anything. Where there is no room for them, what
+    /// is open is closed first: its commands were answered, so their outcome is durable.
+    pub fn open_attempts<const N: usize>(&mut self, handles: &heapless::Vec<u32, N>) -> bool {
+        const { assert!(N <= OPEN_ATTEMPTS_MAX, "one command's attempts always fit") };
+        let before = *self;
+        let new = handles.iter().filter(|handle| before.attempts().all(|open| open != **handle)).count();
+        if before.attempts().count() + new > OPEN_ATTEMPTS_MAX {
+            self.close_attempts();
         }
-        let open = usize::from(self.attempts_open.get());
-        *self.attempts.get_mut(open).ok_or(NvFault::TooManyAttempts)? = U32::new(handle);
-        self.attempts_open += 1;
-        Ok(true)
+        for handle in handles {
+            if self.attempts().all(|open| open != *handle) {
+                self.attempts[usize::from(self.attempts_open.get())] = U32::new(*handle);
+                self.attempts_open += 1;
+            }
+        }
+        *self != before
     }
 
     /// Closes the attempts on `handles`.
@@ -110,19 +107,23 @@ mod tests {
 
     #[test]
     fn attempts_are_a_bounded_set() {
+        let open = |envelope: &mut Envelope, handles: &[u32]| {
+            envelope.open_attempts::<3>(&handles.iter().copied().collect())
+        };
         let mut envelope = Envelope::new();
-        assert_eq!(envelope.open_attempt(7), Ok(true));
-        assert_eq!(envelope.open_attempt(7), Ok(false));
+        assert!(open(&mut envelope, &[7]) && !open(&mut envelope, &[7]));
         for handle in (100..).take(OPEN_ATTEMPTS_MAX - 1) {
-            assert!(envelope.has_room_for(&[7, handle]));
-            assert_eq!(envelope.open_attempt(handle), Ok(true));
+            assert!(open(&mut envelope, &[7, handle]));
         }
-        assert!(envelope.has_room_for(&[7, 100]) && !envelope.has_room_for(&[7, 8]));
-        assert_eq!(envelope.open_attempt(8), Err(NvFault::TooManyAttempts));
+        assert!(!open(&mut envelope, &[7, 100]));
         assert_eq!(Envelope::parse(envelope.as_bytes()), Ok(envelope));
+        let full = envelope;
         envelope.close_attempts_on(&[7, 102, 8]);
         assert!(envelope.attempts().eq([100, 101, 103, 104, 105, 106]));
         assert_eq!(Envelope::parse(envelope.as_bytes()), Ok(envelope));
+        envelope = full;
+        assert!(open(&mut envelope, &[7, 8]));
+        assert!(envelope.attempts().eq([7, 8]), "what was answered gives way");
         envelope.close_attempts();
         assert_eq!(envelope, Envelope::new());
     }

@@ -1,5 +1,5 @@
 crate::faults! {
-    /// Ways in which the TPM's memory fails.
+    /// Ways in which the TPM's memory fails. Number 4 was used once and is not given again.
     pub enum NvFault in Nv {
         /// **Means** the engine's state is larger than the image. **Left** the durable state as last committed. **Next** remove NV indices.
         TooLarge = 1, Engine, "the TPM's state is larger than its image", "remove NV indices or persistent keys";
@@ -7,8 +7,6 @@ crate::faults! {
         EnvelopeRefused = 2, Seal, "the state's envelope has another format", "start the firmware version that wrote the volume";
         /// **Means** a response was asked for before its change was durable. **Left** the durable state as last committed. **Next** report a defect.
         NotCommitted = 3, Bug, "a response was asked for before its change was durable", "report this";
-        /// **Means** too many authorization attempts are open at once. **Left** the durable state as last committed. **Next** retry after a shutdown.
-        TooManyAttempts = 4, Guest, "too many authorization attempts are open", "restart the guest";
         /// **Means** an earlier commit failed for good. **Left** the durable state as last committed, or one commit later. **Next** start again.
         Latched = 5, Host, "an earlier commit failed, so nothing is answered any more", "see the fault before this one; restart the guest";
         /// **Means** the image changed while a commit was undecided. **Left** the durable state as last committed, or one commit later. **Next** report a defect.

@@ -2,7 +2,7 @@
 
 use super::{NvFault, NvImage};
 use crate::fault::Fault;
-use crate::keys::{CreateKey, VolumeKey};
+use crate::keys::{CreateKey, SuspendSecret, VolumeKey};
 use crate::release::{Anchor, Head, ReleaseFault};
 use crate::seams::Platform;
 use crate::volume::{Flushed, Opened, Stamp, Volume, Workspace};
@@ -136,6 +136,43 @@ impl<'m> NvStore<'m> {
             Phase::Absent { .. } | Phase::Opened { .. } | Phase::Undecided { .. } | Phase::Latched => {
                 Err(NvFault::NotCommitted)
             }
+        }
+    }
+
+    /// Seals a volatile state at the durable head, as [`Volume::seal_suspended`].
+    ///
+    /// # Errors
+    /// [`NvFault::NotCommitted`] if what the image holds is not durable; what sealing returns.
+    pub fn seal_suspended(
+        &self,
+        secret: &SuspendSecret,
+        into: &mut [u8],
+        state_bytes: usize,
+    ) -> Result<usize, Fault> {
+        Ok(self.standing_volume()?.seal_suspended(secret, into, state_bytes)?)
+    }
+
+    /// Opens a volatile state that was sealed at this very head, as [`Volume::open_suspended`].
+    ///
+    /// # Errors
+    /// [`NvFault::NotCommitted`] if what the image holds is not durable; what opening returns. The secret is used up.
+    pub fn open_suspended<'o>(
+        &self,
+        secret: SuspendSecret,
+        object: &'o mut [u8],
+    ) -> Result<&'o mut [u8], Fault> {
+        Ok(self.standing_volume()?.open_suspended(secret, object)?)
+    }
+
+    /// The volume, while its head is all that there is.
+    fn standing_volume(&self) -> Result<&Volume<'m>, NvFault> {
+        match &self.phase {
+            Phase::Settled(volume) if !self.image.is_dirty() => Ok(volume),
+            Phase::Settled(_)
+            | Phase::Absent { .. }
+            | Phase::Opened { .. }
+            | Phase::Undecided { .. }
+            | Phase::Latched => Err(NvFault::NotCommitted),
         }
     }
 

@@ -107,6 +107,11 @@ impl<'m> Volume<'m> {
         &self.head
     }
 
+    /// The key of the epoch, and who writes under it.
+    pub(super) const fn sealed_by(&self) -> (&VolumeKey, &Stamp) {
+        (&self.key, &self.stamp)
+    }
+
     /// What protects this volume.
     #[must_use]
     pub const fn mode(&self) -> Mode {

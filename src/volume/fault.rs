@@ -43,6 +43,10 @@ crate::faults! {
         Forked = 27, Seal, "the disk holds another history than the one acknowledged", "attach the image that the newest instance wrote";
         /// **Means** bytes at or before the head are not authentic. **Left** everything. **Next** the newest undamaged image.
         Damaged = 28, Seal, "the volume is damaged at or before its newest state", "attach an undamaged copy of the newest image";
+        /// **Means** what was handed in as a suspended state is not of this TPM at this head, launch and token. **Left** everything durable; the TPM off. **Next** reset the machine.
+        SuspendOther = 29, Seal, "the saved state is of another head, launch or TPM than this", "reset the machine; a saved state is resumed by the launch that saved it, with nothing in between";
+        /// **Means** a suspended state was altered, cut, or sealed under another secret. **Left** everything durable; the TPM off. **Next** reset the machine.
+        SuspendDamaged = 30, Seal, "the saved state is not authentic", "reset the machine; suspect the host";
         /// **Means** a proof of another head was handed in. **Left** both states possible. **Next** report a defect.
         WrongProof = 48, Bug, "an anchor's proof names another head", "report this";
         /// **Means** keys of another identity or epoch were handed in. **Left** everything. **Next** report a defect.

@@ -6,6 +6,7 @@
 //! **Laws.** A state opens at the anchored head or not at all. Nothing at or before the head is ever overwritten. Between
 //! [`Flushed`] and its settling against [`Anchored`](crate::release::Anchored) there is nothing to write with. Opening writes
 //! nothing; nothing is repaired or re-created.
+//! [`suspend`] seals what the host keeps of a TPM that sleeps, at the volume's head.
 //! **Not here.** What the state means (`nv`, `engine`); who remembers the head (`release`).
 
 mod commit;
@@ -16,6 +17,7 @@ mod open;
 mod probe;
 mod replay;
 pub mod seal;
+pub mod suspend;
 mod workspace;
 
 pub use commit::{Flushed, Stamp, Volume};

@@ -38,8 +38,13 @@ pub(super) fn seal(
     name: &ObjectName<'_>,
     key: &VolumeKey,
 ) -> Result<(), VolumeFault> {
+    seal_once(object, header_bytes, &key.object(name))
+}
+
+/// As [`seal`], under the key itself, which seals nothing else.
+pub(super) fn seal_once(object: &mut [u8], header_bytes: usize, key: &ObjectKey) -> Result<(), VolumeFault> {
     let parts = cut(object, header_bytes).ok_or(VolumeFault::Bounds)?;
-    let (cipher, nonce) = cipher(&key.object(name));
+    let (cipher, nonce) = cipher(key);
     let tag = cipher
         .encrypt_inout_detached(&nonce, parts.header, parts.body.into())
         .map_err(|_| VolumeFault::Bounds)?;
@@ -54,8 +59,17 @@ pub(super) fn open<'o>(
     name: &ObjectName<'_>,
     key: &VolumeKey,
 ) -> Result<&'o mut [u8], NotAuthentic> {
+    open_once(object, header_bytes, &key.object(name))
+}
+
+/// As [`open`], under the key itself.
+pub(super) fn open_once<'o>(
+    object: &'o mut [u8],
+    header_bytes: usize,
+    key: &ObjectKey,
+) -> Result<&'o mut [u8], NotAuthentic> {
     let parts = cut(object, header_bytes).ok_or(NotAuthentic)?;
-    let (cipher, nonce) = cipher(&key.object(name));
+    let (cipher, nonce) = cipher(key);
     let tag = Tag::<Aes256Gcm>::from(*parts.tag);
     let body = parts.body;
     cipher

@@ -244,7 +244,15 @@ impl<'m, E: Engine> Unsealed<'m, E> {
     /// A [`Fault`]; the state that the broker remembers is on the disk, whichever it is.
     pub fn confirm(self, platform: &mut Platform<'_>) -> Result<Vtpm<'m, E>, Fault> {
         let Self { engine, nv, trust, .. } = self;
-        let mut vtpm = Vtpm { engine, nv, trust, power: Power::Initialized, latched: None, keyed: false };
+        let mut vtpm = Vtpm {
+            engine,
+            nv,
+            trust,
+            power: Power::Initialized,
+            latched: None,
+            keyed: false,
+            suspended: None,
+        };
         vtpm.commit(platform).map(drop)?;
         Ok(vtpm)
     }

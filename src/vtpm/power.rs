@@ -27,6 +27,7 @@ impl<E: Engine> Vtpm<'_, E> {
             return Err(fault);
         }
         self.power_off();
+        self.suspended = None;
         if self.power == Power::ResetDue {
             match self.trust.bump(platform) {
                 Ok(token) => self.nv.retoken(token),
@@ -49,9 +50,13 @@ impl<E: Engine> Vtpm<'_, E> {
         matches!(self.power, Power::Initialized | Power::Started)
     }
 
-    /// Cuts the TPM's power; what was acknowledged is durable already. [`reset`](Vtpm::reset) brings it back.
+    /// Cuts the TPM's power; what was acknowledged is durable already. [`reset`](Vtpm::reset) brings it back, or, if it was
+    /// suspended and nothing was asked of it since, [`resume`](Vtpm::resume).
     pub fn power_off(&mut self) {
-        self.conclude();
+        if self.suspended.is_none() {
+            // A suspension has done so already, durably: what is saved stands at the head.
+            self.conclude();
+        }
         self.engine.power_off();
         self.power = match self.power {
             Power::Started | Power::ResetDue => Power::ResetDue,
@@ -69,6 +74,7 @@ impl<E: Engine> Vtpm<'_, E> {
             return Err(fault);
         }
         self.power_off();
+        self.suspended = None;
         self.power = Power::Off;
         self.commit(platform).map(drop).map_err(|fault| self.latch(fault))?;
         Ok(self.trust.release(platform)?)
@@ -78,7 +84,7 @@ impl<E: Engine> Vtpm<'_, E> {
     /// tried has been answered, so its outcome is durable; what a launch before this one left open was charged at Startup.
     ///
     /// The note is durable with the next commit. Without one everything is as after a crash.
-    fn conclude(&mut self) {
+    pub(super) fn conclude(&mut self) {
         if self.power != Power::Started {
             return;
         }

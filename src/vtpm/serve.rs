@@ -1,6 +1,7 @@
 //! One command: allowed, charged, executed, durable, answered.
 
 use super::VtpmFault;
+use super::suspend::Suspended;
 use super::trust::Trust;
 use crate::engine::{Attempts, Command, Engine, EngineFault, Locality, Needs, ResponseCode};
 use crate::fault::{Family, Fault};
@@ -55,6 +56,8 @@ pub struct Vtpm<'m, E: Engine> {
     pub(super) latched: Option<Fault>,
     /// An HMAC sequence may have been begun since power-on.
     pub(super) keyed: bool,
+    /// What resumes the TPM from where it stands; nothing may happen to it meanwhile.
+    pub(super) suspended: Option<Suspended>,
 }
 
 impl<E: Engine> fmt::Debug for Vtpm<'_, E> {
@@ -81,6 +84,7 @@ impl<E: Engine> Vtpm<'_, E> {
         buffer: &'b mut [u8],
     ) -> Result<&'b [u8], Fault> {
         self.alive()?;
+        self.suspended = None;
         let command = Command::parse(bytes, locality)?;
         let attempts = self.attempts(&command).map_err(|fault| self.latch(fault))?;
         let needs = if attempts.is_empty() { self.needs(&command) } else { Needs::Nv };
@@ -101,6 +105,7 @@ impl<E: Engine> Vtpm<'_, E> {
         step: impl FnOnce(&mut E, &mut NvImage<'_>) -> Result<(), EngineFault>,
     ) -> Result<(), Fault> {
         self.alive()?;
+        self.suspended = None;
         let before = self.nv.image().version();
         let mut measured = step(&mut self.engine, self.nv.image_mut()).map_err(Fault::from);
         if measured.is_ok() && self.nv.image().version() != before {
@@ -186,15 +191,7 @@ impl<E: Engine> Vtpm<'_, E> {
     fn prepare(&mut self, platform: &mut Platform<'_>, attempts: &Attempts) -> Result<(), Fault> {
         self.reserve_clock();
         let mut envelope = self.nv.image().envelope();
-        let mut opened = false;
-        if !envelope.has_room_for(attempts) {
-            // What is open belongs to commands that were answered: their outcome is durable.
-            envelope.close_attempts();
-        }
-        for handle in attempts {
-            opened |= envelope.open_attempt(*handle)?;
-        }
-        if opened {
+        if envelope.open_attempts(attempts) {
             self.nv.image_mut().store_envelope(&envelope);
             self.commit(platform).map(drop).map_err(|fault| self.latch(fault))?;
         }
@@ -286,12 +283,13 @@ impl<E: Engine> Vtpm<'_, E> {
             self.engine.power_off();
             self.nv.give_up();
             self.power = Power::Off;
+            self.suspended = None;
         }
         fault
     }
 
     /// Before execution only what is definite ends the instance; the rest may be tried again.
-    fn latch_if_definite(&mut self, fault: Fault) -> Fault {
+    pub(super) fn latch_if_definite(&mut self, fault: Fault) -> Fault {
         let passing = [ReleaseFault::Unreachable, ReleaseFault::LeaseOver, ReleaseFault::SessionLost]
             .iter()
             .any(|passing| passing.fault() == fault);

@@ -40,6 +40,7 @@ impl<E: Engine> Tpm for Served<'_, '_, '_, E> {
 
     fn reset_established(&mut self, locality: Locality) -> Result<(), Fault> {
         self.vtpm.alive()?;
+        self.vtpm.suspended = None;
         Ok(self.vtpm.engine().reset_established(locality)?)
     }
 

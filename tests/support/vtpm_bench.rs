@@ -11,13 +11,15 @@ use crate::tpm::{self, Reply};
 use husk::engine::reference::ReferenceEngine;
 use husk::engine::{COMMAND_BYTES_MAX, Locality};
 use husk::fault::Fault;
+use husk::frontend::Tpm;
 use husk::release::session::SessionMemory;
 use husk::seams::{
     Channel, ChannelError, Console, Entropy, EntropyError, Platform, REPORT_BYTES, REPORT_DATA_BYTES,
     Reporter, ReporterError,
 };
+use husk::volume::suspend::SUSPEND_BYTES_MAX;
 use husk::volume::{STATE_BYTES_MAX, Workspace};
-use husk::vtpm::{Cold, Memory, Vtpm};
+use husk::vtpm::{Cold, Memory, Served, Vtpm};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -164,11 +166,62 @@ impl Machine<'_> {
         if first.code() == RETRY { self.send_once(command) } else { first }
     }
 
+    /// Resets the TPM with its machine.
+    #[track_caller]
+    pub(crate) fn restart(&mut self) {
+        let Self { vtpm, disk } = self;
+        on(disk, |platform| vtpm.reset(platform)).expect("it resets");
+    }
+
+    /// Saves the running TPM; what the host keeps.
+    pub(crate) fn suspend(&mut self) -> Result<Vec<u8>, Fault> {
+        let mut bytes = vec![0xEE; SUSPEND_BYTES_MAX];
+        let Self { vtpm, disk } = self;
+        let sealed = on(disk, |platform| vtpm.suspend(platform, &mut bytes));
+        if sealed.is_err() {
+            assert!(bytes.iter().all(|byte| *byte == 0), "a save that failed leaves nothing");
+        }
+        sealed.map(|length| bytes[..length].to_vec())
+    }
+
+    /// Resumes from what the host kept.
+    pub(crate) fn resume(&mut self, object: &[u8]) -> Result<(), Fault> {
+        let mut copy = object.to_vec();
+        let Self { vtpm, disk } = self;
+        let resumed = on(disk, |platform| vtpm.resume(platform, &mut copy));
+        assert!(copy.iter().all(|byte| *byte == 0), "nothing of it is left in memory");
+        resumed
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.vtpm.is_on()
+    }
+
+    pub(crate) fn is_latched(&self) -> bool {
+        self.vtpm.latched().is_some()
+    }
+
+    /// A hash sequence of locality 4.
+    #[track_caller]
+    pub(crate) fn measure(&mut self) {
+        let Self { vtpm, disk } = self;
+        on(disk, |platform| {
+            let mut tpm = Served { vtpm, platform };
+            tpm.hash_start().and_then(|()| tpm.hash_end()).expect("it measures");
+        });
+    }
+
+    /// Clears TPM_ESTABLISHED.
+    #[track_caller]
+    pub(crate) fn reset_established(&mut self) {
+        let Self { vtpm, disk } = self;
+        on(disk, |platform| Served { vtpm, platform }.reset_established(Locality::Four)).expect("it may");
+    }
+
     /// Resets the TPM with its machine, and sends Startup(CLEAR).
     #[track_caller]
     pub(crate) fn reset(&mut self) {
-        let Self { vtpm, disk } = self;
-        on(disk, |platform| vtpm.reset(platform)).expect("it resets");
+        self.restart();
         self.send(&tpm::startup_clear()).ok();
     }
 

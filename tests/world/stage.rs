@@ -455,12 +455,20 @@ impl<'s> Machine<'s> {
         })
     }
 
+    /// Calls the TPM, which must have booted.
+    pub(crate) fn call<R>(
+        &mut self,
+        act: impl FnOnce(&mut Vtpm<'s, Toy>, &mut Platform<'_>) -> Result<R, Fault>,
+    ) -> Result<R, Fault> {
+        self.with(|vtpm, platform| act(vtpm.as_mut().ok_or(ReleaseFault::Misuse.fault())?, platform))
+    }
+
     pub(crate) fn reset(&mut self) -> Result<(), Fault> {
-        self.with(|vtpm, platform| vtpm.as_mut().ok_or(ReleaseFault::Misuse.fault())?.reset(platform))
+        self.call(Vtpm::reset)
     }
 
     pub(crate) fn shut_down(&mut self) -> Result<(), Fault> {
-        self.with(|vtpm, platform| vtpm.as_mut().ok_or(ReleaseFault::Misuse.fault())?.shutdown(platform))
+        self.call(Vtpm::shutdown)
     }
 }
 

@@ -32,6 +32,9 @@ pub(crate) const TRY: u32 = 0x14E;
 /// TPM_RC_AUTH_FAIL, for the first session.
 pub(crate) const AUTH_FAIL: ResponseCode = ResponseCode(0x98E);
 
+/// What there is to save of a toy.
+const VOLATILE: &[u8] = b"a toy forgets nothing";
+
 thread_local! {
     /// How many tries were judged in this world, whatever became of the toy that judged them.
     pub(crate) static JUDGED: Cell<u64> = const { Cell::new(0) };
@@ -143,11 +146,20 @@ impl Engine for Toy {
         Ok(())
     }
 
-    fn save_volatile(&mut self, _: &mut [u8]) -> Result<usize, EngineFault> {
-        Ok(0)
+    fn save_volatile(&mut self, into: &mut [u8]) -> Result<usize, EngineFault> {
+        into[..VOLATILE.len()].copy_from_slice(VOLATILE);
+        Ok(VOLATILE.len())
     }
 
-    fn resume_volatile(&mut self, nv: &mut NvImage<'_>, facts: PowerOn, _: &[u8]) -> Result<(), EngineFault> {
+    fn resume_volatile(
+        &mut self,
+        nv: &mut NvImage<'_>,
+        facts: PowerOn,
+        volatile: &[u8],
+    ) -> Result<(), EngineFault> {
+        if volatile != VOLATILE {
+            return Err(EngineFault::StateRefused);
+        }
         self.power_on(nv, facts)
     }
 }

@@ -28,9 +28,6 @@ use zeroize::Zeroize;
 /// firmware passes the function beneath its own `Entropy`.
 pub type EntropySource = fn(&mut [u8]) -> Result<(), EntropyError>;
 
-/// The largest volatile state in bytes (9 kB in practice).
-pub const VOLATILE_BYTES_MAX: usize = 64 * 1024;
-
 /// Level of Husk's own framing of the stored state.
 const FORMAT_LEVEL: u8 = 1;
 
