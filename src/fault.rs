@@ -61,6 +61,10 @@ pub enum Place {
     Attest = 7,
     /// `vtpm`
     Vtpm = 8,
+    /// `firmware/src/guest`
+    Guest = 16,
+    /// `firmware/src/virtio`
+    Devices = 17,
 }
 
 /// A fault: who is to blame, the stable code, what happened and what to do next.

@@ -10,3 +10,5 @@
 
 #[cfg(test)]
 extern crate std;
+
+pub mod guest;

@@ -1,0 +1,33 @@
+//! The ways in which a guest cannot be started.
+
+husk::faults! {
+    /// Ways in which a guest cannot be started.
+    pub enum GuestFault in Guest {
+        /// **Means** the blob is no payload of this version, or its lengths do not add up. **Left** nothing was started. **Next** make it anew.
+        PayloadMalformed = 1, Host, "the payload is malformed", "start the image with `husk run` of the same version";
+        /// **Means** the kernel is no bzImage, or its header contradicts its size. **Left** nothing was started. **Next** another file.
+        KernelMalformed = 2, Host, "the kernel is not a bzImage", "pass the distribution's vmlinuz";
+        /// **Means** the kernel's boot protocol is older than 2.14. **Left** nothing was started. **Next** a newer kernel.
+        KernelUnsupported = 3, Host, "the kernel's boot protocol is too old", "use a kernel of 5.0 or later";
+        /// **Means** the command line is longer than this kernel takes. **Left** nothing was started. **Next** shorten it.
+        CommandLineTooLong = 4, Host, "the command line is longer than the kernel takes", "shorten the command line";
+        /// **Means** the map has too many entries, or some that overlap or wrap. **Left** nothing was started. **Next** check the machine.
+        MapMalformed = 5, Host, "the memory map is malformed", "use the machine that `husk run` starts";
+        /// **Means** kernel, initrd and tables do not fit between what is reserved. **Left** nothing was started. **Next** more memory.
+        NoRoom = 6, Host, "the guest's memory is too small for its kernel and initrd", "start with more --memory";
+        /// **Means** a table is missing, too long, or sums to another value than zero. **Left** nothing was started. **Next** check the machine.
+        TablesMalformed = 7, Host, "the machine's ACPI tables are malformed", "use the machine that `husk run` starts";
+        /// **Means** the tables outgrew the room for them. **Left** nothing was started. **Next** fewer tables.
+        TablesTooLarge = 8, Host, "the machine has more ACPI tables than fit", "use the machine that `husk run` starts";
+        /// **Means** the service processor is not in the MADT. **Left** nothing was started. **Next** check the machine.
+        ProcessorUnlisted = 9, Host, "the ACPI tables do not list the processor that serves", "use the machine that `husk run` starts";
+        /// **Means** the TPM refused a measurement. **Left** nothing was started. **Next** see the code before this one.
+        NotMeasured = 10, Engine, "the TPM did not take a measurement", "restart; report it if it comes back";
+        /// **Means** a PCR bank is active whose hash is unknown here. **Left** nothing was started. **Next** another bank allocation.
+        BankUnknown = 11, Engine, "a PCR bank is active that this firmware cannot extend", "allocate SHA-1, SHA-256, SHA-384 or SHA-512 only";
+        /// **Means** the event log's area is full. **Left** nothing was started. **Next** report it.
+        LogFull = 12, Bug, "the event log does not fit its area", "report this";
+        /// **Means** an address outside the guest's memory was used. **Left** nothing was started. **Next** report it.
+        OutOfRange = 13, Bug, "an address outside the guest's memory was used", "report this";
+    }
+}

@@ -1,0 +1,314 @@
+//! What goes into which PCR before a guest runs, as a firmware's boot does it.
+//!
+//! | PCR | event | digest of |
+//! | ---: | --- | --- |
+//! | 0 | EV_S_CRTM_VERSION | the firmware's version, UTF-16 |
+//! | 0 | EV_S_CRTM_CONTENTS | the launch measurement, as this VM's own report states it |
+//! | 1 | EV_PLATFORM_CONFIG_FLAGS ×3 | vCPUs and memory; the ACPI tables; the launch configuration |
+//! | 0–7 | EV_SEPARATOR | four zero bytes |
+//! | 4 | EV_IPL | the kernel's file |
+//! | 8 | EV_IPL | the kernel's command line, as GRUB measures it |
+//! | 9 | EV_IPL | the initrd's file, as GRUB measures it |
+//!
+//! PCR 2, 3, 5, 6 and 7 have nothing but their separator: there are no option ROMs, no partition table is read, and there is
+//! no Secure Boot. Event types are those of the TCG PC Client Platform Firmware Profile 1.06, table "Events".
+
+use super::GuestFault;
+use super::log::Log;
+use core::fmt::Write;
+use husk::bytes::Reader;
+use husk::engine::{COMMAND_BYTES_MAX, Locality, ResponseCode};
+use husk::frontend::Tpm;
+use sha1::Sha1;
+use sha2::{Digest, Sha256, Sha384, Sha512};
+
+/// EV_SEPARATOR.
+const SEPARATOR: u32 = 0x04;
+/// EV_S_CRTM_CONTENTS.
+const CRTM_CONTENTS: u32 = 0x07;
+/// EV_S_CRTM_VERSION.
+const CRTM_VERSION: u32 = 0x08;
+/// EV_PLATFORM_CONFIG_FLAGS.
+const PLATFORM_CONFIG: u32 = 0x0A;
+/// EV_IPL.
+const IPL: u32 = 0x0D;
+/// The data of an EV_SEPARATOR after which all is well.
+const SEPARATOR_DATA: [u8; 4] = [0; 4];
+/// The PCRs that a separator closes.
+const SEPARATED: core::ops::Range<u32> = 0..8;
+
+/// TPM2_Startup(TPM_SU_CLEAR).
+const STARTUP: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x44, 0, 0];
+/// TPM2_GetCapability(TPM_CAP_PCRS).
+const ACTIVE_BANKS: [u8; 22] =
+    [0x80, 0x01, 0, 0, 0, 22, 0, 0, 0x01, 0x7A, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 1];
+/// A password session with an empty password, and its size in front.
+const EMPTY_PASSWORD: [u8; 13] = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+/// TPM_ST_SESSIONS and the code of TPM2_PCR_Extend.
+const SESSIONS: [u8; 2] = [0x80, 0x02];
+const PCR_EXTEND: [u8; 4] = [0, 0, 0x01, 0x82];
+/// Size of a response's header in bytes.
+const HEADER_BYTES: usize = 10;
+/// How many banks this firmware can extend.
+const BANKS_MAX: usize = 4;
+
+/// A PCR bank, by its hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bank {
+    /// SHA-1.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+}
+
+impl Bank {
+    const ALL: [Self; BANKS_MAX] = [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512];
+
+    /// TPM_ALG_ID (TCG Algorithm Registry).
+    #[must_use]
+    pub const fn algorithm(self) -> u16 {
+        match self {
+            Self::Sha1 => 0x0004,
+            Self::Sha256 => 0x000B,
+            Self::Sha384 => 0x000C,
+            Self::Sha512 => 0x000D,
+        }
+    }
+}
+
+/// The banks that are active in this TPM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Banks(heapless::Vec<Bank, BANKS_MAX>);
+
+impl Banks {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = Bank> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// Reads TPML_PCR_SELECTION in the response to [`ACTIVE_BANKS`]. A bank with a PCR in it that is not extended could be
+    /// given any value by the guest, so an unknown one is no reason to go on without it.
+    fn parse(response: &[u8]) -> Result<Self, GuestFault> {
+        let unreadable = |_| GuestFault::NotMeasured;
+        let mut reader = Reader::new(response.get(HEADER_BYTES + 5..).unwrap_or_default());
+        let mut banks = Self::default();
+        for _ in 0..reader.u32_be().map_err(unreadable)? {
+            let algorithm = reader.u16_be().map_err(unreadable)?;
+            let [select_bytes] = reader.array().map_err(unreadable)?;
+            let select = reader.take(usize::from(select_bytes)).map_err(unreadable)?;
+            if select.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            let bank = Bank::ALL.into_iter().find(|bank| bank.algorithm() == algorithm);
+            banks.0.push(bank.ok_or(GuestFault::BankUnknown)?).map_err(|_| GuestFault::BankUnknown)?;
+        }
+        if banks.0.is_empty() { Err(GuestFault::NotMeasured) } else { Ok(banks) }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Hash {
+    Sha1(Sha1),
+    Sha256(Sha256),
+    Sha384(Sha384),
+    Sha512(Sha512),
+}
+
+/// The same bytes under the hash of every active bank.
+#[derive(Clone, Debug)]
+pub struct Hasher(heapless::Vec<(Bank, Hash), BANKS_MAX>);
+
+impl Hasher {
+    /// Nothing hashed yet.
+    #[must_use]
+    pub fn new(banks: &Banks) -> Self {
+        let start = |bank| match bank {
+            Bank::Sha1 => Hash::Sha1(Sha1::new()),
+            Bank::Sha256 => Hash::Sha256(Sha256::new()),
+            Bank::Sha384 => Hash::Sha384(Sha384::new()),
+            Bank::Sha512 => Hash::Sha512(Sha512::new()),
+        };
+        Self(banks.iter().map(|bank| (bank, start(bank))).collect())
+    }
+
+    /// Hashes `bytes` after what came before.
+    pub fn update(&mut self, bytes: &[u8]) {
+        for (_, hash) in &mut self.0 {
+            match hash {
+                Hash::Sha1(hash) => hash.update(bytes),
+                Hash::Sha256(hash) => hash.update(bytes),
+                Hash::Sha384(hash) => hash.update(bytes),
+                Hash::Sha512(hash) => hash.update(bytes),
+            }
+        }
+    }
+
+    /// The digests.
+    #[must_use]
+    pub fn finish(self) -> Digests {
+        let value = |hash| match hash {
+            Hash::Sha1(hash) => value_of(&hash.finalize()),
+            Hash::Sha256(hash) => value_of(&hash.finalize()),
+            Hash::Sha384(hash) => value_of(&hash.finalize()),
+            Hash::Sha512(hash) => value_of(&hash.finalize()),
+        };
+        Digests(self.0.into_iter().map(|(bank, hash)| (bank, value(hash))).collect())
+    }
+
+    /// The digests of `bytes`.
+    #[must_use]
+    pub fn digests_of(banks: &Banks, bytes: &[u8]) -> Digests {
+        let mut hasher = Self::new(banks);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+}
+
+/// One digest; SHA-512's is the longest.
+type Value = heapless::Vec<u8, 64>;
+
+fn value_of(digest: &[u8]) -> Value {
+    digest.iter().copied().take(64).collect()
+}
+
+/// One digest for each active bank.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Digests(heapless::Vec<(Bank, Value), BANKS_MAX>);
+
+impl Digests {
+    /// Each with its bank.
+    pub fn iter(&self) -> impl Iterator<Item = (Bank, &[u8])> + '_ {
+        self.0.iter().map(|(bank, digest)| (*bank, digest.as_slice()))
+    }
+}
+
+/// What a start measures, besides what is constant.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'f> {
+    /// The firmware's version.
+    pub version: &'f str,
+    /// MEASUREMENT of this VM's own report.
+    pub launch_measurement: &'f [u8; 48],
+    /// How many processors the guest has.
+    pub guest_cpus: u32,
+    /// How much memory it may use, in bytes.
+    pub guest_bytes: u64,
+    /// The ACPI tables as the guest reads them.
+    pub tables: &'f [u8],
+    /// The launch configuration's bytes.
+    pub config: &'f [u8],
+    /// The kernel's command line.
+    pub command_line: &'f [u8],
+    /// Digests of the kernel's file.
+    pub kernel: &'f Digests,
+    /// Digests of the initrd's file.
+    pub initrd: &'f Digests,
+}
+
+/// Starts the TPM up, as firmware does, and asks which banks are active.
+///
+/// # Errors
+/// [`GuestFault::NotMeasured`] or [`GuestFault::BankUnknown`].
+pub fn start_up(tpm: &mut dyn Tpm) -> Result<Banks, GuestFault> {
+    let mut response = [0; COMMAND_BYTES_MAX];
+    execute(tpm, &STARTUP, &mut response)?;
+    Banks::parse(execute(tpm, &ACTIVE_BANKS, &mut response)?)
+}
+
+/// Measures a start by the plan above; `log` is the log of it then.
+///
+/// # Errors
+/// [`GuestFault::NotMeasured`] or [`GuestFault::LogFull`].
+pub fn measure(tpm: &mut dyn Tpm, banks: &Banks, log: &mut Log, facts: &Facts<'_>) -> Result<(), GuestFault> {
+    log.begin(banks)?;
+    let mut measurer = Measurer { tpm, banks, log };
+    measurer.crtm(facts)?;
+    measurer.configuration(facts)?;
+    for pcr in SEPARATED {
+        measurer.bytes(pcr, SEPARATOR, &SEPARATOR_DATA)?;
+    }
+    measurer.digests(4, IPL, facts.kernel, &[b"kernel\0"])?;
+    let command_line = Hasher::digests_of(banks, facts.command_line);
+    measurer.digests(8, IPL, &command_line, &[b"kernel_cmdline: ", facts.command_line, b"\0"])?;
+    measurer.digests(9, IPL, facts.initrd, &[b"initrd\0"])
+}
+
+struct Measurer<'m> {
+    tpm: &'m mut dyn Tpm,
+    banks: &'m Banks,
+    log: &'m mut Log,
+}
+
+impl Measurer<'_> {
+    fn crtm(&mut self, facts: &Facts<'_>) -> Result<(), GuestFault> {
+        let mut version = heapless::Vec::<u8, 128>::new();
+        for unit in facts.version.encode_utf16().chain([0]) {
+            version.extend_from_slice(&unit.to_le_bytes()).map_err(|_| GuestFault::LogFull)?;
+        }
+        self.bytes(0, CRTM_VERSION, &version)?;
+        self.bytes(0, CRTM_CONTENTS, facts.launch_measurement)
+    }
+
+    fn configuration(&mut self, facts: &Facts<'_>) -> Result<(), GuestFault> {
+        let mut text = heapless::String::<64>::new();
+        write!(text, "vcpus={} memory={}", facts.guest_cpus, facts.guest_bytes)
+            .map_err(|_| GuestFault::LogFull)?;
+        self.bytes(1, PLATFORM_CONFIG, text.as_bytes())?;
+        let tables = Hasher::digests_of(self.banks, facts.tables);
+        self.digests(1, PLATFORM_CONFIG, &tables, &[b"ACPI tables"])?;
+        self.bytes(1, PLATFORM_CONFIG, facts.config)
+    }
+
+    /// Measures `data`, which is the event's data too.
+    fn bytes(&mut self, pcr: u32, kind: u32, data: &[u8]) -> Result<(), GuestFault> {
+        self.digests(pcr, kind, &Hasher::digests_of(self.banks, data), &[data])
+    }
+
+    fn digests(&mut self, pcr: u32, kind: u32, digests: &Digests, data: &[&[u8]]) -> Result<(), GuestFault> {
+        self.log.event(pcr, kind, digests, data)?;
+        let mut response = [0; COMMAND_BYTES_MAX];
+        execute(self.tpm, &extend(pcr, digests)?, &mut response).map(|_| ())
+    }
+}
+
+/// TPM2_PCR_Extend (TPM 2.0 part 3, section "TPM2_PCR_Extend").
+fn extend(pcr: u32, digests: &Digests) -> Result<heapless::Vec<u8, 256>, GuestFault> {
+    let mut command = heapless::Vec::new();
+    let mut put = |bytes: &[u8]| command.extend_from_slice(bytes).map_err(|_| GuestFault::NotMeasured);
+    put(&SESSIONS)?;
+    put(&[0; 4])?;
+    put(&PCR_EXTEND)?;
+    put(&pcr.to_be_bytes())?;
+    put(&EMPTY_PASSWORD)?;
+    let count = u32::try_from(digests.iter().count()).map_err(|_| GuestFault::NotMeasured)?;
+    put(&count.to_be_bytes())?;
+    for (bank, digest) in digests.iter() {
+        put(&bank.algorithm().to_be_bytes())?;
+        put(digest)?;
+    }
+    let bytes = u32::try_from(command.len()).map_err(|_| GuestFault::NotMeasured)?;
+    command[2..6].copy_from_slice(&bytes.to_be_bytes());
+    Ok(command)
+}
+
+fn execute<'r>(
+    tpm: &mut dyn Tpm,
+    command: &[u8],
+    response: &'r mut [u8; COMMAND_BYTES_MAX],
+) -> Result<&'r [u8], GuestFault> {
+    let bytes = tpm.execute(Locality::Zero, command, response);
+    let response = response.get(..bytes).ok_or(GuestFault::NotMeasured)?;
+    if ResponseCode::of(response) == ResponseCode::SUCCESS {
+        Ok(response)
+    } else {
+        Err(GuestFault::NotMeasured)
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/measure.rs"]
+pub(crate) mod tests;

@@ -1,0 +1,62 @@
+//! Starting a guest: what the host brought is parsed, placed, measured and entered; again on each reboot.
+//!
+//! **What.** [`payload`] is the blob with kernel, initrd, command line and launch configuration; [`bzimage`] what a kernel says
+//! of itself; [`map`] and [`place`] where everything lies; [`boot_params`] the page that Linux is handed; [`acpi`] the tables;
+//! [`measure`] and [`log`] what goes into which PCR and how the guest learns of it.
+//! **Trust.** None: payload, memory map and ACPI tables are the host's. What protects a guest from another kernel than its own is
+//! that every byte of it is in the PCRs before it runs.
+//! **Laws.** The payload stays out of the guest's reach for as long as the machine runs, and every start copies from it: a guest
+//! that reboots finds what the host brought, never what it left itself. Nothing runs before it was measured.
+//! **Not here.** Nested page tables and processors: `svm`. The TPM's own boot: `service`.
+
+pub mod acpi;
+pub mod boot_params;
+pub mod bzimage;
+#[cfg(test)]
+pub(crate) mod fakes;
+mod fault;
+pub mod log;
+pub mod map;
+pub mod measure;
+pub mod payload;
+pub mod place;
+pub mod start;
+
+pub use fault::GuestFault;
+
+/// Guest-physical memory, reached by copies only: the guest may write it at any instant.
+pub trait Ram {
+    /// Copies `into.len()` bytes from guest-physical `at`.
+    ///
+    /// # Errors
+    /// [`GuestFault::OutOfRange`] if that is no memory.
+    fn read(&self, at: u64, into: &mut [u8]) -> Result<(), GuestFault>;
+
+    /// Copies `from` to guest-physical `at`.
+    ///
+    /// # Errors
+    /// [`GuestFault::OutOfRange`] if that is no memory.
+    fn write(&mut self, at: u64, from: &[u8]) -> Result<(), GuestFault>;
+}
+
+/// How much is copied at a time, in bytes.
+const CHUNK_BYTES: usize = 4096;
+
+/// Copies `bytes` bytes from `from` to `to`; the ranges do not overlap.
+pub(crate) fn copy(ram: &mut dyn Ram, from: u64, to: u64, bytes: u64) -> Result<(), GuestFault> {
+    let mut chunk = [0; CHUNK_BYTES];
+    let mut done = 0;
+    while done < bytes {
+        let piece = piece(&mut chunk, bytes - done);
+        ram.read(from + done, piece)?;
+        ram.write(to + done, piece)?;
+        done += piece.len() as u64;
+    }
+    Ok(())
+}
+
+/// The front of `chunk`, not longer than `left`.
+fn piece(chunk: &mut [u8; CHUNK_BYTES], left: u64) -> &mut [u8] {
+    let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+    &mut chunk[..bytes]
+}

@@ -1,0 +1,190 @@
+//! The blob that the host hands over: kernel, initrd, command line and launch configuration.
+//!
+//! One page of header, then the four parts in that order, each from a page boundary; the rest of each last page is
+//! zero. Offsets follow from lengths, so no two parts can overlap. `tools/launcher` writes what this module defines.
+//!
+//! | offset | bytes | |
+//! | ---: | ---: | --- |
+//! | 0 | 8 | [`MAGIC`] |
+//! | 8 | 4 | [`VERSION`] |
+//! | 12 | 4 | how many parts: 4 |
+//! | 16 | 4 × 8 | the parts' lengths in bytes |
+//! | 48 | 8 | length of the whole |
+
+use super::GuestFault;
+use husk::attest::launch::CONFIG_BYTES_MAX;
+use zerocopy::byteorder::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// What every payload begins with.
+pub const MAGIC: [u8; 8] = *b"HUSKLOAD";
+/// The only version there is.
+pub const VERSION: u32 = 1;
+/// Every part begins at a multiple of this many bytes.
+pub const PAGE_BYTES: u64 = 4096;
+/// Size of the fields in front.
+pub const HEADER_BYTES: usize = size_of::<Header>();
+/// How many parts there are.
+pub const PARTS: usize = 4;
+const PARTS_SAID: u32 = 4;
+
+/// Which part is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Part {
+    /// The bzImage.
+    Kernel = 0,
+    /// The initial RAM file system; may be empty.
+    Initrd = 1,
+    /// The kernel's command line, without a terminator; may be empty.
+    CommandLine = 2,
+    /// The launch configuration.
+    Config = 3,
+}
+
+impl Part {
+    /// All of them, in their order.
+    pub const ALL: [Self; PARTS] = [Self::Kernel, Self::Initrd, Self::CommandLine, Self::Config];
+
+    /// The fewest and the most bytes.
+    #[must_use]
+    pub const fn bounds(self) -> (u64, u64) {
+        match self {
+            Self::Kernel => (0x1000, 128 << 20),
+            Self::Initrd => (0, 2 << 30),
+            Self::CommandLine => (0, 2047),
+            Self::Config => (1, CONFIG_BYTES_MAX as u64),
+        }
+    }
+}
+
+/// A part's place, from the payload's start, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it begins.
+    pub offset: u64,
+    /// How long it is.
+    pub bytes: u64,
+}
+
+/// A payload's shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    parts: [Extent; PARTS],
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct Header {
+    magic: [u8; 8],
+    version: U32,
+    parts: U32,
+    lengths: [U64; PARTS],
+    bytes: U64,
+}
+
+impl Shape {
+    /// The shape of a payload with parts of these lengths in bytes.
+    ///
+    /// # Errors
+    /// [`GuestFault::PayloadMalformed`] if a part has a length that it may not have.
+    pub fn of(lengths: [u64; PARTS]) -> Result<Self, GuestFault> {
+        let mut parts = [Extent::default(); PARTS];
+        let mut offset = PAGE_BYTES;
+        for ((part, bytes), extent) in Part::ALL.into_iter().zip(lengths).zip(&mut parts) {
+            let (least, most) = part.bounds();
+            if bytes < least || bytes > most {
+                return Err(GuestFault::PayloadMalformed);
+            }
+            *extent = Extent { offset, bytes };
+            offset += bytes.next_multiple_of(PAGE_BYTES);
+        }
+        Ok(Self { parts, bytes: offset })
+    }
+
+    /// Reads the header of a payload of `bytes` bytes.
+    ///
+    /// # Errors
+    /// [`GuestFault::PayloadMalformed`] for anything but what [`header`](Self::header) writes for a payload of that size.
+    pub fn parse(header: &[u8; HEADER_BYTES], bytes: u64) -> Result<Self, GuestFault> {
+        let said: Header = zerocopy::transmute!(*header);
+        let shape = Self::of(said.lengths.map(U64::get))?;
+        if shape.header() == *header && shape.bytes == bytes {
+            Ok(shape)
+        } else {
+            Err(GuestFault::PayloadMalformed)
+        }
+    }
+
+    /// The header that says so.
+    #[must_use]
+    pub fn header(&self) -> [u8; HEADER_BYTES] {
+        zerocopy::transmute!(Header {
+            magic: MAGIC,
+            version: U32::new(VERSION),
+            parts: U32::new(PARTS_SAID),
+            lengths: self.parts.map(|part| U64::new(part.bytes)),
+            bytes: U64::new(self.bytes),
+        })
+    }
+
+    /// Where a part lies.
+    #[must_use]
+    pub const fn part(&self, part: Part) -> Extent {
+        self.parts[part as usize]
+    }
+
+    /// Size of the whole in bytes, a multiple of [`PAGE_BYTES`].
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HEADER_BYTES, PAGE_BYTES, Part, Shape};
+    use crate::guest::GuestFault;
+
+    const LENGTHS: [u64; 4] = [0x1001, 5, 0, 300];
+
+    #[test]
+    fn parts_lie_on_pages_of_their_own_in_order() {
+        let shape = Shape::of(LENGTHS).unwrap();
+        assert_eq!(Part::ALL.map(|part| shape.part(part).offset), [0x1000, 0x3000, 0x4000, 0x4000]);
+        assert_eq!(shape.bytes(), 0x5000);
+        assert_eq!(Shape::parse(&shape.header(), shape.bytes()), Ok(shape));
+    }
+
+    /// Whatever one bit becomes: refused, or the header of another payload whose size the blob would have to have.
+    #[test]
+    fn there_is_one_spelling_and_the_blob_has_its_size() {
+        let shape = Shape::of(LENGTHS).unwrap();
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut header = shape.header();
+            header[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(other) = Shape::parse(&header, shape.bytes()) {
+                assert!(other.header() == header && other != shape, "bit {bit}");
+            }
+        }
+        for bytes in [0, shape.bytes() - 1, shape.bytes() + 1, shape.bytes() + PAGE_BYTES, u64::MAX] {
+            assert_eq!(Shape::parse(&shape.header(), bytes), Err(GuestFault::PayloadMalformed));
+        }
+    }
+
+    #[test]
+    fn a_part_out_of_its_bounds_is_refused() {
+        for part in Part::ALL {
+            let (least, most) = part.bounds();
+            let with = |bytes| {
+                let mut lengths = LENGTHS;
+                lengths[part as usize] = bytes;
+                Shape::of(lengths)
+            };
+            assert!(with(least).is_ok() && with(most).is_ok());
+            assert!(with(most + 1).is_err() && with(u64::MAX).is_err());
+            assert!(least == 0 || with(least - 1).is_err());
+        }
+    }
+}

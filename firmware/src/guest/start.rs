@@ -1,0 +1,231 @@
+//! One start of the guest, from what the host brought to the state of its first processor; again on each reboot.
+
+use super::acpi::{Additions, Tables};
+use super::boot_params::{DESCRIPTORS, DESCRIPTORS_LIMIT, ZERO_PAGE_BYTES, zero_page};
+use super::bzimage::{FRONT_BYTES, Header};
+use super::log::Log;
+use super::map::Map;
+use super::measure::{Banks, Digests, Facts, Hasher, measure, start_up};
+use super::payload::{Extent, HEADER_BYTES, Part, Shape};
+use super::place::{LOG_BYTES, Place};
+use super::{CHUNK_BYTES, GuestFault, Ram, copy, piece};
+use core::ops::Range;
+use husk::attest::launch::CONFIG_BYTES_MAX;
+use husk::frontend::Tpm;
+use husk::frontend::acpi::EventLog;
+use husk::frontend::crb::Layout;
+
+/// The longest command line in bytes.
+const COMMAND_LINE_BYTES_MAX: usize = 2047;
+
+/// What the firmware knows of the machine before a guest starts.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Its memory.
+    pub map: Map,
+    /// Where its RSDP is.
+    pub rsdp_at: u64,
+    /// The firmware's own memory.
+    pub layer: Range<u64>,
+    /// The payload, whole.
+    pub payload: Range<u64>,
+    /// The APIC number of the processor that serves.
+    pub hidden_apic: u32,
+    /// How many processors the guest has.
+    pub guest_cpus: u32,
+    /// Where the TPM's registers are.
+    pub crb: Layout,
+}
+
+/// The first processor's registers at Linux' 32-bit entry: protected mode, no paging, flat segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// EIP.
+    pub eip: u32,
+    /// ESI: the zero page.
+    pub esi: u32,
+    /// Base of the GDT.
+    pub descriptors_at: u32,
+    /// Limit of the GDT: its size in bytes, less one.
+    pub descriptors_limit: u16,
+}
+
+/// A guest that can be started, any number of times.
+#[expect(missing_debug_implementations, reason = "nearly 100 KiB of buffers")]
+pub struct Guest {
+    machine: Machine,
+    shape: Shape,
+    kernel: Header,
+    place: Place,
+    /// Of the kernel's and the initrd's file. The payload is out of everybody's reach, so one look is enough.
+    digests: Option<[Digests; 2]>,
+    tables: Tables,
+    log: Log,
+}
+
+impl Guest {
+    /// Reads the payload's and the kernel's header, and finds a place for everything.
+    ///
+    /// # Errors
+    /// A [`GuestFault`] that names what does not fit.
+    pub fn plan(ram: &dyn Ram, machine: Machine) -> Result<Self, GuestFault> {
+        let bytes = machine.payload.end.saturating_sub(machine.payload.start);
+        let mut header = [0; HEADER_BYTES];
+        ram.read(machine.payload.start, &mut header).map_err(|_| GuestFault::PayloadMalformed)?;
+        let shape = Shape::parse(&header, bytes)?;
+        let file = shape.part(Part::Kernel);
+        let mut front = [0; FRONT_BYTES];
+        ram.read(machine.payload.start + file.offset, &mut front)?;
+        let kernel = Header::parse(&front, file.bytes)?;
+        if shape.part(Part::CommandLine).bytes > kernel.command_line_bytes_max {
+            return Err(GuestFault::CommandLineTooLong);
+        }
+        let hidden = [machine.layer.clone(), machine.payload.clone()];
+        let place = Place::find(&machine.map, &hidden, &kernel, shape.part(Part::Initrd).bytes)?;
+        let (tables, log) = (Tables::empty(), Log::empty());
+        Ok(Self { machine, shape, kernel, place, digests: None, tables, log })
+    }
+
+    /// What the guest must not reach: the firmware's memory and the payload.
+    #[must_use]
+    pub fn hidden(&self) -> [Range<u64>; 2] {
+        [self.machine.layer.clone(), self.machine.payload.clone()]
+    }
+
+    /// The launch configuration's bytes, as the host brought them.
+    ///
+    /// # Errors
+    /// [`GuestFault::OutOfRange`], which the plan rules out.
+    pub fn config<'b>(
+        &self,
+        ram: &dyn Ram,
+        into: &'b mut [u8; CONFIG_BYTES_MAX],
+    ) -> Result<&'b [u8], GuestFault> {
+        self.small(ram, Part::Config, into)
+    }
+
+    /// Copies everything to its place, starts the TPM up, measures, and says where the guest begins.
+    ///
+    /// The TPM has just been powered on or reset; `launch_measurement` is what this VM's own report states.
+    ///
+    /// # Errors
+    /// A [`GuestFault`]; the guest must not run then.
+    pub fn start(
+        &mut self,
+        ram: &mut dyn Ram,
+        tpm: &mut dyn Tpm,
+        launch_measurement: &[u8; 48],
+    ) -> Result<Entry, GuestFault> {
+        if self.digests.is_none() {
+            self.describe(ram)?;
+        }
+        let banks = start_up(tpm)?;
+        self.measure(ram, tpm, &banks, launch_measurement)?;
+        self.load(ram)?;
+        let register = |at| u32::try_from(at).map_err(|_| GuestFault::NoRoom);
+        Ok(Entry {
+            eip: register(self.place.kernel_at)?,
+            esi: register(self.place.boot_params_at)?,
+            descriptors_at: register(self.place.descriptors_at)?,
+            descriptors_limit: DESCRIPTORS_LIMIT,
+        })
+    }
+
+    /// Makes the tables, once: what the machine's own say after a guest ran is the guest's word.
+    fn describe(&mut self, ram: &dyn Ram) -> Result<(), GuestFault> {
+        let log = EventLog { address: self.place.log.start, area_bytes: LOG_BYTES };
+        let Machine { hidden_apic, crb, .. } = self.machine;
+        let additions = Additions { hidden_apic, crb, log };
+        self.tables.build(ram, self.machine.rsdp_at, self.place.tables.start, &additions)
+    }
+
+    fn measure(
+        &mut self,
+        ram: &dyn Ram,
+        tpm: &mut dyn Tpm,
+        banks: &Banks,
+        launch_measurement: &[u8; 48],
+    ) -> Result<(), GuestFault> {
+        let [kernel, initrd] = match self.digests.take() {
+            Some(digests) => digests,
+            None => [self.digests_of(ram, banks, Part::Kernel)?, self.digests_of(ram, banks, Part::Initrd)?],
+        };
+        let (mut config, mut command_line) = ([0; CONFIG_BYTES_MAX], [0; COMMAND_LINE_BYTES_MAX]);
+        let facts = Facts {
+            version: concat!("husk ", env!("CARGO_PKG_VERSION")),
+            launch_measurement,
+            guest_cpus: self.machine.guest_cpus,
+            guest_bytes: self.place.map.usable_bytes(),
+            tables: self.tables.bytes(),
+            config: self.small(ram, Part::Config, &mut config)?,
+            command_line: self.small(ram, Part::CommandLine, &mut command_line)?,
+            kernel: &kernel,
+            initrd: &initrd,
+        };
+        measure(tpm, banks, &mut self.log, &facts)?;
+        self.digests = Some([kernel, initrd]);
+        Ok(())
+    }
+
+    fn load(&self, ram: &mut dyn Ram) -> Result<(), GuestFault> {
+        let place = &self.place;
+        let [kernel, initrd] = [Part::Kernel, Part::Initrd].map(|part| self.shape.part(part));
+        copy(ram, self.at(kernel) + self.kernel.code_offset, place.kernel_at, self.kernel.code_bytes)?;
+        copy(ram, self.at(initrd), place.initrd_at, initrd.bytes)?;
+        let mut command_line = [0; COMMAND_LINE_BYTES_MAX + 1];
+        let bytes = self.small(ram, Part::CommandLine, &mut command_line)?.len();
+        ram.write(place.command_line_at, &command_line[..=bytes])?;
+        let mut page = [0; ZERO_PAGE_BYTES];
+        zero_page(&self.kernel, place, initrd.bytes, &mut page)?;
+        ram.write(place.boot_params_at, &page)?;
+        for (descriptor, at) in DESCRIPTORS.iter().zip((place.descriptors_at..).step_by(8)) {
+            ram.write(at, &descriptor.to_le_bytes())?;
+        }
+        fill(ram, &place.tables, self.tables.bytes())?;
+        fill(ram, &place.log, self.log.bytes())
+    }
+
+    fn digests_of(&self, ram: &dyn Ram, banks: &Banks, part: Part) -> Result<Digests, GuestFault> {
+        let mut hasher = Hasher::new(banks);
+        let extent = self.shape.part(part);
+        let mut chunk = [0; CHUNK_BYTES];
+        let mut done = 0;
+        while done < extent.bytes {
+            let piece = piece(&mut chunk, extent.bytes - done);
+            ram.read(self.at(extent) + done, piece)?;
+            hasher.update(piece);
+            done += piece.len() as u64;
+        }
+        Ok(hasher.finish())
+    }
+
+    /// Copies a part that fits a buffer.
+    fn small<'b>(&self, ram: &dyn Ram, part: Part, into: &'b mut [u8]) -> Result<&'b [u8], GuestFault> {
+        let extent = self.shape.part(part);
+        let bytes = usize::try_from(extent.bytes).map_err(|_| GuestFault::OutOfRange)?;
+        let into = into.get_mut(..bytes).ok_or(GuestFault::OutOfRange)?;
+        ram.read(self.at(extent), into)?;
+        Ok(into)
+    }
+
+    const fn at(&self, extent: Extent) -> u64 {
+        self.machine.payload.start + extent.offset
+    }
+}
+
+/// Writes `bytes` to the front of `area` and zeros to the rest.
+fn fill(ram: &mut dyn Ram, area: &Range<u64>, bytes: &[u8]) -> Result<(), GuestFault> {
+    ram.write(area.start, bytes)?;
+    let mut at = area.start + bytes.len() as u64;
+    while at < area.end {
+        let zeros = &mut [0; CHUNK_BYTES];
+        let zeros = piece(zeros, area.end - at);
+        ram.write(at, zeros)?;
+        at += zeros.len() as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "tests/start.rs"]
+mod tests;

@@ -1,0 +1,126 @@
+//! Laws of a start: everything at its place, and a reboot finds what the host brought.
+
+use super::{Entry, Guest, Machine};
+use crate::guest::acpi::tests::{RSDP_AT, additions, write_machine};
+use crate::guest::bzimage::tests::front;
+use crate::guest::fakes::Memory;
+use crate::guest::map::{Map, Region, USABLE};
+use crate::guest::measure::tests::{ALL, Pcrs};
+use crate::guest::payload::{PAGE_BYTES, Part, Shape};
+use crate::guest::{GuestFault, Ram};
+use std::ops::Range;
+use std::vec;
+use std::vec::Vec;
+
+const MEMORY_BYTES: usize = 80 << 20;
+const LAYER: Range<u64> = 0x380_0000..0x400_0000;
+const PAYLOAD_AT: u64 = 0x480_0000;
+const INITRD: [u8; 5000] = [0x1D; 5000];
+const COMMAND_LINE: &[u8] = b"console=ttyS0 panic=-1";
+
+fn kernel() -> Vec<u8> {
+    let mut kernel = front().to_vec();
+    kernel.resize(0x9000, 0xC0);
+    kernel
+}
+
+fn payload() -> Vec<u8> {
+    let kernel = kernel();
+    let parts = [&kernel[..], &INITRD, COMMAND_LINE, b"config"];
+    let shape = Shape::of(parts.map(|part| part.len() as u64)).unwrap();
+    let mut blob = shape.header().to_vec();
+    for (part, bytes) in Part::ALL.into_iter().zip(parts) {
+        blob.resize(usize::try_from(shape.part(part).offset).unwrap(), 0);
+        blob.extend(bytes);
+    }
+    blob.resize(usize::try_from(shape.bytes()).unwrap(), 0);
+    blob
+}
+
+fn booted() -> (Memory, Machine) {
+    let mut memory = Memory::of(MEMORY_BYTES);
+    write_machine(&mut memory);
+    let payload = payload();
+    memory.write(PAYLOAD_AT, &payload).unwrap();
+    let region = |start, end| Region { start, end, kind: USABLE };
+    let machine = Machine {
+        map: Map::of([region(0x8000, 0x9_F000), region(0x10_0000, MEMORY_BYTES as u64)]).unwrap(),
+        rsdp_at: RSDP_AT,
+        layer: LAYER,
+        payload: PAYLOAD_AT..PAYLOAD_AT + payload.len() as u64,
+        hidden_apic: 1,
+        guest_cpus: 2,
+        crb: additions(1).crb,
+    };
+    (memory, machine)
+}
+
+fn started(guest: &mut Guest, memory: &mut Memory) -> (Entry, Vec<Vec<u8>>, Pcrs) {
+    let mut tpm = Pcrs::with(&ALL);
+    let entry = guest.start(memory, &mut tpm, &[7; 48]).unwrap();
+    let place = &guest.place;
+    let area = |at: u64, bytes: usize| {
+        let mut content = vec![0; bytes];
+        memory.read(at, &mut content).unwrap();
+        content
+    };
+    let content = vec![
+        area(place.kernel_at, 0x9000 - 1024),
+        area(place.initrd_at, INITRD.len()),
+        area(place.command_line_at, COMMAND_LINE.len() + 1),
+        area(place.boot_params_at, 4096),
+        area(place.descriptors_at, 32),
+        area(place.tables.start, 0x1_0000),
+        area(place.log.start, 0x1_0000),
+    ];
+    (entry, content, tpm)
+}
+
+#[test]
+fn everything_is_at_its_place() {
+    let (mut memory, machine) = booted();
+    let mut guest = Guest::plan(&memory, machine).unwrap();
+    let (entry, content, _) = started(&mut guest, &mut memory);
+    assert_eq!(content[0], kernel()[1024..]);
+    assert_eq!(content[1], INITRD);
+    assert_eq!(content[2], [COMMAND_LINE, b"\0"].concat());
+    assert_eq!(u64::from(entry.eip), guest.place.kernel_at);
+    assert_eq!(u64::from(entry.esi), guest.place.boot_params_at);
+    let mut config = [0; husk::attest::launch::CONFIG_BYTES_MAX];
+    assert_eq!(guest.config(&memory, &mut config), Ok(&b"config"[..]));
+}
+
+/// The guest overwrites all it can reach, the machine's own ACPI tables among it, and reboots.
+#[test]
+fn a_reboot_finds_what_the_host_brought_and_not_what_the_guest_left() {
+    let (mut memory, machine) = booted();
+    let mut guest = Guest::plan(&memory, machine).unwrap();
+    let first = started(&mut guest, &mut memory);
+    let hidden = guest.hidden();
+    for page in (0..MEMORY_BYTES as u64).step_by(4096) {
+        if !hidden.iter().any(|range| range.contains(&page)) {
+            memory.write(page, &[0xEE; 4096]).unwrap();
+        }
+    }
+    let second = started(&mut guest, &mut memory);
+    assert!((first.0, first.1) == (second.0, second.1) && first.2.values == second.2.values);
+}
+
+#[test]
+fn a_payload_that_is_not_one_starts_nothing() {
+    let (memory, machine) = booted();
+    let with = |at: u64, byte: u8| {
+        let mut memory = memory.clone();
+        memory.write(PAYLOAD_AT + at, &[byte]).unwrap();
+        Guest::plan(&memory, machine.clone()).map(|_| ())
+    };
+    assert_eq!(with(0, 0), Err(GuestFault::PayloadMalformed));
+    assert_eq!(with(16, 0x01), Err(GuestFault::PayloadMalformed));
+    assert_eq!(with(PAGE_BYTES + 0x202, 0), Err(GuestFault::KernelMalformed));
+    assert_eq!(with(PAGE_BYTES + 0x238, 5).and(with(PAGE_BYTES + 0x239, 0)), Ok(()));
+    let mut memory = memory.clone();
+    memory.write(PAYLOAD_AT + PAGE_BYTES + 0x238, &[5, 0]).unwrap();
+    assert_eq!(Guest::plan(&memory, machine.clone()).map(|_| ()), Err(GuestFault::CommandLineTooLong));
+    let beyond = Machine { payload: 1 << 40..(1 << 40) + 0x1000, ..machine };
+    assert_eq!(Guest::plan(&memory, beyond).map(|_| ()), Err(GuestFault::PayloadMalformed));
+}
