@@ -11,4 +11,19 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod boot;
 pub mod guest;
+pub mod memory;
+
+#[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "reads the processor's counter and a timer's port")]
+pub mod clock;
+#[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "accesses the serial port")]
+pub mod console;
+#[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "entered by assembly")]
+mod resident;
+#[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "wipes the layer's memory and halts")]
+pub mod stop;

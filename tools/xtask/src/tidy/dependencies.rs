@@ -9,8 +9,9 @@ use std::process::Command;
 
 const LIST: &str = "firmware/deps.toml";
 
-/// What cargo would link into the component on bare metal, one crate a line.
-const QUERY: &str = "tree --package husk --features engine-reference --target x86_64-unknown-none --edges normal --prefix none --format {p}";
+/// What cargo would link into the image, one crate a line.
+const QUERY: &str =
+    "tree --package husk-firmware --target x86_64-unknown-none --edges normal --prefix none --format {p}";
 
 pub(super) fn check(tree: &Tree) -> Result<Vec<Finding>, Failure> {
     let listing = process::output(Command::new("cargo").args(QUERY.split(' ')).current_dir(house::root()))?;

@@ -1,0 +1,126 @@
+//! The few facts that the layer takes from the machine's ACPI tables (ACPI 6.5, section 5.2): its processors, its timer.
+//!
+//! The tables are the host's allegation. A table that does not parse is not there.
+
+use super::CPUS_MAX;
+use crate::memory::Reach;
+
+/// Bytes of the header that every table starts with.
+pub const HEADER_BYTES: u64 = 36;
+/// No table that is looked at is longer.
+const TABLE_BYTES_MAX: u64 = 64 * 1024;
+/// No root table lists more.
+const TABLES_MAX: u64 = 64;
+
+/// A table in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Where it starts.
+    pub address: u64,
+    /// Its length in bytes, header included.
+    pub bytes: u64,
+}
+
+/// The machine's tables, by the root that the loader named.
+#[derive(Clone, Copy, Debug)]
+pub struct Acpi<'m, M> {
+    memory: &'m M,
+    root: Table,
+    /// Bytes of one address in the root table.
+    width: u64,
+}
+
+impl<'m, M: Reach> Acpi<'m, M> {
+    /// Finds the root table: the XSDT, or the RSDT of an older machine.
+    pub fn find(memory: &'m M, rsdp: u64) -> Option<Self> {
+        let mut pointer = [0; 36];
+        memory.copy_in(rsdp, &mut pointer[..20]).ok()?;
+        if !pointer.starts_with(b"RSD PTR ") {
+            return None;
+        }
+        if pointer[15] >= 2 {
+            memory.copy_in(rsdp, &mut pointer).ok()?;
+        }
+        let rsdt = u64::from(u32::from_le_bytes(*pointer[16..].first_chunk()?));
+        let (root, width) = match u64::from_le_bytes(*pointer[24..].first_chunk()?) {
+            0 => (table(memory, rsdt)?, 4),
+            xsdt => (table(memory, xsdt)?, 8),
+        };
+        Some(Self { memory, root, width })
+    }
+
+    /// The root table and the bytes of each address in it.
+    #[must_use]
+    pub const fn root(&self) -> (Table, u64) {
+        (self.root, self.width)
+    }
+
+    /// Every table that the root names.
+    pub fn tables(&self) -> impl Iterator<Item = Table> + '_ {
+        let count = ((self.root.bytes - HEADER_BYTES) / self.width).min(TABLES_MAX);
+        (0..count).filter_map(|index| {
+            let mut address = [0; 8];
+            let width = usize::try_from(self.width).ok()?;
+            let at = self.root.address + HEADER_BYTES + index * self.width;
+            self.memory.copy_in(at, address.get_mut(..width)?).ok()?;
+            table(self.memory, u64::from_le_bytes(address))
+        })
+    }
+
+    /// The first table with this signature.
+    #[must_use]
+    pub fn table(&self, signature: [u8; 4]) -> Option<Table> {
+        self.tables().find(|table| self.bytes::<4>(table.address) == Some(signature))
+    }
+
+    /// Local APIC identifiers of the processors that can be used, in the order of the MADT; `None` if there is none, if
+    /// one is beyond 254, or if there are more than the layer has stacks for.
+    #[must_use]
+    pub fn processors(&self) -> Option<heapless::Vec<u8, CPUS_MAX>> {
+        let madt = self.table(*b"APIC")?;
+        let mut found = heapless::Vec::new();
+        let mut at = HEADER_BYTES + 8;
+        while at + 2 <= madt.bytes {
+            let [kind, bytes] = self.bytes(madt.address + at)?;
+            if bytes < 2 || at + u64::from(bytes) > madt.bytes {
+                return None;
+            }
+            // Type 0: processor, APIC identifier, flags. Type 9 is for identifiers that do not fit a byte.
+            if kind == 0 && bytes >= 8 {
+                let [apic, flags] = self.bytes(madt.address + at + 3)?;
+                if flags & 1 != 0 {
+                    found.push(apic).ok()?;
+                }
+            }
+            let large: [u8; 12] =
+                if kind == 9 && bytes >= 16 { self.bytes(madt.address + at + 4)? } else { [0; 12] };
+            if large[4] & 1 != 0 {
+                return None;
+            }
+            at += u64::from(bytes);
+        }
+        (!found.is_empty()).then_some(found)
+    }
+
+    /// The I/O port of the power management timer, which counts 3,579,545 times a second.
+    #[must_use]
+    pub fn timer_port(&self) -> Option<u16> {
+        let fadt = self.table(*b"FACP")?;
+        let port = (fadt.bytes >= 80).then(|| self.bytes(fadt.address + 76))??;
+        u16::try_from(u32::from_le_bytes(port)).ok().filter(|port| *port != 0)
+    }
+
+    fn bytes<const N: usize>(&self, address: u64) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        self.memory.copy_in(address, &mut bytes).ok()?;
+        Some(bytes)
+    }
+}
+
+fn table(memory: &impl Reach, address: u64) -> Option<Table> {
+    let mut header = [0; 8];
+    memory.copy_in(address, &mut header).ok()?;
+    let bytes = u64::from(u32::from_le_bytes(*header[4..].first_chunk()?));
+    let sound = (HEADER_BYTES..=TABLE_BYTES_MAX).contains(&bytes) && address.checked_add(bytes).is_some();
+    sound.then_some(Table { address, bytes })
+}

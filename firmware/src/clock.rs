@@ -1,0 +1,75 @@
+//! Milliseconds since boot, from the processor's own counter.
+//!
+//! The counter is measured once against the power management timer (ACPI 6.5, section 4.8.3.3), before a guest runs. On this platform
+//! it stands for what the Secure TSC is on SEV-SNP: a clock that, once the VM runs, the host can neither stop nor turn back.
+//!
+//! # Soundness
+//! The counter and the timer's port are only read, which changes nothing.
+
+use core::arch::x86_64::_rdtsc;
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use x86_64::instructions::port::PortReadOnly;
+
+/// The timer counts so many times a second, in 24 bits at least.
+const TIMER_HZ: u64 = 3_579_545;
+const TIMER_MASK: u32 = 0xFF_FFFF;
+/// Counts of one measurement: 20 ms.
+const SPAN: u32 = 71_591;
+/// How often the timer is read in one measurement before it counts as standing still.
+const READS_MAX: u32 = 50_000_000;
+const MEASUREMENTS: usize = 3;
+
+/// Counts of the processor's counter in a millisecond; 0 before [`calibrate`].
+static PER_MS: AtomicU64 = AtomicU64::new(0);
+static ORIGIN: AtomicU64 = AtomicU64::new(0);
+
+/// The processor's counter.
+#[must_use]
+pub fn ticks() -> u64 {
+    // SAFETY: every processor of this architecture has it.
+    unsafe { _rdtsc() }
+}
+
+/// Measures the counter against the timer at `port`. Returns whether the timer runs.
+#[must_use]
+pub fn calibrate(port: u16) -> bool {
+    // An interruption makes a measurement too long, never too short.
+    let Some(per_ms) = (0..MEASUREMENTS).filter_map(|_| measure(port)).min() else { return false };
+    ORIGIN.store(ticks(), Relaxed);
+    PER_MS.store(per_ms, Relaxed);
+    true
+}
+
+fn measure(port: u16) -> Option<u64> {
+    let (first, began) = (timer(port), ticks());
+    for _ in 0..READS_MAX {
+        let counted = timer(port).wrapping_sub(first) & TIMER_MASK;
+        if counted >= SPAN {
+            let spent = ticks().wrapping_sub(began);
+            let per_ms = u128::from(spent) * u128::from(TIMER_HZ) / (u128::from(counted) * 1000);
+            return u64::try_from(per_ms).ok().filter(|per_ms| *per_ms > 0);
+        }
+        spin_loop();
+    }
+    None
+}
+
+fn timer(port: u16) -> u32 {
+    // SAFETY: reading the timer changes nothing.
+    unsafe { PortReadOnly::<u32>::new(port).read() }
+}
+
+/// Milliseconds since [`calibrate`]; 0 before it.
+#[must_use]
+pub fn now_ms() -> u64 {
+    ticks().saturating_sub(ORIGIN.load(Relaxed)).checked_div(PER_MS.load(Relaxed)).unwrap_or(0)
+}
+
+/// Waits.
+pub fn pause_ms(span: u64) {
+    let began = now_ms();
+    while now_ms() - began < span {
+        spin_loop();
+    }
+}

@@ -1,0 +1,221 @@
+//! The one way to die.
+//!
+//! Whoever stops first says why, calls every other processor to a halt, wipes everything that may hold a secret, tells a debugger's
+//! exit port whose fault it was (QEMU's `isa-debug-exit` at 0xF4; nothing happens where none is), and halts. Nothing leads back.
+//!
+//! # Soundness
+//! Wiping runs on a stack of its own in assembly, when the other processors have said that they halted, or have had their time. It
+//! goes back to the entry's page tables, in which the guards between stacks do not fault, overwrites statics that Rust believes to be its own, and never returns to Rust code that could see that.
+
+use crate::boot::{LocalApic, cpus};
+use crate::console;
+use core::arch::{asm, global_asm};
+use core::hint::spin_loop;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Why the machine stops. The number is the code on the console, in the upper byte the family (`husk::fault::Family`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Stop {
+    /// An orderly end: power-off.
+    Ended = 0,
+    /// The loader's start information is not sound.
+    BootInfo = 0x0200_0001,
+    /// The loader gave nothing to run.
+    NoPayload = 0x0200_0002,
+    /// The machine has no ACPI tables.
+    NoAcpi = 0x0200_0003,
+    /// The power management timer stands still.
+    NoTimer = 0x0200_0004,
+    /// The local APIC has no registers in memory.
+    NoApic = 0x0200_0005,
+    /// The machine's tables do not say which processors there are, or list more than the layer has room for.
+    ProcessorsUnknown = 0x0200_0006,
+    /// A processor that is listed did not start.
+    ProcessorSilent = 0x0200_0007,
+    /// The page that other processors start in is not memory.
+    NoTrampoline = 0x0200_0008,
+    /// The processor's generator of randomness is missing, silent or unhealthy.
+    NoEntropy = 0x0200_0009,
+    /// The processor lacks something: the code says what.
+    Processor = 0x0200_000A,
+    /// A device could reach the layer's memory, and nothing keeps it from doing so.
+    Device = 0x0200_000B,
+    /// The component refused to boot; the code is its fault's.
+    Refused = 0x0200_000C,
+    /// The engine asked for something that no image has; the text names it.
+    Trapped = 0x0500_0001,
+    /// The engine could not be set up.
+    Engine = 0x0500_0002,
+    /// A processor took an exception: vector, where, address or error code.
+    Exception = 0x0600_0001,
+    /// A defect; the code says where.
+    Bug = 0x0600_0002,
+}
+
+impl Stop {
+    /// Static text for the console.
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Ended => "husk: ended",
+            Self::BootInfo => "husk: stopped: the loader's start information is not sound",
+            Self::NoPayload => "husk: stopped: there is nothing to run",
+            Self::NoAcpi => "husk: stopped: the machine has no ACPI tables",
+            Self::NoTimer => "husk: stopped: the power management timer stands still",
+            Self::NoApic => "husk: stopped: no local APIC in memory",
+            Self::ProcessorsUnknown => "husk: stopped: the machine's processors are unknown or too many",
+            Self::ProcessorSilent => "husk: stopped: a processor did not start",
+            Self::NoTrampoline => "husk: stopped: no memory below 1 MiB to start processors in",
+            Self::NoEntropy => "husk: stopped: no healthy entropy",
+            Self::Processor => "husk: stopped: the processor lacks a feature",
+            Self::Device => "husk: stopped: a device could reach the layer",
+            Self::Refused => "husk: stopped: the component refused to boot",
+            Self::Trapped => "husk: stopped: the engine asked for what no image has",
+            Self::Engine => "husk: stopped: the engine could not be set up",
+            Self::Exception => "husk: stopped: exception",
+            Self::Bug => "husk: stopped: a defect",
+        }
+    }
+
+    /// What the exit port is told: the family, or 0x10 for an orderly end.
+    const fn verdict(self) -> u8 {
+        match self as u32 >> 24 {
+            0 => 0x10,
+            family => family.to_le_bytes()[0],
+        }
+    }
+}
+
+/// QEMU's `isa-debug-exit` as the launcher places it.
+const EXIT_PORT: u16 = 0xF4;
+/// How often the others are counted before the wiping begins without them.
+const POLLS_MAX: u32 = 50_000_000;
+
+static STOPPING: AtomicBool = AtomicBool::new(false);
+static HALTED: AtomicUsize = AtomicUsize::new(0);
+
+global_asm!(
+    ".pushsection .bss.husk_stop,\"aw\",@nobits",
+    ".balign 16",
+    "husk_stop_stack: .zero 4096",
+    "husk_stop_stack_end:",
+    ".popsection",
+    ".pushsection .text.husk_stop,\"ax\",@progbits",
+    // edi: what the exit port is told.
+    ".globl husk_wipe_and_halt",
+    "husk_wipe_and_halt:",
+    "mov ebx, edi",
+    "lea rsp, [rip + husk_stop_stack_end]",
+    "lea rax, [rip + husk_early_root]",
+    "mov cr3, rax",
+    "lea rdi, [rip + husk_secrets_start]",
+    "lea rcx, [rip + husk_secrets_end]",
+    "sub rcx, rdi",
+    "shr rcx, 3",
+    "xor eax, eax",
+    "cld",
+    "rep stosq",
+    ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+    "xorps xmm\\n, xmm\\n",
+    ".endr",
+    "fninit",
+    "xor ecx, ecx",
+    "xor esi, esi",
+    "xor ebp, ebp",
+    "xor r8d, r8d",
+    "xor r9d, r9d",
+    "xor r10d, r10d",
+    "xor r11d, r11d",
+    "xor r12d, r12d",
+    "xor r13d, r13d",
+    "xor r14d, r14d",
+    "xor r15d, r15d",
+    "mov eax, ebx",
+    "out {exit}, al",
+    "2: cli",
+    "hlt",
+    "jmp 2b",
+    ".popsection",
+    exit = const EXIT_PORT,
+);
+
+unsafe extern "C" {
+    fn husk_wipe_and_halt(verdict: u32) -> !;
+}
+
+/// Stops the machine: says why, with a code, wipes, halts every processor.
+pub fn stop(reason: Stop, code: u32) -> ! {
+    end(reason, &[u64::from(reason as u32), u64::from(code)], None)
+}
+
+/// Stops the machine because the engine called `name`.
+pub fn stop_naming(reason: Stop, name: &'static str) -> ! {
+    end(reason, &[u64::from(reason as u32)], Some(name))
+}
+
+/// Stops the machine with what an exception left.
+pub(crate) fn stop_at(reason: Stop, codes: [u64; 3]) -> ! {
+    end(reason, &[u64::from(reason as u32), codes[0], codes[1], codes[2]], None)
+}
+
+/// Whether somebody stops the machine: svm looks at this whenever a guest's processor comes back to the layer.
+#[must_use]
+pub fn is_stopping() -> bool {
+    STOPPING.load(Ordering::Acquire)
+}
+
+/// Halts this processor for good, if somebody stops the machine.
+pub fn halt_if_stopping() {
+    if is_stopping() {
+        HALTED.fetch_add(1, Ordering::AcqRel);
+        halt()
+    }
+}
+
+fn end(reason: Stop, codes: &[u64], name: Option<&'static str>) -> ! {
+    if STOPPING.swap(true, Ordering::AcqRel) {
+        // Another processor does it, or this very one was interrupted at it: then there is nothing more to say.
+        HALTED.fetch_add(1, Ordering::AcqRel);
+        halt()
+    }
+    console::last_line(reason.text(), codes);
+    if let Some(name) = name {
+        console::last_line(name, &[]);
+    }
+    halt_others();
+    // SAFETY: nothing of this processor's state is needed any more, and nobody else runs.
+    unsafe { husk_wipe_and_halt(u32::from(reason.verdict())) }
+}
+
+fn halt_others() {
+    let others = cpus::count() - 1;
+    if others == 0 {
+        return;
+    }
+    if let Some(mut apic) = LocalApic::own() {
+        // Whether the call was heard is seen by counting.
+        if !apic.nmi_all_others() {
+            console::last_line("husk: a processor does not take interrupts", &[]);
+        }
+    }
+    for _ in 0..POLLS_MAX {
+        if HALTED.load(Ordering::Acquire) >= others {
+            return;
+        }
+        spin_loop();
+    }
+    console::last_line("husk: a processor did not halt", &[]);
+}
+
+fn halt() -> ! {
+    loop {
+        // SAFETY: waits with interrupts off; only a reset ends it.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}
+
+#[panic_handler]
+fn panicked(info: &PanicInfo<'_>) -> ! {
+    stop(Stop::Bug, info.location().map_or(0, core::panic::Location::line))
+}
