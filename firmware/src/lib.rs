@@ -14,6 +14,8 @@ extern crate std;
 pub mod boot;
 pub mod guest;
 pub mod memory;
+pub mod platform;
+pub mod virtio;
 
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "reads the processor's counter and a timer's port")]

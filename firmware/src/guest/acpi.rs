@@ -4,8 +4,9 @@
 //! FACS, which is a mailbox and no description): what was checked and measured is what the guest reads. A reboot finds the same
 //! bytes again, whatever the guest did to its memory. Structures are those of ACPI 6.5, chapter 5.
 
+use super::GuestFault;
 use super::place::TABLES_BYTES;
-use super::{GuestFault, Ram};
+use crate::memory::Reach;
 use husk::frontend::acpi::{EventLog, ssdt, tpm2_table};
 use husk::frontend::crb::Layout;
 
@@ -75,7 +76,7 @@ impl Tables {
     /// [`GuestFault::TablesMalformed`], [`GuestFault::TablesTooLarge`] or [`GuestFault::ProcessorUnlisted`].
     pub fn build(
         &mut self,
-        ram: &dyn Ram,
+        ram: &dyn Reach,
         rsdp_at: u64,
         base: u64,
         additions: &Additions,
@@ -110,10 +111,10 @@ impl Tables {
     }
 
     /// Copies the table at `at` behind the last one and returns its offset.
-    fn copy(&mut self, ram: &dyn Ram, at: u64) -> Result<usize, GuestFault> {
+    fn copy(&mut self, ram: &dyn Reach, at: u64) -> Result<usize, GuestFault> {
         let start = self.length;
         let mut header = [0; HEADER_BYTES];
-        ram.read(at, &mut header).map_err(|_| GuestFault::TablesMalformed)?;
+        ram.copy_in(at, &mut header).map_err(|_| GuestFault::TablesMalformed)?;
         let bytes = stated_length(&header);
         if bytes < HEADER_BYTES {
             return Err(GuestFault::TablesMalformed);
@@ -121,7 +122,7 @@ impl Tables {
         let end =
             start.checked_add(bytes).filter(|end| *end <= TABLES_BYTES).ok_or(GuestFault::TablesTooLarge)?;
         let table = &mut self.bytes[start..end];
-        ram.read(at, table).map_err(|_| GuestFault::TablesMalformed)?;
+        ram.copy_in(at, table).map_err(|_| GuestFault::TablesMalformed)?;
         if stated_length(table) != bytes || sum(table) != 0 {
             return Err(GuestFault::TablesMalformed);
         }
@@ -164,7 +165,7 @@ impl Tables {
     }
 
     /// Copies the DSDT behind the FADT at offset `fadt`, which then points to the copy.
-    fn copy_dsdt(&mut self, ram: &dyn Ram, fadt: usize) -> Result<(), GuestFault> {
+    fn copy_dsdt(&mut self, ram: &dyn Reach, fadt: usize) -> Result<(), GuestFault> {
         let bytes = stated_length(&self.bytes[fadt..]);
         let table = &self.bytes[fadt..fadt + bytes];
         let extended = read_u64(table, FADT_X_DSDT_AT).filter(|at| *at != 0);
@@ -209,9 +210,9 @@ impl Tables {
 }
 
 /// The addresses of the machine's tables.
-fn roots(ram: &dyn Ram, rsdp_at: u64) -> Result<heapless::Vec<u64, TABLES_MAX>, GuestFault> {
+fn roots(ram: &dyn Reach, rsdp_at: u64) -> Result<heapless::Vec<u64, TABLES_MAX>, GuestFault> {
     let mut rsdp = [0; RSDP_BYTES];
-    ram.read(rsdp_at, &mut rsdp).map_err(|_| GuestFault::TablesMalformed)?;
+    ram.copy_in(rsdp_at, &mut rsdp).map_err(|_| GuestFault::TablesMalformed)?;
     if rsdp[..8] != *b"RSD PTR " || sum(&rsdp[..RSDP_OLD_BYTES]) != 0 {
         return Err(GuestFault::TablesMalformed);
     }
@@ -225,10 +226,10 @@ fn roots(ram: &dyn Ram, rsdp_at: u64) -> Result<heapless::Vec<u64, TABLES_MAX>, 
     };
     let at = table_at.ok_or(GuestFault::TablesMalformed)?;
     let mut table = [0; HEADER_BYTES + 8 * TABLES_MAX];
-    ram.read(at, &mut table[..HEADER_BYTES]).map_err(|_| GuestFault::TablesMalformed)?;
+    ram.copy_in(at, &mut table[..HEADER_BYTES]).map_err(|_| GuestFault::TablesMalformed)?;
     let bytes = stated_length(&table);
     let table = table.get_mut(..bytes).ok_or(GuestFault::TablesTooLarge)?;
-    ram.read(at, table).map_err(|_| GuestFault::TablesMalformed)?;
+    ram.copy_in(at, table).map_err(|_| GuestFault::TablesMalformed)?;
     if bytes < HEADER_BYTES || table[..4] != *signature || stated_length(table) != bytes || sum(table) != 0 {
         return Err(GuestFault::TablesMalformed);
     }

@@ -1,6 +1,6 @@
 //! A guest's memory for tests.
 
-use super::{GuestFault, Ram};
+use crate::memory::{OutOfReach, Reach};
 use std::vec;
 use std::vec::Vec;
 
@@ -13,21 +13,20 @@ impl Memory {
         Self(vec![0; bytes])
     }
 
-    fn range(&self, at: u64, bytes: usize) -> Result<std::ops::Range<usize>, GuestFault> {
-        let start = usize::try_from(at).map_err(|_| GuestFault::OutOfRange)?;
-        let end =
-            start.checked_add(bytes).filter(|end| *end <= self.0.len()).ok_or(GuestFault::OutOfRange)?;
+    fn range(&self, at: u64, bytes: usize) -> Result<std::ops::Range<usize>, OutOfReach> {
+        let start = usize::try_from(at).map_err(|_| OutOfReach)?;
+        let end = start.checked_add(bytes).filter(|end| *end <= self.0.len()).ok_or(OutOfReach)?;
         Ok(start..end)
     }
 }
 
-impl Ram for Memory {
-    fn read(&self, at: u64, into: &mut [u8]) -> Result<(), GuestFault> {
+impl Reach for Memory {
+    fn copy_in(&self, at: u64, into: &mut [u8]) -> Result<(), OutOfReach> {
         into.copy_from_slice(&self.0[self.range(at, into.len())?]);
         Ok(())
     }
 
-    fn write(&mut self, at: u64, from: &[u8]) -> Result<(), GuestFault> {
+    fn copy_out(&mut self, at: u64, from: &[u8]) -> Result<(), OutOfReach> {
         let range = self.range(at, from.len())?;
         self.0[range].copy_from_slice(from);
         Ok(())

@@ -24,32 +24,25 @@ pub mod start;
 
 pub use fault::GuestFault;
 
-/// Guest-physical memory, reached by copies only: the guest may write it at any instant.
-pub trait Ram {
-    /// Copies `into.len()` bytes from guest-physical `at`.
-    ///
-    /// # Errors
-    /// [`GuestFault::OutOfRange`] if that is no memory.
-    fn read(&self, at: u64, into: &mut [u8]) -> Result<(), GuestFault>;
+use crate::memory::{OutOfReach, Reach};
 
-    /// Copies `from` to guest-physical `at`.
-    ///
-    /// # Errors
-    /// [`GuestFault::OutOfRange`] if that is no memory.
-    fn write(&mut self, at: u64, from: &[u8]) -> Result<(), GuestFault>;
+impl From<OutOfReach> for GuestFault {
+    fn from(_: OutOfReach) -> Self {
+        Self::OutOfRange
+    }
 }
 
 /// How much is copied at a time, in bytes.
 const CHUNK_BYTES: usize = 4096;
 
 /// Copies `bytes` bytes from `from` to `to`; the ranges do not overlap.
-pub(crate) fn copy(ram: &mut dyn Ram, from: u64, to: u64, bytes: u64) -> Result<(), GuestFault> {
+pub(crate) fn copy(ram: &mut dyn Reach, from: u64, to: u64, bytes: u64) -> Result<(), GuestFault> {
     let mut chunk = [0; CHUNK_BYTES];
     let mut done = 0;
     while done < bytes {
         let piece = piece(&mut chunk, bytes - done);
-        ram.read(from + done, piece)?;
-        ram.write(to + done, piece)?;
+        ram.copy_in(from + done, piece)?;
+        ram.copy_out(to + done, piece)?;
         done += piece.len() as u64;
     }
     Ok(())

@@ -56,7 +56,7 @@ impl Place {
         let mut free = map.clone();
         let kernel_end = kernel.load_at.checked_add(kernel.init_bytes).ok_or(GuestFault::NoRoom)?;
         free.give(&(kernel.load_at..kernel_end), RESERVED)?;
-        let mut take = |bytes, from_top: bool, limit| {
+        let mut take = |bytes: u64, from_top: bool, limit: u64| {
             let found = if from_top {
                 free.highest(bytes, PAGE_BYTES, limit)
             } else {
@@ -64,7 +64,7 @@ impl Place {
             };
             let start = found.filter(|start| start + bytes <= LOW_LIMIT).ok_or(GuestFault::NoRoom)?;
             free.give(&(start..start + bytes), RESERVED)?;
-            Ok(start)
+            Ok::<u64, GuestFault>(start)
         };
         let [boot_params_at, command_line_at, descriptors_at] =
             [take(PAGE_BYTES, false, 0)?, take(PAGE_BYTES, false, 0)?, take(PAGE_BYTES, false, 0)?];

@@ -8,7 +8,8 @@ use super::map::Map;
 use super::measure::{Banks, Digests, Facts, Hasher, measure, start_up};
 use super::payload::{Extent, HEADER_BYTES, Part, Shape};
 use super::place::{LOG_BYTES, Place};
-use super::{CHUNK_BYTES, GuestFault, Ram, copy, piece};
+use super::{CHUNK_BYTES, GuestFault, copy, piece};
+use crate::memory::Reach;
 use core::ops::Range;
 use husk::attest::launch::CONFIG_BYTES_MAX;
 use husk::frontend::Tpm;
@@ -27,8 +28,8 @@ pub struct Machine {
     pub rsdp_at: u64,
     /// The firmware's own memory.
     pub layer: Range<u64>,
-    /// The payload, whole.
-    pub payload: Range<u64>,
+    /// Where the payload begins: [`PAYLOAD_AT`](super::payload::PAYLOAD_AT).
+    pub payload_at: u64,
     /// The APIC number of the processor that serves.
     pub hidden_apic: u32,
     /// How many processors the guest has.
@@ -68,19 +69,18 @@ impl Guest {
     ///
     /// # Errors
     /// A [`GuestFault`] that names what does not fit.
-    pub fn plan(ram: &dyn Ram, machine: Machine) -> Result<Self, GuestFault> {
-        let bytes = machine.payload.end.saturating_sub(machine.payload.start);
+    pub fn plan(ram: &dyn Reach, machine: Machine) -> Result<Self, GuestFault> {
         let mut header = [0; HEADER_BYTES];
-        ram.read(machine.payload.start, &mut header).map_err(|_| GuestFault::PayloadMalformed)?;
-        let shape = Shape::parse(&header, bytes)?;
+        ram.copy_in(machine.payload_at, &mut header).map_err(|_| GuestFault::PayloadMalformed)?;
+        let shape = Shape::parse(&header)?;
         let file = shape.part(Part::Kernel);
         let mut front = [0; FRONT_BYTES];
-        ram.read(machine.payload.start + file.offset, &mut front)?;
+        ram.copy_in(machine.payload_at + file.offset, &mut front)?;
         let kernel = Header::parse(&front, file.bytes)?;
         if shape.part(Part::CommandLine).bytes > kernel.command_line_bytes_max {
             return Err(GuestFault::CommandLineTooLong);
         }
-        let hidden = [machine.layer.clone(), machine.payload.clone()];
+        let hidden = hidden(&machine, &shape);
         let place = Place::find(&machine.map, &hidden, &kernel, shape.part(Part::Initrd).bytes)?;
         let (tables, log) = (Tables::empty(), Log::empty());
         Ok(Self { machine, shape, kernel, place, digests: None, tables, log })
@@ -89,7 +89,7 @@ impl Guest {
     /// What the guest must not reach: the firmware's memory and the payload.
     #[must_use]
     pub fn hidden(&self) -> [Range<u64>; 2] {
-        [self.machine.layer.clone(), self.machine.payload.clone()]
+        hidden(&self.machine, &self.shape)
     }
 
     /// The launch configuration's bytes, as the host brought them.
@@ -98,7 +98,7 @@ impl Guest {
     /// [`GuestFault::OutOfRange`], which the plan rules out.
     pub fn config<'b>(
         &self,
-        ram: &dyn Ram,
+        ram: &dyn Reach,
         into: &'b mut [u8; CONFIG_BYTES_MAX],
     ) -> Result<&'b [u8], GuestFault> {
         self.small(ram, Part::Config, into)
@@ -112,7 +112,7 @@ impl Guest {
     /// A [`GuestFault`]; the guest must not run then.
     pub fn start(
         &mut self,
-        ram: &mut dyn Ram,
+        ram: &mut dyn Reach,
         tpm: &mut dyn Tpm,
         launch_measurement: &[u8; 48],
     ) -> Result<Entry, GuestFault> {
@@ -132,7 +132,7 @@ impl Guest {
     }
 
     /// Makes the tables, once: what the machine's own say after a guest ran is the guest's word.
-    fn describe(&mut self, ram: &dyn Ram) -> Result<(), GuestFault> {
+    fn describe(&mut self, ram: &dyn Reach) -> Result<(), GuestFault> {
         let log = EventLog { address: self.place.log.start, area_bytes: LOG_BYTES };
         let Machine { hidden_apic, crb, .. } = self.machine;
         let additions = Additions { hidden_apic, crb, log };
@@ -141,7 +141,7 @@ impl Guest {
 
     fn measure(
         &mut self,
-        ram: &dyn Ram,
+        ram: &dyn Reach,
         tpm: &mut dyn Tpm,
         banks: &Banks,
         launch_measurement: &[u8; 48],
@@ -167,32 +167,32 @@ impl Guest {
         Ok(())
     }
 
-    fn load(&self, ram: &mut dyn Ram) -> Result<(), GuestFault> {
+    fn load(&self, ram: &mut dyn Reach) -> Result<(), GuestFault> {
         let place = &self.place;
         let [kernel, initrd] = [Part::Kernel, Part::Initrd].map(|part| self.shape.part(part));
         copy(ram, self.at(kernel) + self.kernel.code_offset, place.kernel_at, self.kernel.code_bytes)?;
         copy(ram, self.at(initrd), place.initrd_at, initrd.bytes)?;
         let mut command_line = [0; COMMAND_LINE_BYTES_MAX + 1];
         let bytes = self.small(ram, Part::CommandLine, &mut command_line)?.len();
-        ram.write(place.command_line_at, &command_line[..=bytes])?;
+        ram.copy_out(place.command_line_at, &command_line[..=bytes])?;
         let mut page = [0; ZERO_PAGE_BYTES];
         zero_page(&self.kernel, place, initrd.bytes, &mut page)?;
-        ram.write(place.boot_params_at, &page)?;
+        ram.copy_out(place.boot_params_at, &page)?;
         for (descriptor, at) in DESCRIPTORS.iter().zip((place.descriptors_at..).step_by(8)) {
-            ram.write(at, &descriptor.to_le_bytes())?;
+            ram.copy_out(at, &descriptor.to_le_bytes())?;
         }
         fill(ram, &place.tables, self.tables.bytes())?;
         fill(ram, &place.log, self.log.bytes())
     }
 
-    fn digests_of(&self, ram: &dyn Ram, banks: &Banks, part: Part) -> Result<Digests, GuestFault> {
+    fn digests_of(&self, ram: &dyn Reach, banks: &Banks, part: Part) -> Result<Digests, GuestFault> {
         let mut hasher = Hasher::new(banks);
         let extent = self.shape.part(part);
         let mut chunk = [0; CHUNK_BYTES];
         let mut done = 0;
         while done < extent.bytes {
             let piece = piece(&mut chunk, extent.bytes - done);
-            ram.read(self.at(extent) + done, piece)?;
+            ram.copy_in(self.at(extent) + done, piece)?;
             hasher.update(piece);
             done += piece.len() as u64;
         }
@@ -200,27 +200,31 @@ impl Guest {
     }
 
     /// Copies a part that fits a buffer.
-    fn small<'b>(&self, ram: &dyn Ram, part: Part, into: &'b mut [u8]) -> Result<&'b [u8], GuestFault> {
+    fn small<'b>(&self, ram: &dyn Reach, part: Part, into: &'b mut [u8]) -> Result<&'b [u8], GuestFault> {
         let extent = self.shape.part(part);
         let bytes = usize::try_from(extent.bytes).map_err(|_| GuestFault::OutOfRange)?;
         let into = into.get_mut(..bytes).ok_or(GuestFault::OutOfRange)?;
-        ram.read(self.at(extent), into)?;
+        ram.copy_in(self.at(extent), into)?;
         Ok(into)
     }
 
     const fn at(&self, extent: Extent) -> u64 {
-        self.machine.payload.start + extent.offset
+        self.machine.payload_at + extent.offset
     }
 }
 
+fn hidden(machine: &Machine, shape: &Shape) -> [Range<u64>; 2] {
+    [machine.layer.clone(), machine.payload_at..machine.payload_at + shape.bytes()]
+}
+
 /// Writes `bytes` to the front of `area` and zeros to the rest.
-fn fill(ram: &mut dyn Ram, area: &Range<u64>, bytes: &[u8]) -> Result<(), GuestFault> {
-    ram.write(area.start, bytes)?;
+fn fill(ram: &mut dyn Reach, area: &Range<u64>, bytes: &[u8]) -> Result<(), GuestFault> {
+    ram.copy_out(area.start, bytes)?;
     let mut at = area.start + bytes.len() as u64;
     while at < area.end {
         let zeros = &mut [0; CHUNK_BYTES];
         let zeros = piece(zeros, area.end - at);
-        ram.write(at, zeros)?;
+        ram.copy_out(at, zeros)?;
         at += zeros.len() as u64;
     }
     Ok(())

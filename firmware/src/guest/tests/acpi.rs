@@ -1,8 +1,9 @@
 //! Laws of the guest's tables, on a machine made of bytes.
 
 use super::{Additions, Tables, read_u32, read_u64, seal, stated_length, sum};
+use crate::guest::GuestFault;
 use crate::guest::fakes::Memory;
-use crate::guest::{GuestFault, Ram};
+use crate::memory::Reach;
 use husk::frontend::acpi::EventLog;
 use husk::frontend::crb::{Buffer, Identity, Layout, Localities};
 use std::vec;
@@ -64,11 +65,11 @@ pub(crate) fn write_machine(memory: &mut Memory) {
     ];
     let pointers: Vec<u8> = tables.iter().flat_map(|(at, _)| at.to_le_bytes()).collect();
     for (at, table) in &tables {
-        memory.write(u64::from(*at), table).unwrap();
+        memory.copy_out(u64::from(*at), table).unwrap();
     }
-    memory.write(0x3000, &table(b"DSDT", &[0x5A; 99])).unwrap();
-    memory.write(0x200, &table(b"RSDT", &pointers)).unwrap();
-    memory.write(RSDP_AT, &rsdp()).unwrap();
+    memory.copy_out(0x3000, &table(b"DSDT", &[0x5A; 99])).unwrap();
+    memory.copy_out(0x200, &table(b"RSDT", &pointers)).unwrap();
+    memory.copy_out(RSDP_AT, &rsdp()).unwrap();
 }
 
 fn built(memory: &Memory, hidden: u32) -> Result<Tables, GuestFault> {
@@ -137,8 +138,8 @@ fn a_flipped_byte_in_any_table_is_refused() {
         for at in start..start + bytes {
             let mut memory = machine();
             let mut byte = [0];
-            memory.read(at, &mut byte).unwrap();
-            memory.write(at, &[byte[0] ^ 0x40]).unwrap();
+            memory.copy_in(at, &mut byte).unwrap();
+            memory.copy_out(at, &[byte[0] ^ 0x40]).unwrap();
             assert!(built(&memory, 1).is_err(), "{at:#x}");
         }
     }
@@ -154,7 +155,7 @@ fn any_length_and_any_entry_with_a_right_sum_is_survived() {
             bytes[9] = 0;
             bytes[9] = sum(&bytes).wrapping_neg();
             let mut memory = machine();
-            memory.write(0x1800, &bytes).unwrap();
+            memory.copy_out(0x1800, &bytes).unwrap();
             if let Ok(tables) = built(&memory, 1) {
                 walk(&tables);
             }
@@ -162,7 +163,7 @@ fn any_length_and_any_entry_with_a_right_sum_is_survived() {
     }
     for pointers in [33, 100] {
         let mut memory = machine();
-        memory.write(0x200, &table(b"RSDT", &vec![0x10; 4 * pointers])).unwrap();
+        memory.copy_out(0x200, &table(b"RSDT", &vec![0x10; 4 * pointers])).unwrap();
         assert!(built(&memory, 1).is_err());
     }
 }

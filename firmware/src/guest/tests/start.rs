@@ -1,13 +1,14 @@
 //! Laws of a start: everything at its place, and a reboot finds what the host brought.
 
 use super::{Entry, Guest, Machine};
+use crate::guest::GuestFault;
 use crate::guest::acpi::tests::{RSDP_AT, additions, write_machine};
 use crate::guest::bzimage::tests::front;
 use crate::guest::fakes::Memory;
 use crate::guest::map::{Map, Region, USABLE};
 use crate::guest::measure::tests::{ALL, Pcrs};
 use crate::guest::payload::{PAGE_BYTES, Part, Shape};
-use crate::guest::{GuestFault, Ram};
+use crate::memory::Reach;
 use std::ops::Range;
 use std::vec;
 use std::vec::Vec;
@@ -41,13 +42,13 @@ fn booted() -> (Memory, Machine) {
     let mut memory = Memory::of(MEMORY_BYTES);
     write_machine(&mut memory);
     let payload = payload();
-    memory.write(PAYLOAD_AT, &payload).unwrap();
+    memory.copy_out(PAYLOAD_AT, &payload).unwrap();
     let region = |start, end| Region { start, end, kind: USABLE };
     let machine = Machine {
         map: Map::of([region(0x8000, 0x9_F000), region(0x10_0000, MEMORY_BYTES as u64)]).unwrap(),
         rsdp_at: RSDP_AT,
         layer: LAYER,
-        payload: PAYLOAD_AT..PAYLOAD_AT + payload.len() as u64,
+        payload_at: PAYLOAD_AT,
         hidden_apic: 1,
         guest_cpus: 2,
         crb: additions(1).crb,
@@ -61,7 +62,7 @@ fn started(guest: &mut Guest, memory: &mut Memory) -> (Entry, Vec<Vec<u8>>, Pcrs
     let place = &guest.place;
     let area = |at: u64, bytes: usize| {
         let mut content = vec![0; bytes];
-        memory.read(at, &mut content).unwrap();
+        memory.copy_in(at, &mut content).unwrap();
         content
     };
     let content = vec![
@@ -99,7 +100,7 @@ fn a_reboot_finds_what_the_host_brought_and_not_what_the_guest_left() {
     let hidden = guest.hidden();
     for page in (0..MEMORY_BYTES as u64).step_by(4096) {
         if !hidden.iter().any(|range| range.contains(&page)) {
-            memory.write(page, &[0xEE; 4096]).unwrap();
+            memory.copy_out(page, &[0xEE; 4096]).unwrap();
         }
     }
     let second = started(&mut guest, &mut memory);
@@ -111,16 +112,16 @@ fn a_payload_that_is_not_one_starts_nothing() {
     let (memory, machine) = booted();
     let with = |at: u64, byte: u8| {
         let mut memory = memory.clone();
-        memory.write(PAYLOAD_AT + at, &[byte]).unwrap();
+        memory.copy_out(PAYLOAD_AT + at, &[byte]).unwrap();
         Guest::plan(&memory, machine.clone()).map(|_| ())
     };
     assert_eq!(with(0, 0), Err(GuestFault::PayloadMalformed));
-    assert_eq!(with(16, 0x01), Err(GuestFault::PayloadMalformed));
+    assert_eq!(with(19, 0x10), Err(GuestFault::PayloadMalformed));
     assert_eq!(with(PAGE_BYTES + 0x202, 0), Err(GuestFault::KernelMalformed));
     assert_eq!(with(PAGE_BYTES + 0x238, 5).and(with(PAGE_BYTES + 0x239, 0)), Ok(()));
     let mut memory = memory.clone();
-    memory.write(PAYLOAD_AT + PAGE_BYTES + 0x238, &[5, 0]).unwrap();
+    memory.copy_out(PAYLOAD_AT + PAGE_BYTES + 0x238, &[5, 0]).unwrap();
     assert_eq!(Guest::plan(&memory, machine.clone()).map(|_| ()), Err(GuestFault::CommandLineTooLong));
-    let beyond = Machine { payload: 1 << 40..(1 << 40) + 0x1000, ..machine };
+    let beyond = Machine { payload_at: 1 << 40, ..machine };
     assert_eq!(Guest::plan(&memory, beyond).map(|_| ()), Err(GuestFault::PayloadMalformed));
 }

@@ -1,0 +1,155 @@
+//! The platform `Emulated`: what the component stands on where there is no SEV-SNP.
+//!
+//! **What.** [`Emulated`] gathers the component's seams over the firmware's own devices: the volume's disk, the broker's port of
+//! the channel, and reports from the simulated processor at the channel's other port.
+//! **Trust.** None in disk and channel. The secrets page comes from the host, so whoever runs the host could forge every
+//! report: that is what 'simulated' means, and why a broker refuses its root unless it is told to accept it. Messages and reports
+//! themselves have the real format, and are checked as on silicon.
+//! **Laws.** The secrets page is asked for once, and its key is wiped from every buffer it passed. A failed report is final.
+//! **Not here.** Where the pages and frames go: `tools/launcher`.
+
+use crate::virtio::DeviceFault;
+use crate::virtio::disk::{Requests, VolumeDisk};
+use crate::virtio::post::{Port, Post, PostError, ProcessorWord, Wire};
+use core::cell::RefCell;
+use core::fmt;
+use husk::attest::guest_message::{GuestRequest, GuestRequestError, Messenger, PAGE_BYTES, SecretsPage};
+use husk::attest::{AttestFault, binding, report};
+use husk::seams::{
+    Channel, ChannelError, Clock, Console, Entropy, Platform, REPORT_BYTES, REPORT_DATA_BYTES, Reporter,
+    ReporterError,
+};
+
+/// How long the broker may take, in milliseconds.
+const BROKER_PATIENCE_MS: u64 = 5_000;
+/// How long the simulated processor may take, in milliseconds.
+const PROCESSOR_PATIENCE_MS: u64 = 10_000;
+
+/// The seams that need no device.
+#[expect(missing_debug_implementations, reason = "the seams are trait objects")]
+pub struct Own<'o> {
+    /// Entropy of the processor.
+    pub entropy: &'o mut dyn Entropy,
+    /// The processor's own clock.
+    pub clock: &'o dyn Clock,
+    /// Where lines go.
+    pub console: &'o mut dyn Console,
+}
+
+/// See the module's head.
+pub struct Emulated<R, W> {
+    disk: VolumeDisk<R>,
+    post: RefCell<Post<W>>,
+    messenger: Messenger,
+}
+
+impl<R, W> fmt::Debug for Emulated<R, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Emulated")
+    }
+}
+
+impl<R: Requests, W: Wire> Emulated<R, W> {
+    /// Takes the devices and asks for the secrets page of this launch.
+    ///
+    /// # Errors
+    /// [`DeviceFault::NoSecrets`].
+    pub fn open(disk: VolumeDisk<R>, mut post: Post<W>) -> Result<Self, DeviceFault> {
+        let mut page = [0; PAGE_BYTES];
+        let word = [ProcessorWord::Secrets as u8];
+        let bytes = post.exchange(Port::Processor, &[&word], &mut page, PROCESSOR_PATIENCE_MS);
+        let secrets = SecretsPage::take(&mut page).map_err(|_| DeviceFault::NoSecrets);
+        zeroize::Zeroize::zeroize(&mut page);
+        let secrets = if bytes == Ok(PAGE_BYTES) { secrets? } else { return Err(DeviceFault::NoSecrets) };
+        Ok(Self { disk, post: RefCell::new(post), messenger: Messenger::new(secrets) })
+    }
+
+    /// MEASUREMENT of this launch, as this VM's own report states it.
+    ///
+    /// # Errors
+    /// [`DeviceFault::NoReport`].
+    pub fn launch_measurement(&mut self) -> Result<[u8; 48], DeviceFault> {
+        let mut bytes = [0; REPORT_BYTES];
+        let mut processor = Processor { post: &self.post, messenger: &mut self.messenger };
+        processor
+            .report(&binding::identify_data(), &mut bytes)
+            .map_err(|_: ReporterError| DeviceFault::NoReport)?;
+        let report = report::Report::parse(&bytes).map_err(|_| DeviceFault::NoReport)?;
+        Ok(*report.measurement())
+    }
+
+    /// Lends all seams for one call.
+    pub fn with<T>(&mut self, own: Own<'_>, act: impl FnOnce(&mut Platform<'_>) -> T) -> T {
+        let mut channel = Broker { post: &self.post };
+        let mut reporter = Processor { post: &self.post, messenger: &mut self.messenger };
+        act(&mut Platform {
+            disk: &mut self.disk,
+            channel: &mut channel,
+            reporter: &mut reporter,
+            entropy: own.entropy,
+            clock: Some(own.clock),
+            console: own.console,
+        })
+    }
+}
+
+struct Broker<'p, W> {
+    post: &'p RefCell<Post<W>>,
+}
+
+impl<W: Wire> Channel for Broker<'_, W> {
+    fn exchange(&mut self, request: &[u8], reply: &mut [u8]) -> Result<usize, ChannelError> {
+        let mut post = self.post.try_borrow_mut().map_err(|_| ChannelError::Unreachable)?;
+        post.exchange(Port::Broker, &[request], reply, BROKER_PATIENCE_MS).map_err(|error| match error {
+            PostError::NoAnswer => ChannelError::Unreachable,
+            PostError::TooLong => ChannelError::ReplyTooLong,
+        })
+    }
+}
+
+/// The processor's mailbox: a page out, a page back.
+struct Mailbox<'p, W> {
+    post: &'p RefCell<Post<W>>,
+}
+
+impl<W: Wire> GuestRequest for Mailbox<'_, W> {
+    fn exchange(
+        &mut self,
+        request: &[u8; PAGE_BYTES],
+        response: &mut [u8; PAGE_BYTES],
+    ) -> Result<(), GuestRequestError> {
+        let mut post = self.post.try_borrow_mut().map_err(|_| GuestRequestError::Failed)?;
+        let word = [ProcessorWord::GuestRequest as u8];
+        match post.exchange(Port::Processor, &[&word, request], response, PROCESSOR_PATIENCE_MS) {
+            Ok(PAGE_BYTES) => Ok(()),
+            Ok(_) | Err(_) => Err(GuestRequestError::Failed),
+        }
+    }
+}
+
+struct Processor<'p, W> {
+    post: &'p RefCell<Post<W>>,
+    messenger: &'p mut Messenger,
+}
+
+impl<W: Wire> Reporter for Processor<'_, W> {
+    fn report(
+        &mut self,
+        data: &[u8; REPORT_DATA_BYTES],
+        report: &mut [u8; REPORT_BYTES],
+    ) -> Result<(), ReporterError> {
+        let mut mailbox = Mailbox { post: self.post };
+        self.messenger.report(&mut mailbox, data, 0, report).map_err(|fault| match fault {
+            AttestFault::ProcessorRefused => ReporterError::Refused,
+            _ => ReporterError::Failed,
+        })
+    }
+
+    fn certificate(&mut self, into: &mut [u8]) -> usize {
+        let word = [ProcessorWord::Certificate as u8];
+        // None is an allegation like any other: the broker asks for the certificate, and says so.
+        self.post.try_borrow_mut().map_or(0, |mut post| {
+            post.exchange(Port::Processor, &[&word], into, PROCESSOR_PATIENCE_MS).unwrap_or_default()
+        })
+    }
+}
