@@ -19,5 +19,7 @@ crate::faults! {
         ChargeFailed = 8, Engine, "an open authorization attempt could not be charged", "restart the guest; report it if it comes back";
         /// **Means** the linked engine is a version whose laws were not shown. **Left** everything. **Next** link libtpms 0.9.
         VersionRefused = 9, Engine, "the linked engine version is not one that keeps every promise", "link libtpms 0.9";
+        /// **Means** the endorsement keys were not worked out for the present seed: the guest changed it (TPM2_ChangeEPS). **Left** everything. **Next** reset the machine.
+        EndorsementUnknown = 10, Guest, "the TPM's endorsement seed was changed since its last reset", "reset the guest: its endorsement keys are new ones";
     }
 }

@@ -8,11 +8,13 @@
 //! **Not here.** Freshness, keys, leases: an engine does not know that they exist.
 
 mod command;
+mod endorsement;
 mod fault;
 #[cfg(feature = "engine-reference")]
 pub mod reference;
 
 pub use command::{Command, Locality, Needs, ResponseCode};
+pub use endorsement::{ENDORSEMENT_BYTES_MAX, EndorsementKey};
 pub use fault::EngineFault;
 
 use crate::nv::NvImage;
@@ -126,6 +128,26 @@ pub trait Engine {
     /// # Errors
     /// [`EngineFault`] if `into` is too small or the engine fails.
     fn save_volatile(&mut self, into: &mut [u8]) -> Result<usize, EngineFault>;
+
+    /// Works out the public areas of the endorsement keys from the stored state's primary seed, so that
+    /// [`endorsement_key`](Engine::endorsement_key) can tell them; cheap where the seed is the one of the last time. The engine is off, before
+    /// and afterwards; nothing is stored, and no later power-on shows any trace.
+    ///
+    /// # Errors
+    /// [`EngineFault`] if the state does not load or the engine makes no keys from it.
+    fn learn_endorsement(&mut self, nv: &mut NvImage<'_>) -> Result<(), EngineFault>;
+
+    /// Writes the public area (TPMT_PUBLIC) of an endorsement key into `into`, which has at least
+    /// [`ENDORSEMENT_BYTES_MAX`] bytes, and returns its length in bytes. Takes no slot and no authorization of the running TPM.
+    ///
+    /// # Errors
+    /// [`EngineFault::EndorsementUnknown`] if it was not learned, or the guest has changed the seed since.
+    fn endorsement_key(
+        &self,
+        nv: &NvImage<'_>,
+        key: EndorsementKey,
+        into: &mut [u8],
+    ) -> Result<usize, EngineFault>;
 
     /// Powers on and resumes `volatile` as if power had never gone.
     ///

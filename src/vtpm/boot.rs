@@ -1,7 +1,7 @@
 //! From power-on to serving: states that consume one another.
 
 use super::power::power_on_facts;
-use super::serve::{Power, Vtpm};
+use super::serve::{Endorsement, Power, Vtpm};
 use super::trust::Trust;
 use crate::attest::launch::LaunchConfig;
 use crate::attest::{AttestFault, binding, report};
@@ -252,6 +252,7 @@ impl<'m, E: Engine> Unsealed<'m, E> {
             latched: None,
             keyed: false,
             suspended: None,
+            endorsement: Endorsement::Unasked,
         };
         vtpm.commit(platform).map(drop)?;
         Ok(vtpm)

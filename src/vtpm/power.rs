@@ -1,7 +1,7 @@
 //! Reset and shutdown.
 
 use super::Vtpm;
-use super::serve::Power;
+use super::serve::{Endorsement, Power};
 use crate::engine::{Engine, PowerOn, Start};
 use crate::fault::Fault;
 use crate::nv::NvImage;
@@ -37,11 +37,25 @@ impl<E: Engine> Vtpm<'_, E> {
         }
         self.power = Power::Off;
         self.keyed = false;
+        if self.endorsement == Endorsement::Learned {
+            let learned = self.engine.learn_endorsement(self.nv.image_mut());
+            learned.map_err(|fault| self.latch(fault.into()))?;
+        }
         let facts = power_on_facts(self.nv.image(), self.trust.token(), Start::Load);
         let on = self.engine.power_on(self.nv.image_mut(), facts);
         on.map_err(|fault| self.latch(fault.into()))?;
         self.power = Power::Initialized;
         self.commit(platform).map(drop).map_err(|fault| self.latch(fault))
+    }
+
+    /// Lets this TPM be attested: from here on its endorsement keys are worked out at each power-on (tens of milliseconds, once for
+    /// each seed). Resets the TPM to begin with, so the firmware calls this before its guest runs.
+    ///
+    /// # Errors
+    /// As [`reset`](Vtpm::reset).
+    pub fn offer_attestation(&mut self, platform: &mut Platform<'_>) -> Result<(), Fault> {
+        self.endorsement = Endorsement::Learned;
+        self.reset(platform)
     }
 
     /// Whether the TPM is powered.

@@ -39,6 +39,15 @@ pub(super) enum Power {
     Started,
 }
 
+/// Whether the endorsement keys are worked out at each power-on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Endorsement {
+    /// Nobody attests.
+    Unasked,
+    /// Somebody does.
+    Learned,
+}
+
 /// A command and what was granted to it.
 struct Admitted<'c> {
     command: Command<'c>,
@@ -58,6 +67,7 @@ pub struct Vtpm<'m, E: Engine> {
     pub(super) keyed: bool,
     /// What resumes the TPM from where it stands; nothing may happen to it meanwhile.
     pub(super) suspended: Option<Suspended>,
+    pub(super) endorsement: Endorsement,
 }
 
 impl<E: Engine> fmt::Debug for Vtpm<'_, E> {

@@ -5,7 +5,10 @@
 
 use crate::tpm::{self, Reply};
 use husk::engine::reference::ReferenceEngine;
-use husk::engine::{COMMAND_BYTES_MAX, Command, Engine, EngineFault, Locality, PowerOn, Start};
+use husk::engine::{
+    COMMAND_BYTES_MAX, Command, ENDORSEMENT_BYTES_MAX, EndorsementKey, Engine, EngineFault, Locality,
+    PowerOn, Start,
+};
 use husk::nv::{NvFault, NvImage, STATE_BYTES_MAX};
 use husk::seams::EntropyError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -62,6 +65,23 @@ impl Bench {
     /// As [`power_on`](Self::power_on) from a stored state, with the clock at `clock_ms_min` or later.
     pub fn launch(&mut self, reset_count: u32, clock_ms_min: u64) -> Result<(), EngineFault> {
         self.engine.power_on(&mut self.nv, PowerOn { start: Start::Load, reset_count, clock_ms_min })
+    }
+
+    /// Cuts the power; the image stays as it is.
+    pub fn engine_off(&mut self) {
+        self.engine.power_off();
+    }
+
+    /// Has the endorsement keys worked out; the engine is off afterwards.
+    pub fn learn(&mut self) -> Result<(), EngineFault> {
+        self.engine.learn_endorsement(&mut self.nv)
+    }
+
+    /// The public area of an endorsement key, as the engine tells it.
+    pub fn endorsement(&self, key: EndorsementKey) -> Result<Vec<u8>, EngineFault> {
+        let mut public = [0; ENDORSEMENT_BYTES_MAX];
+        let len = self.engine.endorsement_key(&self.nv, key, &mut public)?;
+        Ok(public[..len].to_vec())
     }
 
     /// The handles whose attempts `bytes` opens.

@@ -1,6 +1,11 @@
 //! A tiny TPM 2.0 client for tests: command bytes out, replies in. Structures are TPM 2.0 part 2 and 3.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test stops at the first surprise"
+)]
 #![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
 /// TPM_RH_OWNER.
@@ -283,6 +288,43 @@ pub fn rsa_storage_template(unique: &[u8]) -> Vec<u8> {
 pub fn create_primary(hierarchy: u32, template: &[u8]) -> Vec<u8> {
     let parameters = Bytes::new().raw(&sensitive(b"", b"")).sized(template).u16(0).u32(0).0;
     authorized(0x131, &[hierarchy], &[b""], &parameters)
+}
+fn unhex(text: &str) -> Vec<u8> {
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
+}
+/// TPMT_PUBLIC of an endorsement key by the TCG EK Credential Profile: L-1 (RSA-2048), L-2 (P-256) or H-3 (P-384).
+pub fn endorsement_template(name: &str) -> Vec<u8> {
+    let policy_a = "837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa";
+    let policy_b = "b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419ca\
+                    cb47ba09699646150f9fc000f3f80e12";
+    let low = |kind| Bytes::new().u16(kind).u16(SHA256).u32(0x0003_00B2).sized(&unhex(policy_a));
+    let high = Bytes::new().u16(0x23).u16(0x0C).u32(0x0003_00F2).sized(&unhex(policy_b));
+    let aes = |bytes: Bytes, bits| bytes.u16(6).u16(bits).u16(0x43).u16(ALG_NULL);
+    match name {
+        "L-1" => aes(low(1), 128).u16(2048).u32(0).sized(&[0; 256]).0,
+        "L-2" => aes(low(0x23), 128).u16(3).u16(ALG_NULL).sized(&[0; 32]).sized(&[0; 32]).0,
+        "H-3" => aes(high, 256).u16(4).u16(ALG_NULL).u16(0).u16(0).0,
+        other => panic!("no template {other}"),
+    }
+}
+/// The TPMT_PUBLIC in the reply to [`create_primary`].
+pub fn created_public(reply: &Reply) -> &[u8] {
+    reply.sized_at(8)
+}
+/// A new endorsement primary seed, by the platform.
+pub fn change_eps() -> Vec<u8> {
+    authorized(0x124, &[PLATFORM], &[b""], &[])
+}
+/// Enables or disables a hierarchy, by the platform.
+pub fn hierarchy_control(hierarchy: u32, enable: bool) -> Vec<u8> {
+    authorized(0x121, &[PLATFORM], &[b""], &Bytes::new().u32(hierarchy).u8(u8::from(enable)).0)
+}
+/// Forbids or allows TPM2_Clear, by the platform.
+pub fn clear_control(forbid: bool) -> Vec<u8> {
+    authorized(0x127, &[PLATFORM], &[b""], &[u8::from(forbid)])
 }
 /// Seals `data` under `parent`; `attributes` is TPMA_OBJECT (0x52 with DA protection, 0x452 without).
 pub fn create_sealed(parent: u32, attributes: u32, auth: &[u8], policy: &[u8], data: &[u8]) -> Vec<u8> {

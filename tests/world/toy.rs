@@ -1,7 +1,8 @@
 //! A TPM of one counter: small enough to be a model, real enough to be served.
 
 use husk::engine::{
-    Attempts, Command, Engine, EngineFault, Fingerprint, Locality, PowerOn, ResponseCode, Start,
+    Attempts, Command, EndorsementKey, Engine, EngineFault, Fingerprint, Locality, PowerOn, ResponseCode,
+    Start,
 };
 use husk::nv::NvImage;
 use std::cell::Cell;
@@ -161,5 +162,19 @@ impl Engine for Toy {
             return Err(EngineFault::StateRefused);
         }
         self.power_on(nv, facts)
+    }
+
+    fn learn_endorsement(&mut self, _: &mut NvImage<'_>) -> Result<(), EngineFault> {
+        Ok(())
+    }
+
+    fn endorsement_key(
+        &self,
+        _: &NvImage<'_>,
+        key: EndorsementKey,
+        into: &mut [u8],
+    ) -> Result<usize, EngineFault> {
+        into[..32].fill(key as u8);
+        Ok(32)
     }
 }

@@ -29,29 +29,38 @@ const WRONG: [u32; 2] = [0x98E, 0x9A2];
 /// reached, so that no authorization is possible (TPM_RC_AUTH_UNAVAILABLE, TPM_RC_LOCKOUT).
 const NOTHING_LEFT: [u32; 3] = [0x18B, 0x12F, 0x921];
 
+/// The longest request that is sent, and the most of a reply that is looked at, in bytes.
+const INQUIRY_BYTES_MAX: usize = 512;
+
 /// A short command under construction.
-struct Request(heapless::Vec<u8, 128>);
+pub(super) struct Request(heapless::Vec<u8, INQUIRY_BYTES_MAX>);
 
 impl Request {
-    fn new(sessions: bool, code: u32) -> Self {
+    /// Starts a command whose only handle is authorized with an empty password.
+    pub(super) fn authorized(code: u32, handle: u32) -> Self {
+        // The authorization area: its size, TPM_RS_PW, empty nonce, no attributes, empty password.
+        Self::new(true, code).word(handle).word(9).word(PASSWORD).put(&[0; 5])
+    }
+
+    pub(super) fn new(sessions: bool, code: u32) -> Self {
         let tag: u16 = if sessions { 0x8002 } else { 0x8001 };
         Self(heapless::Vec::new()).put(&tag.to_be_bytes()).word(0).word(code)
     }
 
     /// Appends `bytes`; a request that does not fit stays too short, and the TPM refuses it.
-    fn put(mut self, bytes: &[u8]) -> Self {
+    pub(super) fn put(mut self, bytes: &[u8]) -> Self {
         if self.0.extend_from_slice(bytes).is_err() {
             self.0.clear();
         }
         self
     }
 
-    fn word(self, word: u32) -> Self {
+    pub(super) fn word(self, word: u32) -> Self {
         self.put(&word.to_be_bytes())
     }
 
     /// Fills the size in.
-    fn finish(mut self) -> heapless::Vec<u8, 128> {
+    fn finish(mut self) -> heapless::Vec<u8, INQUIRY_BYTES_MAX> {
         if let (Ok(size), Some(field)) = (u32::try_from(self.0.len()), self.0.get_mut(2..6)) {
             field.copy_from_slice(&size.to_be_bytes());
         }
@@ -60,12 +69,29 @@ impl Request {
 }
 
 /// The reply to an inquiry.
-struct Reply {
-    bytes: heapless::Vec<u8, 256>,
+pub(super) struct Reply {
+    bytes: heapless::Vec<u8, INQUIRY_BYTES_MAX>,
     code: ResponseCode,
 }
 
 impl Reply {
+    /// The response code.
+    pub(super) const fn code(&self) -> ResponseCode {
+        self.code
+    }
+
+    /// The handle that it starts with.
+    pub(super) fn handle(&self) -> Option<u32> {
+        self.word(BODY)
+    }
+
+    /// outPublic in the reply to TPM2_CreatePrimary: behind the handle and the size of the parameters.
+    pub(super) fn created_public(&self) -> Option<&[u8]> {
+        let at = BODY + 4 + 4;
+        let len = self.array(at).map(u16::from_be_bytes)?;
+        self.bytes.get(at + 2..)?.get(..usize::from(len))
+    }
+
     fn array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.bytes.get(at..)?.first_chunk().copied()
     }
@@ -77,7 +103,7 @@ impl Reply {
 
 impl ReferenceEngine {
     /// Sends a request, and again where the TPM asks for that.
-    fn ask(&mut self, nv: &mut NvImage<'_>, request: Request) -> Result<Reply, EngineFault> {
+    pub(super) fn ask(&mut self, nv: &mut NvImage<'_>, request: Request) -> Result<Reply, EngineFault> {
         let request = request.finish();
         let mut response = [0; COMMAND_BYTES_MAX];
         for _ in 0..RETRIES_MAX {
@@ -88,7 +114,7 @@ impl ReferenceEngine {
             let code = ResponseCode::of(answer);
             if code != ResponseCode::RETRY {
                 // Only the start of a reply is ever looked at.
-                let bytes = answer.iter().copied().take(256).collect();
+                let bytes = answer.iter().copied().take(INQUIRY_BYTES_MAX).collect();
                 return Ok(Reply { bytes, code });
             }
         }

@@ -8,17 +8,19 @@
 //! powered on again.
 //! **Not here.** Raw pointers and C: `husk-stubs`.
 
+mod endorsement;
 mod inquiry;
 mod permall;
 mod world;
 
-use super::{Attempts, Command};
+use super::{Attempts, Command, EndorsementKey};
 use super::{COMMAND_BYTES_MAX, Engine, EngineFault, Fingerprint, Locality, PowerOn, ResponseCode, Start};
 use crate::nv::NvImage;
 use crate::seams::EntropyError;
+use endorsement::Endorsement;
 use husk_stubs::{Canceller, Failure, Tpms, Version};
 use permall::Permall;
-use world::{Entry, World};
+use world::{Entry, Stores, World};
 use zeroize::Zeroize;
 
 /// Where the engine's randomness comes from.
@@ -52,13 +54,23 @@ pub struct ReferenceEngine {
     phase: Phase,
     /// A session was bound to TPM_RH_LOCKOUT, so that any HMAC session may try its authorization.
     lockout_bound: bool,
+    stores: Stores,
+    endorsement: Option<Endorsement>,
 }
 
 impl ReferenceEngine {
     /// Takes the library, unless an engine has it; dropping the engine powers it off and gives it back.
     #[must_use]
     pub fn claim(entropy: EntropySource) -> Option<Self> {
-        Some(Self { tpms: Tpms::claim()?, entropy, phase: Phase::Off, lockout_bound: false })
+        let tpms = Tpms::claim()?;
+        Some(Self {
+            tpms,
+            entropy,
+            phase: Phase::Off,
+            lockout_bound: false,
+            stores: Stores::Keep,
+            endorsement: None,
+        })
     }
 
     /// A handle that ends a running command early (CRB cancel), usable from another processor.
@@ -77,7 +89,7 @@ impl ReferenceEngine {
         if self.phase != Phase::On {
             return Err(EngineFault::Failed);
         }
-        let mut world = World::new(nv, self.entropy, self.fingerprint(), locality);
+        let mut world = World::new(nv, self.entropy, self.fingerprint(), locality).storing(self.stores);
         let result = call(&mut self.tpms, &mut world);
         let result = match (world.fault(), result) {
             (None, Ok(value)) => return Ok(value),
@@ -117,7 +129,8 @@ impl ReferenceEngine {
 
     /// Powers on from the image's state, with what `entry` puts in.
     fn load(&mut self, nv: &mut NvImage<'_>, entry: Entry<'_>) -> Result<(), EngineFault> {
-        let mut world = World::new(nv, self.entropy, self.fingerprint(), Locality::Zero).starting(entry)?;
+        let world = World::new(nv, self.entropy, self.fingerprint(), Locality::Zero);
+        let mut world = world.storing(self.stores).starting(entry)?;
         let loaded = self.tpms.power_on(&mut world);
         match (world.fault(), loaded) {
             (None, Ok(())) => {
@@ -272,6 +285,24 @@ impl Engine for ReferenceEngine {
             Failure::TooLarge => EngineFault::StateTooLarge,
             Failure::Code(_) | Failure::GaveUp => EngineFault::Failed,
         })
+    }
+
+    fn learn_endorsement(&mut self, nv: &mut NvImage<'_>) -> Result<(), EngineFault> {
+        self.power_off();
+        self.check_version()?;
+        self.work_out_endorsement(nv)
+    }
+
+    fn endorsement_key(
+        &self,
+        nv: &NvImage<'_>,
+        key: EndorsementKey,
+        into: &mut [u8],
+    ) -> Result<usize, EngineFault> {
+        let known = self.endorsement.as_ref().and_then(|known| known.public(key, nv));
+        let public = known.ok_or(EngineFault::EndorsementUnknown)?;
+        into.get_mut(..public.len()).ok_or(EngineFault::StateTooLarge)?.copy_from_slice(public);
+        Ok(public.len())
     }
 
     fn resume_volatile(

@@ -1,4 +1,4 @@
-//! Where three numbers lie in libtpms' marshalled permanent state.
+//! Where three numbers and a seed lie in libtpms' marshalled permanent state.
 //!
 //! The library has no call that sets the reset count or the clock, so they are put into the state before it is loaded.
 //! The state is walked from its start, header by header; a state that is not understood to the last step is refused, not
@@ -42,6 +42,8 @@ const AUDIT_DEFAULTS: [usize; 2] = [31, 33];
 /// Offsets into a permanent state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Permall {
+    /// Where the endorsement primary seed lies (EPSeed).
+    pub(super) endorsement_seed: Range<usize>,
     reset_count: usize,
     orderly_state: usize,
     audit_commands: Range<usize>,
@@ -109,8 +111,13 @@ impl Walk<'_> {
         self.header(&PERSISTENT)?;
         // disableClear; the hash algorithms of three policies.
         self.skip(1 + 3 * 2)?;
-        // Three policies, three authorizations, three seeds, three proofs.
-        for _ in 0..12 {
+        // Three policies, three authorizations.
+        for _ in 0..6 {
+            self.sized(TPM2B_BYTES_MAX)?;
+        }
+        let endorsement_seed = self.sized(TPM2B_BYTES_MAX)?;
+        // Two more seeds, three proofs.
+        for _ in 0..5 {
             self.sized(TPM2B_BYTES_MAX)?;
         }
         // totalResetCount
@@ -131,7 +138,7 @@ impl Walk<'_> {
         self.block()?;
         self.header(&ORDERLY)?;
         let clock = self.skip(8)?.start;
-        Ok(Permall { reset_count, orderly_state, audit_commands, clock })
+        Ok(Permall { endorsement_seed, reset_count, orderly_state, audit_commands, clock })
     }
 
     fn at(&self) -> usize {

@@ -39,12 +39,22 @@ impl Entry<'_> {
     }
 }
 
+/// What becomes of a state that the library stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stores {
+    /// It goes into the image.
+    Keep,
+    /// It is forgotten: a rehearsal.
+    Forget,
+}
+
 /// The image, the locality, the entropy; at power-on also how to come up.
 pub(super) struct World<'w, 'm> {
     nv: &'w mut NvImage<'m>,
     entropy: EntropySource,
     fingerprint: Fingerprint,
     locality: Locality,
+    stores: Stores,
     entry: Option<Entry<'w>>,
     fault: Option<EngineFault>,
 }
@@ -57,7 +67,12 @@ impl<'w, 'm> World<'w, 'm> {
         fingerprint: Fingerprint,
         locality: Locality,
     ) -> Self {
-        Self { nv, entropy, fingerprint, locality, entry: None, fault: None }
+        Self { nv, entropy, fingerprint, locality, stores: Stores::Keep, entry: None, fault: None }
+    }
+
+    /// Decides what becomes of what the library stores.
+    pub(super) const fn storing(self, stores: Stores) -> Self {
+        Self { stores, ..self }
     }
 
     /// Lets a power-on find the image's state, which must be there and known.
@@ -101,6 +116,9 @@ impl Host for World<'_, '_> {
     }
 
     fn store(&mut self, permanent: &[u8]) -> bool {
+        if self.stores == Stores::Forget {
+            return true;
+        }
         let stored = self.nv.store_engine_parts(&self.fingerprint.0, permanent);
         if stored.is_err() {
             self.fault.get_or_insert(EngineFault::StateTooLarge);
