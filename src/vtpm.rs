@@ -8,6 +8,7 @@
 //! after a fault that is definite the TPM answers `TPM_RC_FAILURE` and nothing else.
 //! **Not here.** Registers and calls: `frontend`. Mechanisms: every other box.
 
+mod attested;
 mod blobs;
 mod boot;
 mod fault;

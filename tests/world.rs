@@ -1,6 +1,12 @@
 //! Laws of the whole: component, protocol, broker and disk as one deterministic world.
 #![expect(clippy::expect_used, reason = "a test says what it expects")]
 
+#[path = "support/attest_op.rs"]
+mod attest_op;
+#[path = "world/attested.rs"]
+mod attested;
+#[path = "support/guest_ram.rs"]
+mod guest_ram;
 #[path = "world/stage.rs"]
 mod stage;
 #[path = "world/toy.rs"]

@@ -2,13 +2,13 @@
 //!
 //! **What.** [`report_data`] ties a report to one session with the broker and to one launch configuration.
 //! **Trust.** The caller's own transcript and configuration; nothing that the host chose.
-//! **Laws.** The inputs have fixed sizes, so that no two of them make the same string. The value ends in a fixed label:
-//! it is never the output of a hash over bytes that a guest chose. (The SVSM attestation protocol lets any guest
-//! have a VMPL-0 report over SHA-512 of its nonce and the manifest; see AMD 58019, section 7.)
+//! **Laws.** The inputs have fixed sizes, so that no two of them make the same string. What is Husk's own ends in a fixed label;
+//! what a guest has a part in ([`services_data`]) never does: a digest that would is not given out. So whatever a guest
+//! (or a host that boots one) asks for, no report of a session is made for it, and the other way round.
 //! **Not here.** The transcript (`release::transcript`); the configuration's digest ([`super::launch`]).
 
 use crate::seams::REPORT_DATA_BYTES;
-use sha2::{Digest as _, Sha384};
+use sha2::{Digest as _, Sha384, Sha512};
 
 /// In front of what is hashed.
 const LABEL: &[u8] = b"HUSK v1 report\0";
@@ -38,9 +38,61 @@ pub const fn identify_data() -> [u8; REPORT_DATA_BYTES] {
     data
 }
 
+/// Size of the nonce in the SVSM attestation protocol in bytes. No other is accepted: where it ends and the manifest begins would
+/// be open.
+pub const NONCE_BYTES: usize = 64;
+
+/// The digest ends in one of Husk's labels. Nobody will ever see this by chance (2^-127).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved;
+
+/// REPORT_DATA of the SVSM attestation protocol (AMD 58019, section 7): SHA-512(nonce ‖ manifest). The guest chooses the nonce.
+///
+/// # Errors
+/// [`Reserved`]: another nonce is needed.
+pub fn services_data(
+    nonce: &[u8; NONCE_BYTES],
+    manifest: &[u8],
+) -> Result<[u8; REPORT_DATA_BYTES], Reserved> {
+    let digest = Sha512::new().chain_update(nonce).chain_update(manifest).finalize();
+    unreserved(digest.into())
+}
+
+fn unreserved(data: [u8; REPORT_DATA_BYTES]) -> Result<[u8; REPORT_DATA_BYTES], Reserved> {
+    let reserved = [REPORT_DATA_LABEL, IDENTIFY_LABEL].iter().any(|label| data.ends_with(label));
+    if reserved { Err(Reserved) } else { Ok(data) }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{REPORT_DATA_LABEL, report_data};
+    use super::{
+        NONCE_BYTES, REPORT_DATA_LABEL, Reserved, identify_data, report_data, services_data, unreserved,
+    };
+
+    #[test]
+    fn what_a_guest_has_a_part_in_is_never_what_husk_binds() {
+        assert_eq!(unreserved(report_data(&[0x11; 48], &[0x22; 48])), Err(Reserved));
+        assert_eq!(unreserved(identify_data()), Err(Reserved));
+        let data = services_data(&[7; NONCE_BYTES], b"manifest").expect("no label");
+        assert_eq!(unreserved(data), Ok(data));
+    }
+
+    #[test]
+    fn services_data_covers_every_bit_of_nonce_and_manifest() {
+        let (nonce, manifest) = ([0x33; NONCE_BYTES], [0x44; 32]);
+        let data = services_data(&nonce, &manifest);
+        for bit in 0..NONCE_BYTES * 8 {
+            let mut other = nonce;
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(services_data(&other, &manifest), data);
+        }
+        for bit in 0..32 * 8 {
+            let mut other = manifest;
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(services_data(&nonce, &other), data);
+        }
+        assert_ne!(services_data(&nonce, &manifest[..31]), data);
+    }
 
     #[test]
     fn every_input_bit_matters_and_the_label_stays() {

@@ -1,8 +1,8 @@
 //! Where guests meet the TPM.
 //!
 //! **What.** [`crb`] is the register interface of the TCG PC Client Platform TPM Profile (PTP), for a machine that traps
-//! its page and for one that merely shares it; [`acpi`] tells a guest's kernel where it is; [`reply`] turns a fault into
-//! a TPM response. All of them drive one [`Tpm`].
+//! its page and for one that merely shares it; [`acpi`] tells a guest's kernel where it is; [`svsm`] serves the calls of a guest
+//! on SEV-SNP; [`reply`] turns a fault into a TPM response or a call's result. All of them drive one [`Tpm`].
 //! **Trust.** None in the guest: every register, byte and order of events is an allegation.
 //! **Laws.** One command at a time, copied once into private memory before it is looked at. Every command gets a
 //! response. No event in any state panics, stalls or is undefined.
@@ -12,6 +12,7 @@ pub mod acpi;
 pub mod crb;
 mod fault;
 pub mod reply;
+pub mod svsm;
 
 pub use fault::FrontendFault;
 

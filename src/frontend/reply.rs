@@ -1,11 +1,15 @@
 //! The mouth: what a fault looks like to a guest.
 //!
-//! **What.** [`write()`] turns a [`Fault`] and the command that met it into a TPM response.
+//! **What.** [`write()`] turns a [`Fault`] and the command that met it into a TPM response; `result` turns one into the result of an
+//! attestation call.
 //! **Trust.** The command is a private copy of guest bytes, nothing more.
 //! **Laws.** A guest reads 'try again' only where nothing was executed; all that is not plainly the guest's doing or
 //! plainly retryable reads TPM_RC_FAILURE. No response carries any detail of a fault.
 //! **Not here.** Whether the machine goes on after a fault: `vtpm` decides that.
 
+use super::FrontendFault;
+use super::svsm::ResultCode;
+use crate::attest::AttestFault;
 use crate::engine::{EngineFault, ResponseCode};
 use crate::fault::{Family, Fault};
 use crate::release::ReleaseFault;
@@ -45,6 +49,19 @@ fn code(fault: Fault, command: &[u8]) -> ResponseCode {
         Family::Guest | Family::Host | Family::Broker | Family::Seal | Family::Engine | Family::Bug => {
             ResponseCode::FAILURE
         }
+    }
+}
+
+/// The result of an attestation call that met `fault`.
+pub(super) fn result(fault: Fault) -> ResultCode {
+    match fault.family() {
+        Family::Broker if fault == ReleaseFault::Undecided.fault() || nothing_was_executed(fault) => {
+            ResultCode::Busy
+        }
+        Family::Host if fault == AttestFault::NoReport.fault() => ResultCode::NoReport,
+        Family::Guest if fault == FrontendFault::NotOffered.fault() => ResultCode::UnsupportedCall,
+        Family::Guest => ResultCode::InvalidRequest,
+        Family::Host | Family::Broker | Family::Seal | Family::Engine | Family::Bug => ResultCode::Failed,
     }
 }
 

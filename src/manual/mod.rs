@@ -9,6 +9,7 @@
 //! | [`bench`](mod@bench) | what each promise costs, measured |
 //! | [`decisions`] | why it is so and not otherwise |
 //! | [`volume_format`] | the sealed volume, byte by byte (normative) |
+//! | [`manifest_format`](crate::frontend::svsm::manifest_format) | the services manifests, byte by byte (normative) |
 //! | [`release_protocol`] | the key-release and freshness protocol (normative) |
 
 #[doc = include_str!("threats.md")]
@@ -51,4 +52,10 @@ pub mod decisions {
 
     #[doc = include_str!("decisions/06-suspend.md")]
     pub mod suspend {}
+
+    #[doc = include_str!("decisions/07-endorsement-keys.md")]
+    pub mod endorsement_keys {}
+
+    #[doc = include_str!("decisions/08-svsm-calls.md")]
+    pub mod svsm_calls {}
 }

@@ -18,4 +18,4 @@ pub use envelope::{Envelope, OPEN_ATTEMPTS_MAX};
 pub use fault::NvFault;
 pub use image::NvImage;
 pub use response::Response;
-pub use store::{Committed, Keys, NvStore};
+pub use store::{Committed, Keys, Newest, NvStore};

@@ -2,7 +2,7 @@
 
 use super::{NvFault, NvImage};
 use crate::fault::Fault;
-use crate::keys::{CreateKey, SuspendSecret, VolumeKey};
+use crate::keys::{CreateKey, Identity, Mode, SuspendSecret, VolumeKey};
 use crate::release::{Anchor, Head, ReleaseFault};
 use crate::seams::Platform;
 use crate::volume::{Flushed, Opened, Stamp, Volume, Workspace};
@@ -97,6 +97,20 @@ impl<'m> NvStore<'m> {
             Phase::Settled(volume) => Some(volume.head()),
             Phase::Opened { volume, .. } => Some(volume.head()),
             Phase::Absent { .. } | Phase::Undecided { .. } | Phase::Latched => None,
+        }
+    }
+
+    /// The newest durable state; nothing while it is not known which that is.
+    #[must_use]
+    pub const fn newest(&self) -> Option<Newest> {
+        match &self.phase {
+            Phase::Settled(volume) => Some(Newest {
+                mode: volume.mode(),
+                identity: *volume.identity(),
+                epoch: volume.epoch(),
+                head: *volume.head(),
+            }),
+            Phase::Absent { .. } | Phase::Opened { .. } | Phase::Undecided { .. } | Phase::Latched => None,
         }
     }
 
@@ -227,6 +241,19 @@ impl<'m> NvStore<'m> {
         };
         Ok((flushed, version))
     }
+}
+
+/// Which state is the newest durable one, whose it is and what seals it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newest {
+    /// What protects it.
+    pub mode: Mode,
+    /// Tenant, VM and generation.
+    pub identity: Identity,
+    /// The epoch that it is sealed under.
+    pub epoch: u64,
+    /// Its place in the chain of commits.
+    pub head: Head,
 }
 
 /// What opens the volume, and what seals its next epoch.

@@ -17,6 +17,7 @@ use super::wire::{
     Status, WireHead,
 };
 use super::{Anchor, Anchored, Head, ReleaseFault, frame};
+use crate::attest::launch::LaunchConfig;
 use crate::seams::Platform;
 use core::marker::PhantomData;
 use zerocopy::IntoBytes;
@@ -44,6 +45,12 @@ impl<'m> Tenure<'m> {
     #[must_use]
     pub fn new(client: Client<'m>, pending: Pending) -> Self {
         Self { client, caller: Some(pending.caller), standing: pending.standing }
+    }
+
+    /// The configuration of this launch.
+    #[must_use]
+    pub const fn config(&self) -> &LaunchConfig {
+        self.client.config().config()
     }
 
     /// Token, generation, epoch and head.

@@ -12,6 +12,7 @@ mod clock;
 mod console;
 mod disk;
 mod entropy;
+mod guest_memory;
 mod guest_page;
 mod reporter;
 
@@ -20,6 +21,7 @@ pub use clock::Clock;
 pub use console::Console;
 pub use disk::{Disk, DiskError, Geometry};
 pub use entropy::{Entropy, EntropyError};
+pub use guest_memory::{BadAddress, GuestMemory};
 pub use guest_page::GuestPage;
 pub use reporter::{REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError};
 

@@ -9,7 +9,7 @@ use super::probe::Beginning;
 use super::workspace::Workspace;
 use super::{VolumeFault, delta, seal};
 use crate::keys::derive::SALT_BYTES;
-use crate::keys::{CreateKey, Mode, ObjectSort, VolumeKey};
+use crate::keys::{CreateKey, Identity, Mode, ObjectSort, VolumeKey};
 use crate::release::{Anchored, Head};
 use crate::seams::Platform;
 use zerocopy::IntoBytes;
@@ -116,6 +116,18 @@ impl<'m> Volume<'m> {
     #[must_use]
     pub const fn mode(&self) -> Mode {
         self.key.mode()
+    }
+
+    /// Whose volume this is.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        self.key.identity()
+    }
+
+    /// The epoch that the newest state is sealed under.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.key.epoch()
     }
 
     /// Takes a newer fencing token: what is written from now on bears it.

@@ -1,7 +1,9 @@
 //! Who vouches for the newest state, and for the right to answer.
 
+use crate::attest::launch::{Kbs, Mode, Serve};
 use crate::engine::Needs;
 use crate::fault::Fault;
+use crate::frontend::svsm::{Persistence, Serving};
 use crate::release::tenure::Tenure;
 use crate::release::unsealed::Unsealed;
 use crate::release::{Anchor, Anchored, Head, ReleaseFault};
@@ -36,6 +38,24 @@ impl<'m> Trust<'m> {
             Self::Sealed { tenure, .. } => tenure.standing().token(),
             Self::Unsealed { token, .. } => *token,
         }
+    }
+
+    /// What protects the state, what keeps a second instance from answering, and whether a KBS key is required.
+    pub(super) const fn promises(&self) -> (Persistence, Serving, bool) {
+        let Self::Sealed { tenure, .. } = self else {
+            return (Persistence::UnsealedForTesting, Serving::Nothing, false);
+        };
+        let config = tenure.config();
+        let persistence = match config.mode {
+            Mode::Strict => Persistence::Strict,
+            Mode::HwSealed => Persistence::HwSealed,
+        };
+        let serving = match config.serve {
+            Serve::Lease => Serving::Lease,
+            Serve::PerCommand => Serving::PerCommand,
+            Serve::Detect => Serving::Detect,
+        };
+        (persistence, serving, matches!(config.kbs, Kbs::Required))
     }
 
     /// What a command needs before it may be executed.

@@ -444,6 +444,14 @@ impl<'s> Machine<'s> {
         })
     }
 
+    /// The TPM as a front-end sees it; it has booted.
+    pub(crate) fn served<R>(&mut self, act: impl FnOnce(&mut Served<'_, '_, '_, Toy>) -> R) -> R {
+        self.with(|vtpm, platform| {
+            let vtpm = vtpm.as_mut().expect("it has booted");
+            act(&mut Served { vtpm, platform })
+        })
+    }
+
     /// A hash sequence of locality 4, from its start to its end.
     pub(crate) fn measure(&mut self) -> Result<(), Fault> {
         self.with(|vtpm, platform| {
