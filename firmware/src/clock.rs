@@ -73,3 +73,13 @@ pub fn pause_ms(span: u64) {
         spin_loop();
     }
 }
+
+/// The component's seam.
+#[derive(Clone, Copy, Debug)]
+pub struct Counter;
+
+impl husk::seams::Clock for Counter {
+    fn now_ms(&self) -> u64 {
+        now_ms()
+    }
+}

@@ -70,3 +70,13 @@ fn put(uart: &mut Uart16550<PioBackend>, byte: u8) {
         spin_loop();
     }
 }
+
+/// The component's seam.
+#[derive(Clone, Copy, Debug)]
+pub struct Serial;
+
+impl husk::seams::Console for Serial {
+    fn line(&mut self, text: &'static str, code: u32) {
+        line(text, code);
+    }
+}

@@ -12,11 +12,15 @@
 extern crate std;
 
 pub mod boot;
+pub mod entropy;
 pub mod guest;
 pub mod memory;
 pub mod platform;
 pub mod virtio;
 
+#[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "memory that is handed out once")]
+pub mod arena;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "reads the processor's counter and a timer's port")]
 pub mod clock;
@@ -26,6 +30,10 @@ pub mod console;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "entered by assembly")]
 mod resident;
+#[cfg(target_os = "none")]
+mod self_test;
+#[cfg(target_os = "none")]
+pub mod service;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "wipes the layer's memory and halts")]
 pub mod stop;

@@ -5,9 +5,11 @@
 
 use crate::boot::{self, Acpi, BootInfo, cpus};
 use crate::memory::{self, Early, Physical};
-use crate::stop::{Stop, stop};
-use crate::{clock, console};
+use crate::service::{self, Task};
+use crate::stop::{self, Stop, stop};
+use crate::{clock, console, entropy, self_test};
 use core::hint::spin_loop;
+use spin::Once;
 
 /// # Safety
 /// Jumped to by the entry only.
@@ -27,13 +29,35 @@ unsafe extern "C" fn husk_main(start_info: u64) -> ! {
         Some(port) if clock::calibrate(port) => {}
         _ => stop(Stop::NoTimer, 0),
     }
+    entropy::start();
     cpus::start(&acpi, memory, processor);
-    console::line("husk: processors", u32::try_from(cpus::count()).unwrap_or(u32::MAX));
-    stop(Stop::NoPayload, 0)
+    let count = cpus::count();
+    console::line("husk: processors", u32::try_from(count).unwrap_or(u32::MAX));
+    if count < CPUS_MIN {
+        stop(Stop::ProcessorsUnknown, 1);
+    }
+    if info.command_line.as_slice() != self_test::WORD {
+        stop(Stop::NoPayload, 0);
+    }
+    TASK.call_once(|| Task::SelfTest);
+    rest()
 }
 
-fn processor(_cpu: usize) -> ! {
+/// One for the guest, one for the engine.
+const CPUS_MIN: usize = 2;
+
+/// What the service processor is to do, once that is known.
+static TASK: Once<Task> = Once::new();
+
+fn processor(cpu: usize) -> ! {
+    let task = *TASK.wait();
+    if cpu + 1 == cpus::count() { service::run(cpu, task) } else { rest() }
+}
+
+/// Waits for the end of the machine.
+fn rest() -> ! {
     loop {
+        stop::halt_if_stopping();
         spin_loop();
     }
 }

@@ -21,10 +21,10 @@ const EMPTY: u32 = u32::MAX;
 pub struct WindowIndex([u32; SLOTS]);
 
 impl WindowIndex {
-    /// An empty index.
+    /// Memory for an index, which is filled before each use. All zeros, so that an image need not carry it.
     #[must_use]
     pub const fn new() -> Self {
-        Self([EMPTY; SLOTS])
+        Self([0; SLOTS])
     }
 
     fn build(&mut self, old: &[u8]) {

@@ -58,6 +58,18 @@ unsafe extern "C" fn _plat__GetEntropy(buffer: *mut u8, len: u32) -> i32 {
     if unsafe { fill(buffer, bytes) } { count } else { -1 }
 }
 
+/// `getentropy`, which libcrypto prefers to a system call. It draws only by the method below, so this is never asked; should it be, the
+/// answer is the host's, or a failure.
+///
+/// # Safety
+/// `buffer` is valid for `len` bytes of writes and nobody else uses it.
+#[cfg(target_os = "none")]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn getentropy(buffer: *mut u8, len: usize) -> c_int {
+    // SAFETY: by this function's contract.
+    if unsafe { fill(buffer, len) } { 0 } else { -1 }
+}
+
 unsafe extern "C" fn bytes(buffer: *mut u8, len: c_int) -> c_int {
     let Ok(len) = usize::try_from(len) else { return RAND_FAILED };
     // SAFETY: libcrypto passes a buffer of that length.

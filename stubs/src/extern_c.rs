@@ -65,6 +65,9 @@ unsafe extern "C" {
     pub(crate) fn TPM_IO_TpmEstablished_Get(established: *mut u8) -> TpmResult;
     pub(crate) fn TPM_IO_TpmEstablished_Reset() -> TpmResult;
 
+    /// Looks at what the processor can do; libcrypto's constructor, where somebody runs constructors.
+    #[cfg(target_os = "none")]
+    pub(crate) safe fn OPENSSL_cpuid_setup();
     pub(crate) fn RAND_set_rand_method(method: *const RandMethod) -> c_int;
 
     pub(crate) fn malloc(size: usize) -> *mut c_void;

@@ -11,6 +11,9 @@
 //! **Not here.** What a state means, when to power on, what a failure leads to: `husk::engine::reference`.
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 #[expect(unsafe_code, reason = "callbacks from C find their host through a raw pointer")]
 mod callbacks;
 #[expect(unsafe_code, reason = "symbols that C code calls for randomness")]
@@ -19,6 +22,10 @@ mod entropy;
 mod extern_c;
 #[expect(unsafe_code, reason = "leaves a C call that gave up, as longjmp does")]
 mod guard;
+#[cfg(any(target_os = "none", test))]
+#[expect(unsafe_code, reason = "functions that C code calls in place of a C library")]
+#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "on a host it is only tested"))]
+pub mod runtime;
 #[expect(unsafe_code, reason = "calls C functions with pointers to its arguments")]
 mod tpms;
 

@@ -1,0 +1,59 @@
+//! The engine's heap, and the component's memory: set aside in the image, handed out once, wiped at the end.
+//!
+//! # Soundness
+//! Each piece is a static that only [`Reserve::take`] makes a reference to, once. `stop` overwrites them when nobody runs
+//! any more.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering};
+use husk::release::session::SessionMemory;
+use husk::volume::{STATE_BYTES_MAX, Workspace};
+use husk::vtpm::Memory;
+
+/// The ceiling of the engine's heap, in bytes: what does not fit is refused, and the command fails.
+pub const ARENA_BYTES: usize = 1024 * 1024;
+
+/// Memory that is handed out once.
+struct Reserve<T> {
+    taken: AtomicBool,
+    memory: UnsafeCell<T>,
+}
+// SAFETY: one caller ever gets the reference.
+unsafe impl<T: Send> Sync for Reserve<T> {}
+
+impl<T> Reserve<T> {
+    const fn new(memory: T) -> Self {
+        Self { taken: AtomicBool::new(false), memory: UnsafeCell::new(memory) }
+    }
+
+    #[expect(clippy::mut_from_ref, reason = "given out once, which the flag sees to")]
+    fn take(&'static self) -> Option<&'static mut T> {
+        let first = !self.taken.swap(true, Ordering::AcqRel);
+        // SAFETY: no other call came here, and nothing else refers to the memory.
+        first.then(|| unsafe { &mut *self.memory.get() })
+    }
+}
+
+#[unsafe(link_section = ".bss.husk_secrets.arena")]
+static ARENA: Reserve<[u8; ARENA_BYTES]> = Reserve::new([0; ARENA_BYTES]);
+#[unsafe(link_section = ".bss.husk_secrets.durable")]
+static DURABLE: Reserve<[u8; STATE_BYTES_MAX]> = Reserve::new([0; STATE_BYTES_MAX]);
+#[unsafe(link_section = ".bss.husk_secrets.current")]
+static CURRENT: Reserve<[u8; STATE_BYTES_MAX]> = Reserve::new([0; STATE_BYTES_MAX]);
+#[unsafe(link_section = ".bss.husk_secrets.workspace")]
+static WORKSPACE: Reserve<Workspace> = Reserve::new(Workspace::new());
+#[unsafe(link_section = ".bss.husk_secrets.session")]
+static SESSION: Reserve<SessionMemory> = Reserve::new(SessionMemory::new());
+
+/// The engine's heap, once.
+#[must_use]
+pub fn engine_heap() -> Option<&'static mut [u8]> {
+    ARENA.take().map(<[u8; ARENA_BYTES]>::as_mut_slice)
+}
+
+/// The component's memory, once.
+#[must_use]
+pub fn component() -> Option<Memory<'static>> {
+    let (durable, current) = (DURABLE.take()?, CURRENT.take()?);
+    Some(Memory { durable, current, workspace: WORKSPACE.take()?, session: SESSION.take()? })
+}

@@ -1,0 +1,57 @@
+//! The service processor: the last one of the machine, on which the engine runs and no guest ever does.
+//!
+//! **What.** [`run`] gives the engine its heap, its clock and its randomness, boots the component, and serves.
+//! **Trust.** The component judges what comes from disk, channel and guest.
+//! **Laws.** The engine runs on this processor only, so that no command, however long, keeps a guest's processor from running.
+//! **Not here.** The component's seams: `platform`. The TPM's registers: `crb_device`.
+
+use crate::clock;
+use crate::console;
+use crate::entropy;
+use crate::memory::Physical;
+use crate::stop::{Stop, stop, stop_naming};
+use crate::{arena, boot, self_test};
+use husk::engine::reference::ReferenceEngine;
+use husk_stubs::runtime::{self, World};
+
+/// What the service processor is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Test the TPM, show the codes, stop.
+    SelfTest,
+}
+
+/// Runs the service processor for good.
+pub fn run(cpu: usize, task: Task) -> ! {
+    let mut canary = [0; 8];
+    if entropy::fill(&mut canary).is_err() {
+        stop(Stop::NoEntropy, line!());
+    }
+    // The lowest byte is zero, so that no string function copies over it.
+    boot::segments::set_canary(u64::from_le_bytes(canary) << 8);
+    let Some(heap) = arena::engine_heap() else { stop(Stop::Bug, line!()) };
+    runtime::install(World { now_ms: clock::now_ms, trap: |name| stop_naming(Stop::Trapped, name) }, heap);
+    let Some(engine) = ReferenceEngine::claim(entropy::fill) else { stop(Stop::Engine, line!()) };
+    let (Some(tpm), Some(memory)) = (arena::component(), Physical::machine()) else {
+        stop(Stop::Bug, line!())
+    };
+    match task {
+        Task::SelfTest => self_test::run(memory, engine, tpm),
+    }
+    show_usage(cpu);
+    stop(Stop::Ended, 0)
+}
+
+/// Shows how much of what the budget grants was ever used, in bytes.
+fn show_usage(cpu: usize) {
+    let heap = runtime::usage();
+    for (text, bytes) in [
+        ("husk: engine heap, peak bytes", heap.peak),
+        ("husk: engine heap, bytes in use", heap.now),
+        ("husk: engine heap, requests refused", heap.refused),
+        ("husk: service stack, peak bytes", boot::stacks::high_water_bytes(cpu)),
+        ("husk: boot stack, peak bytes", boot::stacks::high_water_bytes(0)),
+    ] {
+        console::line(text, u32::try_from(bytes).unwrap_or(u32::MAX));
+    }
+}
