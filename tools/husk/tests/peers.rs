@@ -2,22 +2,25 @@
 //!
 //! Each test has a stack of its own: simulated processor, broker with leases of three seconds, relay, `husk vtpmd`.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where its world fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends where its world fails"
+)]
 
-#[path = "peers/attestation.rs"]
-mod attestation;
-#[path = "peers/keys.rs"]
-mod keys;
+#[path = "../../../tests/support/tpm.rs"]
+mod commands;
 #[path = "peers/lasting.rs"]
 mod lasting;
-#[path = "peers/memory.rs"]
-mod memory;
 #[path = "peers/refusals.rs"]
 mod refusals;
 #[path = "support/site.rs"]
 mod site;
 #[path = "support/stack.rs"]
 mod stack;
+#[path = "peers/tools.rs"]
+mod tools;
 
 use stack::{Serving, Stack};
 use std::fs;
@@ -57,42 +60,6 @@ fn clock(tpm: &Serving<'_>) -> Clock {
         reset_count: field(&listing, "reset_count").parse().unwrap(),
         safe: field(&listing, "safe") == "yes",
     }
-}
-
-#[test]
-fn it_measures_remembers_and_keeps_time_as_a_tpm_does() {
-    let stack = Stack::new();
-    let tpm = stack.boot();
-    memory::says_what_it_is(&tpm);
-    memory::measures(&tpm);
-    memory::keeps_indices_of_every_kind(&tpm);
-    memory::clears(&tpm);
-    tpm.shut_down();
-}
-
-#[test]
-fn it_makes_and_uses_keys_as_a_tpm_does() {
-    let stack = Stack::new();
-    let tpm = stack.boot();
-    keys::hierarchies_and_their_passwords(&tpm);
-    keys::signs_and_verifies(&tpm);
-    keys::encrypts_and_decrypts(&tpm);
-    keys::seals_to_pcrs_and_a_password(&tpm);
-    keys::talks_in_encrypted_sessions(&tpm);
-    keys::duplicates_and_imports(&tpm);
-    keys::locks_out_who_guesses(&tpm);
-    tpm.shut_down();
-}
-
-#[test]
-fn it_attests_as_a_tpm_does() {
-    let stack = Stack::new();
-    let tpm = stack.boot();
-    for kind in ["rsa", "ecc"] {
-        attestation::quotes_under(&tpm, kind);
-        attestation::proves_that_key_and_ek_share_a_tpm(&tpm);
-    }
-    tpm.shut_down();
 }
 
 #[test]
