@@ -48,7 +48,7 @@ pub(crate) struct Socket {
     /// A TPM 2.0; there is no other
     #[arg(long, required_unless_present = "print_capabilities")]
     tpm2: bool,
-    /// Take TPM commands here: type=tcp,port=N[,bindaddr=ADDRESS] or type=unixio,path=PATH
+    /// Take TPM commands here: [type=tcp,]port=N[,bindaddr=ADDRESS] or type=unixio,path=PATH
     #[arg(long, value_name = "OPTIONS", value_parser = options::endpoint)]
     server: Option<Address>,
     /// Take control messages here: as --server

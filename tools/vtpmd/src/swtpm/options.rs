@@ -47,7 +47,9 @@ impl Log {
 pub(super) fn endpoint(text: &str) -> Result<Address, String> {
     let options = Options::parse(text, &["type", "port", "bindaddr", "path", "mode"])?;
     options.owner_alone()?;
-    match options.needed("type")? {
+    // swtpm takes a port alone for TCP.
+    let implied = options.0.contains_key("port").then_some("tcp");
+    match options.value("type")?.or(implied).ok_or("`type=` is missing")? {
         "unixio" => {
             options.without(&["port", "bindaddr"], "type=unixio")?;
             Ok(Address::Unix(PathBuf::from(options.needed("path")?)))
@@ -200,6 +202,7 @@ mod tests {
     fn sockets_are_on_loopback_or_in_the_file_system() {
         for (text, address) in [
             ("type=tcp,port=2321", "tcp:127.0.0.1:2321"),
+            ("port=2321", "tcp:127.0.0.1:2321"),
             ("port=2321,type=tcp,bindaddr=127.0.0.2", "tcp:127.0.0.2:2321"),
             ("type=tcp,port=1,bindaddr=::1", "tcp:[::1]:1"),
             ("type=unixio,path=/run/tpm", "unix:/run/tpm"),
@@ -212,7 +215,7 @@ mod tests {
             ("type=tcp,port=2321,bindaddr=here", "not an IP address"),
             ("type=tcp,port=65536", "not a port"),
             ("type=tcp", "`port=` is missing"),
-            ("port=2321", "`type=` is missing"),
+            ("path=/run/tpm", "`type=` is missing"),
             ("type=udp,port=1", "not a kind of socket"),
             ("type=unixio,path=", "`path` needs a value"),
             ("type=unixio,path=a,port=1", "does not go with"),
