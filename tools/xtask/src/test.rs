@@ -9,8 +9,9 @@ use std::process::{Command, Stdio};
 pub(crate) const HELP: &str = "\
 cargo xtask test [--all] [--peers]
 
-Runs `check`, then every test of the workspace, then the peers: swtpm and a kernel
-guest under QEMU, then the demo. With --all the long tests run too (HUSK_LONG=1).
+Runs `check`, then every test of the workspace, then the peers: swtpm, tpm2-pytss and
+a kernel guest under QEMU's own TPM devices, then the demo. With --all the long tests
+run too (HUSK_LONG=1), and all of tpm2-pytss' own.
 HUSK_EVIDENCE_DIR may name a folder with more attestation reports and certificates.
 With --peers nothing but the peers runs. The last line is `N passed, N failed`.";
 
@@ -22,7 +23,7 @@ pub(crate) fn run(all: bool, peers_only: bool) -> Result<(), Failure> {
         check::into(&mut steps)?;
         cargo_tests(all, &mut steps)?;
     }
-    peers::into(&mut steps)?;
+    peers::into(&mut steps, all)?;
     if !peers_only {
         demo::into(&mut steps, false)?;
     }

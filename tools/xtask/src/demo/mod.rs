@@ -31,7 +31,7 @@ const WRITES_BEFORE_CUT: u64 = 5;
 
 /// Runs the demo.
 pub(crate) fn run(keep: bool) -> Result<(), Failure> {
-    setup::run()?;
+    setup::to_boot()?;
     let mut steps = Steps::default();
     into(&mut steps, keep)?;
     println!("demo: {} steps, {} passed, {} failed", steps.passed + steps.failed, steps.passed, steps.failed);

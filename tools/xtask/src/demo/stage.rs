@@ -1,7 +1,7 @@
 //! What runs on the host in the course of the demo.
 
 use crate::failure::Failure;
-use crate::guest::{Guest, Launch, MEMORY_MIB, Report, SHARED_PAGE_BASE, Wiring, image};
+use crate::guest::{Guest, Launch, MEMORY_MIB, OnReset, Report, SHARED_PAGE_BASE, Wiring, image};
 use crate::process::Daemon;
 use crate::product::{Product, Start, Vm, text};
 use crate::setup;
@@ -181,7 +181,9 @@ impl Stage {
         let kernel = setup::fetched_kernel()?;
         let tables = ["tpm2.aml", "ssdt.aml"].map(|name| tables.join(name)).to_vec();
         let wiring = Wiring::SharedPage { memory, tables };
-        let launch = Launch { kernel: &kernel.image, initramfs: &image()?, wiring, script, settings, log };
+        let (initramfs, on_reset) = (image()?, OnReset::Stops);
+        let launch =
+            Launch { kernel: &kernel.image, initramfs: &initramfs, wiring, on_reset, script, settings, log };
         Ok((component, Guest::start(&launch)?))
     }
 

@@ -12,5 +12,5 @@ mod qemu;
 mod report;
 
 pub(crate) use initramfs::image;
-pub(crate) use qemu::{Guest, Launch, MEMORY_MIB, SHARED_PAGE_BASE, Wiring};
+pub(crate) use qemu::{Device, Guest, Launch, MEMORY_MIB, OnReset, SHARED_PAGE_BASE, Wiring};
 pub(crate) use report::Report;

@@ -20,18 +20,55 @@ pub(crate) const SHARED_PAGE_BYTES: u64 = 0x1_0000;
 /// How the guest finds its TPM.
 #[derive(Clone, Debug)]
 pub(crate) enum Wiring {
-    /// QEMU's own CRB device in front of a process that speaks swtpm's control protocol on this socket.
-    Emulator { control_socket: PathBuf },
+    /// One of QEMU's own devices in front of a process that speaks swtpm's control protocol on this socket.
+    Emulator { device: Device, control_socket: PathBuf },
     /// A process that serves a CRB in the guest's memory, which is this file; the tables tell the kernel.
     SharedPage { memory: PathBuf, tables: Vec<PathBuf> },
 }
 
-/// One boot.
+/// What QEMU shows to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Device {
+    /// Command response buffer (PTP 1.06 §6.5.3).
+    Crb,
+    /// FIFO registers (PTP 1.06 §6.5.2).
+    Tis,
+}
+
+impl Device {
+    /// QEMU's name for it.
+    const fn of_qemu(self) -> &'static str {
+        match self {
+            Self::Crb => "tpm-crb",
+            Self::Tis => "tpm-tis",
+        }
+    }
+
+    /// The kernel driver that binds it.
+    pub(crate) const fn driver(self) -> &'static str {
+        match self {
+            Self::Crb => "tpm_crb",
+            Self::Tis => "tpm_tis",
+        }
+    }
+}
+
+/// What a reset by the guest does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnReset {
+    /// The machine stops, as at a kernel's panic.
+    Stops,
+    /// The machine boots again, and its TPM sees a reset.
+    Boots,
+}
+
+/// One boot, or as many as the guest makes of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Launch<'a> {
     pub(crate) kernel: &'a Path,
     pub(crate) initramfs: &'a Path,
     pub(crate) wiring: Wiring,
+    pub(crate) on_reset: OnReset,
     /// A script of `tests/peers/guest`, without its ending.
     pub(crate) script: &'a str,
     /// Settings for the script: `("counter-min", "7")` is its `HUSK_COUNTER_MIN=7`.
@@ -83,15 +120,18 @@ impl Guest {
 
 /// The whole command line of QEMU.
 fn arguments(launch: &Launch<'_>) -> Vec<String> {
-    let mut line = words("-accel tcg -cpu EPYC -nodefaults -display none -serial stdio -no-reboot -m");
+    let mut line = words("-accel tcg -cpu EPYC -nodefaults -display none -serial stdio -m");
     line.push(MEMORY_MIB.to_string());
+    if launch.on_reset == OnReset::Stops {
+        line.push("-no-reboot".into());
+    }
     line.extend(["-kernel".into(), text(launch.kernel), "-initrd".into(), text(launch.initramfs)]);
     line.extend(["-append".into(), kernel_command_line(launch)]);
     match &launch.wiring {
-        Wiring::Emulator { control_socket } => {
-            line.extend(words(
-                "-M q35 -tpmdev emulator,id=tpm,chardev=control -device tpm-crb,tpmdev=tpm -chardev",
-            ));
+        Wiring::Emulator { device, control_socket } => {
+            line.extend(words("-M q35 -tpmdev emulator,id=tpm,chardev=control -device"));
+            line.push(format!("{},tpmdev=tpm", device.of_qemu()));
+            line.push("-chardev".into());
             line.push(format!("socket,id=control,path={}", text(control_socket)));
         }
         Wiring::SharedPage { memory, tables } => {
@@ -111,6 +151,9 @@ fn kernel_command_line(launch: &Launch<'_>) -> String {
     if matches!(launch.wiring, Wiring::SharedPage { .. }) {
         words.push(format!("memmap={SHARED_PAGE_BYTES:#x}${SHARED_PAGE_BASE:#x}"));
     }
+    if let Wiring::Emulator { device, .. } = &launch.wiring {
+        words.push(format!("husk.set.driver={}", device.driver()));
+    }
     words.push(format!("husk.script={}", launch.script));
     words.extend(launch.settings.iter().map(|(name, value)| format!("husk.set.{name}={value}")));
     words.join(" ")
@@ -126,7 +169,7 @@ fn text(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Launch, Wiring, arguments};
+    use super::{Launch, OnReset, Wiring, arguments};
     use std::path::Path;
 
     #[test]
@@ -136,6 +179,7 @@ mod tests {
             kernel: Path::new("k"),
             initramfs: Path::new("i"),
             wiring,
+            on_reset: OnReset::Stops,
             script: "second-boot",
             settings: vec![("counter-min", "7".into())],
             log: Path::new("l"),

@@ -1,17 +1,22 @@
-//! Programs that others wrote, against each other: what the guest scripts and the guest itself are worth.
+//! Programs that others wrote, against each other and against Husk.
 //!
-//! **What.** The guest scripts run on this machine against swtpm, then in the kernel guest against swtpm behind
-//! QEMU's CRB device. Husk has no part in it: a failure here is the harness's, not the product's.
-//! **Trust.** swtpm, QEMU, Debian's kernel and tpm2-tools.
-//! **Laws.** Every script that the demo relies on has passed here first.
-//! **Not here.** Husk's own TPM: `demo`.
+//! **What.** The guest scripts run on this machine against swtpm: what they and the guest are worth. Then Husk, sealed, under
+//! the clients that need more than a test of cargo's: [`device`] has a kernel guest behind QEMU's own TPM devices,
+//! [`pytss`] has tpm2-pytss.
+//! **Trust.** swtpm, QEMU, Debian's kernel, tpm2-tools and tpm2-pytss.
+//! **Laws.** Every script that the demo relies on has passed on swtpm first.
+//! **Not here.** tpm2-tools on this machine: `tools/husk/tests/peers`.
 
+mod device;
+mod pytss;
+mod sealed;
 mod swtpm;
 
 use crate::failure::Failure;
-use crate::guest::{Guest, Launch, Report, Wiring, image};
+use crate::guest::{Device, Guest, Launch, OnReset, Report, Wiring, image};
 use crate::steps::{Step, Steps};
 use crate::{house, process, setup};
+use sealed::Sealed;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -20,15 +25,31 @@ use swtpm::Swtpm;
 /// A boot under software emulation on a loaded machine, with some hundred TPM commands.
 const BOOT_PATIENCE: Duration = Duration::from_secs(180);
 
-/// Runs every peer as steps.
-pub(crate) fn into(steps: &mut Steps) -> Result<(), Failure> {
+/// Runs every peer as steps; the long ones too if `all`.
+pub(crate) fn into(steps: &mut Steps, all: bool) -> Result<(), Failure> {
     let folder = house::fresh_workshop("peers")?;
     steps.attempt("scripts on swtpm", || scripts_on_swtpm(&folder.join("host")));
-    match guest_on_swtpm(&folder.join("guest")) {
-        Ok(seen) => steps.add_all("kernel guest on swtpm", &seen),
-        Err(failure) => steps.attempt("kernel guest on swtpm", || Err(failure)),
+    if all {
+        group(steps, "kernel guest on swtpm", guest_on_swtpm(&folder.join("guest")));
+    }
+    match Sealed::set(&house::workshop("peers/sealed")?) {
+        Ok(sealed) => {
+            for (name, seen) in device::boots(&sealed, all) {
+                group(steps, &name, seen);
+            }
+            pytss::into(steps, &sealed, all);
+        }
+        Err(failure) => steps.attempt("the sealed stack", || Err(failure)),
     }
     Ok(())
+}
+
+/// Shows and counts what was seen, or why nothing was.
+fn group(steps: &mut Steps, name: &str, seen: Result<Vec<Step>, Failure>) {
+    match seen {
+        Ok(seen) => steps.add_all(name, &seen),
+        Err(failure) => steps.attempt(name, || Err(failure)),
+    }
 }
 
 /// The scripts in their order of use, as ordinary programs of this machine.
@@ -70,9 +91,10 @@ fn guest_on_swtpm(folder: &Path) -> Result<Vec<Step>, Failure> {
     let boot = |script: &'static str, settings| {
         let swtpm = Swtpm::on_socket(folder)?;
         let log = folder.join(format!("{script}.log"));
-        let wiring = Wiring::Emulator { control_socket: swtpm.control_socket() };
+        let wiring = Wiring::Emulator { device: Device::Crb, control_socket: swtpm.control_socket() };
+        let (on_reset, log) = (OnReset::Stops, &log);
         let launch =
-            Launch { kernel: &kernel.image, initramfs: &initramfs, wiring, script, settings, log: &log };
+            Launch { kernel: &kernel.image, initramfs: &initramfs, wiring, on_reset, script, settings, log };
         Guest::start(&launch)?.finish(BOOT_PATIENCE)
     };
     let first = boot("first-boot", Vec::new())?;

@@ -65,7 +65,7 @@ impl Swtpm {
 }
 
 /// Two neighbouring ports that nobody listens on: data, and control one above, as tpm2-tss expects.
-fn two_free_ports() -> Result<u16, Failure> {
+pub(super) fn two_free_ports() -> Result<u16, Failure> {
     for _ in 0..50 {
         let Ok(data) = TcpListener::bind("127.0.0.1:0") else { continue };
         let Ok(address) = data.local_addr() else { continue };

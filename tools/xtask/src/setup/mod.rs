@@ -2,6 +2,7 @@
 
 mod kernel;
 mod packages;
+mod python;
 
 use crate::failure::Failure;
 use crate::process;
@@ -9,21 +10,30 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub(crate) use kernel::fetched_kernel;
+pub(crate) use python::{Python, python};
 
 pub(crate) const HELP: &str = "\
 cargo xtask setup
 
 Installs the Debian packages that Husk is built and tested with (as root or with
 passwordless sudo; else it prints the line to run and exits with 3), adds the
-Rust target x86_64-unknown-none, and fetches the kernel of the test guest into
-target/husk/kernel without installing it. Does nothing, quickly, when all is there.";
+Rust target x86_64-unknown-none, fetches the kernel of the test guest into
+target/husk/kernel without installing it, and builds tpm2-pytss from PyPI in a
+Python environment in target/husk/python. Does nothing, quickly, when all is there.";
 
 const BARE_METAL: &str = "x86_64-unknown-none";
 
 /// Brings everything.
 pub(crate) fn run() -> Result<(), Failure> {
-    packages::installed()?;
-    bare_metal_target()?;
+    to_boot()?;
+    python()?;
+    println!("setup: Python with tpm2-pytss is there");
+    Ok(())
+}
+
+/// What building and booting the guest need.
+pub(crate) fn to_boot() -> Result<(), Failure> {
+    to_build()?;
     let kernel = fetched_kernel()?;
     println!("setup: packages, Rust target and guest kernel ({}) are there", kernel.version);
     Ok(())

@@ -20,6 +20,15 @@ const NEEDED: &[&[&str]] = &[
     &["qemu-system-x86"],                                 // the kernel guest
     &["busybox-static"],                                  // its userland
     &["acpica-tools"],                                    // reads the ACPI tables that the component makes
+    &["libtss2-dev"],                                     // what tpm2-pytss is built against
+    &["python3-venv"],                                    // where it is built
+    &["python3-dev"],                                     // the same
+    &["pkg-config", "pkgconf"],                           // the same
+    &["openssl"],                                         // checks what the TPM signs and encrypts
+    &["xxd"],                                             // shows bytes in scripts
+    &["libvirt-clients"],                                 // judges domain definitions
+    &["libxml2-utils"],                                   // for it
+    &["strace"],                                          // counts flushes
     &["procps"],                                          // kill, which tests send signals with
 ];
 

@@ -1,0 +1,124 @@
+# The kernel's two devices over whatever QEMU puts in front of the TPM: commands one after the other over /dev/tpm0, many
+# clients at once over the resource manager's /dev/tpmrm0, and what a reset of the machine keeps and what it clears.
+# The first time it resets the machine; it runs again then. What it must remember lies in the TPM itself.
+. "$(dirname "$0")/lib.sh"
+
+across=0x01800004   # holds the key's name and the reset count of the first time, 64 characters and 16
+# TPM2_CreatePrimary of an ECDSA P-256 key for the owner, as bytes; TPM2_ReadPublic without its handle.
+create=80020000004100000131400000010000000940000009000000000000040000000000180023000b0004007200000010
+create=${create}0018000b00030010000000000000000000000000
+read_public=80010000000e00000173
+
+zeros() { printf '%064d' 0; }
+
+pcr_now() {
+    tpm2 pcrread -Q -o "$work/pcr" "sha256:$1" && od -An -v -tx1 "$work/pcr" | tr -d ' \n'
+}
+
+resets() {
+    tpm2 readclock | sed -n 's/.*reset_count: *//p'
+}
+
+# Without a manager, what a client leaves in the TPM stays there.
+raw_device() (
+    export TPM2TOOLS_TCTI=device:/dev/tpm0
+    tpm2 createprimary -Q -C o -G ecc -c "$work/raw" &&
+        [ "$(tpm2 getcap handles-transient | grep -c 0x80)" -ge 1 ] &&
+        tpm2 flushcontext -t &&
+        [ "$(tpm2 getcap handles-transient | grep -c 0x80)" = 0 ] &&
+        tpm2 flushcontext -l &&
+        echo "an object stays until it is flushed"
+)
+
+# With one, it goes with its client.
+managed_device() {
+    tpm2 createprimary -Q -C o -G ecc -c "$work/managed" &&
+        [ "$(tpm2 getcap handles-transient | grep -c 0x80)" = 0 ] &&
+        tpm2 readpublic -Q -c "$work/managed" &&
+        TPM2TOOLS_TCTI=device:/dev/tpm0 tpm2 getcap handles-transient >"$work/left" &&
+        [ "$(grep -c 0x80 "$work/left")" = 0 ] &&
+        echo "an object goes with its client, its context stays"
+}
+
+# One command on file descriptor 3; prints the response as hex.
+exchange() {
+    printf "$(echo "$1" | sed 's/../\\x&/g')" >&3 && dd bs=4096 count=1 <&3 2>/dev/null | od -An -v -tx1 | tr -d ' \n'
+}
+
+# The TPM has three slots: the manager swaps.
+six_objects_of_one_client() {
+    exec 3<>/dev/tpmrm0 || return 1
+    handles=
+    for _ in 1 2 3 4 5 6; do
+        made=$(exchange "$create")
+        [ "$(echo "$made" | cut -c 13-20)" = 00000000 ] || { echo "create: $made"; return 1; }
+        handles="$handles $(echo "$made" | cut -c 21-28)"
+    done
+    for handle in $handles; do
+        public=$(exchange "$read_public$handle")
+        [ "$(echo "$public" | cut -c 13-20)" = 00000000 ] || { echo "read $handle: $public"; return 1; }
+    done
+    exec 3>&-
+    [ "$(echo "$handles" | tr ' ' '\n' | sort -u | grep -c .)" = 6 ] && echo "six at once:$handles"
+}
+
+# Unseals, signs and draws random numbers, over and over.
+client() {
+    for _ in 1 2 3; do
+        [ "$(tpm2 unseal -c "$work/sealed" -p pcr:sha256:23)" = "$secret" ] &&
+            tpm2 sign -Q -c "$work/signer" -g sha256 -o "$work/signature.$1" "$work/message" &&
+            tpm2 verifysignature -Q -c "$work/signer" -g sha256 -m "$work/message" -s "$work/signature.$1" &&
+            tpm2 getrandom -Q -o "$work/random.$1" 16 || return 1
+    done
+    touch "$work/client.$1"
+}
+
+many_clients_at_once() {
+    printf message >"$work/message"
+    tpm2 createprimary -Q -C o -G ecc -c "$work/parent" &&
+        tpm2 create -Q -C "$work/parent" -G ecc:ecdsa -u "$work/pub" -r "$work/priv" &&
+        tpm2 load -Q -C "$work/parent" -u "$work/pub" -r "$work/priv" -c "$work/signer" &&
+        tpm2 createpolicy -Q --policy-pcr -l sha256:23 -L "$work/policy" &&
+        printf %s "$secret" | tpm2 create -Q -C "$work/parent" -L "$work/policy" -i - -u "$work/pub" -r "$work/priv" &&
+        tpm2 load -Q -C "$work/parent" -u "$work/pub" -r "$work/priv" -c "$work/sealed" || return 1
+    for number in 1 2 3 4; do client $number & done
+    wait
+    for number in 1 2 3 4; do [ -e "$work/client.$number" ] || { echo "client $number failed"; return 1; }; done
+    echo "four clients with a session and two objects each"
+}
+
+leave() {
+    tpm2 createprimary -Q -C o -G ecc -c "$work/primary" &&
+        tpm2 evictcontrol -Q -C o -c "$work/primary" "$primary" &&
+        tpm2 nvdefine -Q -C o -s 84 -a 'ownerread|ownerwrite' "$across" &&
+        printf '%s%016d' "$(name_of "$primary")" "$(resets)" | tpm2 nvwrite -Q -C o -i - "$across" &&
+        tpm2 pcrextend "$extend" &&
+        [ "$(pcr_now 23)" != "$(zeros)" ] &&
+        echo "an index, a persistent key, a measured PCR"
+}
+
+kept() {
+    was=$(tpm2 nvread -C o -s 84 "$across") || return 1
+    now=$(resets)
+    echo "the index and the key are there; resets before $(echo "$was" | cut -c 69-84), now $now"
+    [ "$(echo "$was" | cut -c 1-68)" = "$(name_of "$primary")" ] &&
+        [ "$now" -gt "$(echo "$was" | cut -c 69-84 | sed 's/^0*\(.\)/\1/')" ]
+}
+
+cleared() {
+    [ "$(pcr_now 23)" = "$(zeros)" ] && echo "PCR 23 is zero"
+}
+
+step pcr-zero-at-power-on cleared
+step raw-device raw_device
+step managed-device managed_device
+step six-objects six_objects_of_one_client
+step many-clients many_clients_at_once
+if tpm2 nvreadpublic "$across" >/dev/null 2>&1; then
+    step kept-over-reset kept
+    finish
+fi
+step leave leave
+[ "$failed" = 0 ] || finish
+echo "HUSK-STEP resets-the-machine PASS by the guest itself"
+reboot -f
