@@ -13,6 +13,8 @@
 mod commands;
 #[path = "peers/lasting.rs"]
 mod lasting;
+#[path = "peers/libvirt.rs"]
+mod libvirt;
 #[path = "peers/refusals.rs"]
 mod refusals;
 #[path = "support/site.rs"]
