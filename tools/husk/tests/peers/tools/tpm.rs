@@ -172,14 +172,13 @@ impl Tpm {
 
     /// Flushes everything that has such a handle; a TPM that is not started up has nothing.
     fn flush(&self, kinds: &[u32]) {
-        for kind in kinds {
-            let listing = self.exchange(&capability(HANDLES, *kind, 64));
-            if listing.code() == 0 {
-                let handles = listing.after(9).chunks_exact(4);
-                for handle in handles.map(|bytes| u32::from_be_bytes(bytes.try_into().unwrap())) {
-                    let flushed = if *kind == SAVED { LOADED | handle & 0x00FF_FFFF } else { handle };
-                    self.exchange(&flush(flushed)).ok();
-                }
+        let listings = kinds.iter().map(|kind| self.exchange(&capability(HANDLES, *kind, 64)));
+        for listing in listings.filter(|listing| listing.code() == 0) {
+            for bytes in listing.after(9).chunks_exact(4) {
+                let handle = u32::from_be_bytes(bytes.try_into().unwrap());
+                // A saved session is flushed by the handle that it had.
+                let is_saved = handle & 0xFF00_0000 == SAVED;
+                self.exchange(&flush(if is_saved { LOADED | handle & 0x00FF_FFFF } else { handle })).ok();
             }
         }
     }
