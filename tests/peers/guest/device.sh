@@ -6,7 +6,7 @@
 across=0x01800004   # holds the key's name and the reset count of the first time, 64 characters and 16
 # TPM2_CreatePrimary of an ECDSA P-256 key for the owner, as bytes; TPM2_ReadPublic without its handle.
 create=80020000004100000131400000010000000940000009000000000000040000000000180023000b0004007200000010
-create=${create}0018000b00030010000000000000000000000000
+create=${create}0018000b0003001000000000000000000000
 read_public=80010000000e00000173
 
 zeros() { printf '%064d' 0; }
@@ -40,26 +40,32 @@ managed_device() {
         echo "an object goes with its client, its context stays"
 }
 
-# One command on file descriptor 3; prints the response as hex.
+# One command on file descriptor $1; prints the response as hex.
 exchange() {
-    printf "$(echo "$1" | sed 's/../\\x&/g')" >&3 && dd bs=4096 count=1 <&3 2>/dev/null | od -An -v -tx1 | tr -d ' \n'
+    printf "$(echo "$2" | sed 's/../\\x&/g')" >&"$1" && dd bs=4096 count=1 <&"$1" 2>/dev/null | od -An -v -tx1 | tr -d ' \n'
 }
 
-# The TPM has three slots: the manager swaps.
-six_objects_of_one_client() {
-    exec 3<>/dev/tpmrm0 || return 1
-    handles=
-    for _ in 1 2 3 4 5 6; do
-        made=$(exchange "$create")
-        [ "$(echo "$made" | cut -c 13-20)" = 00000000 ] || { echo "create: $made"; return 1; }
-        handles="$handles $(echo "$made" | cut -c 21-28)"
-    done
-    for handle in $handles; do
-        public=$(exchange "$read_public$handle")
-        [ "$(echo "$public" | cut -c 13-20)" = 00000000 ] || { echo "read $handle: $public"; return 1; }
-    done
-    exec 3>&-
-    [ "$(echo "$handles" | tr ' ' '\n' | sort -u | grep -c .)" = 6 ] && echo "six at once:$handles"
+# The response code in a response.
+code() {
+    echo "$1" | cut -c 13-20
+}
+
+# The TPM has three slots, and so has each client of the manager, which swaps.
+six_objects_of_two_clients() {
+    exec 3<>/dev/tpmrm0 4<>/dev/tpmrm0 || return 1
+    for client in 3 4 3 4 3 4; do
+        made=$(exchange $client "$create")
+        [ "$(code "$made")" = 00000000 ] || { echo "create: $made"; return 1; }
+        echo "$client $(echo "$made" | cut -c 21-28)"
+    done >"$work/handles"
+    [ "$(sort -u "$work/handles" | grep -c .)" = 6 ] || { cat "$work/handles"; return 1; }
+    while read -r client handle; do
+        public=$(exchange "$client" "$read_public$handle")
+        [ "$(code "$public")" = 00000000 ] || { echo "read $client $handle: $public"; return 1; }
+    done <"$work/handles"
+    [ "$(code "$(exchange 3 "$create")")" = 00000902 ] || { echo "a client has a fourth slot"; return 1; }
+    exec 3>&- 4>&-
+    echo "three of each: $(tr '\n' ' ' <"$work/handles")"
 }
 
 # Unseals, signs and draws random numbers, over and over.
@@ -112,7 +118,7 @@ cleared() {
 step pcr-zero-at-power-on cleared
 step raw-device raw_device
 step managed-device managed_device
-step six-objects six_objects_of_one_client
+step six-objects six_objects_of_two_clients
 step many-clients many_clients_at_once
 if tpm2 nvreadpublic "$across" >/dev/null 2>&1; then
     step kept-over-reset kept
