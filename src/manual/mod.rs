@@ -7,6 +7,7 @@
 //! | [`past_holes`] | how other vTPMs failed, and the type or test that bars each |
 //! | [`faults`] | every fault code: whose fault, what happened, what to do |
 //! | [`bench`](mod@bench) | what each promise costs, measured |
+//! | [`fuzzing`] | which bytes from outside are tried, how to try more, how to add a target |
 //! | [`decisions`] | why it is so and not otherwise |
 //! | [`volume_format`] | the sealed volume, byte by byte (normative) |
 //! | [`manifest_format`](crate::frontend::svsm::manifest_format) | the services manifests, byte by byte (normative) |
@@ -26,6 +27,9 @@ pub mod faults {}
 
 #[doc = include_str!("bench.md")]
 pub mod bench {}
+
+#[doc = include_str!("fuzzing.md")]
+pub mod fuzzing {}
 
 #[doc = include_str!("../volume/format.md")]
 pub mod volume_format {}

@@ -70,6 +70,8 @@ pub(crate) struct Bend {
     pub(crate) status: Option<Status>,
     /// Appends a byte to every reply's body.
     pub(crate) longer_replies: bool,
+    /// Replies to this operation with this instead of the honest answer, which is acted upon all the same.
+    pub(crate) reply: Option<(Operation, Status, Vec<u8>)>,
 }
 
 struct Session {
@@ -226,6 +228,8 @@ impl BrokerEnd {
                 if self.bend.longer_replies {
                     answer.push(0);
                 }
+                let bent = self.bend.reply.clone().filter(|(operation, ..)| *operation == asked.operation());
+                let (status, answer) = bent.map_or((status, answer), |(_, status, body)| (status, body));
                 reply[REPLY_BODY_AT..][..answer.len()].copy_from_slice(&answer);
                 Ok(session.answerer.seal(asked, status, reply, answer.len()).unwrap())
             }
@@ -260,7 +264,8 @@ impl BrokerEnd {
                 if request.token.get() != self.row.token {
                     return (Status::Fenced, Vec::new());
                 }
-                assert_eq!(Head::from(&request.head), self.row.head);
+                // Who was lied to may believe another head.
+                assert!(self.bend.reply.is_some() || Head::from(&request.head) == self.row.head);
                 self.row.released = true;
                 (Status::Ok, Vec::new())
             }

@@ -24,11 +24,11 @@ pub(crate) enum Act {
     Replace(Vec<u8>),
     /// This arrives instead; the request never does.
     Forge(Vec<u8>),
-    /// One byte of the reply is changed.
+    /// One byte of the reply, if it is that long, is changed.
     Flip { at: usize, with: u8 },
     /// The reply ends early.
     Truncate(usize),
-    /// One byte of the request is changed.
+    /// One byte of the request, if it is that long, is changed.
     FlipRequest { at: usize, with: u8 },
     /// The broker restarts before the request arrives.
     Restart,
@@ -72,7 +72,7 @@ impl Channel for Relay {
                 reply[..bytes.len()].copy_from_slice(bytes);
                 return Ok(bytes.len());
             }
-            Some(Act::FlipRequest { at, with }) => delivered[*at] ^= with,
+            Some(Act::FlipRequest { at, with }) => flip(&mut delivered, *at, *with),
             Some(Act::Restart) => self.broker.forget_sessions(),
             _ => {}
         }
@@ -82,7 +82,7 @@ impl Channel for Relay {
             Some(Act::DropReply) => return Err(ChannelError::Unreachable),
             Some(Act::TooLong) => return Err(ChannelError::ReplyTooLong),
             Some(Act::Replace(other)) => answer = other,
-            Some(Act::Flip { at, with }) => answer[at] ^= with,
+            Some(Act::Flip { at, with }) => flip(&mut answer, at, with),
             Some(Act::Truncate(length)) => answer.truncate(length),
             Some(Act::Late(ms)) => self.clock_ms.set(self.clock_ms.get() + ms),
             _ => {}
@@ -90,6 +90,10 @@ impl Channel for Relay {
         reply[..answer.len()].copy_from_slice(&answer);
         Ok(answer.len())
     }
+}
+
+fn flip(bytes: &mut [u8], at: usize, with: u8) {
+    bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= with);
 }
 
 pub(crate) struct ManualClock(Rc<Cell<u64>>);

@@ -10,6 +10,7 @@ mod bench;
 mod check;
 mod demo;
 mod failure;
+mod fuzz;
 mod guest;
 mod house;
 mod peers;
@@ -31,6 +32,7 @@ cargo xtask COMMAND
   test    check, then every test; with --all also the long ones
   demo    the product end to end: power cuts survived, attacks refused
   bench   the same commands on husk and on swtpm, side by side
+  fuzz    libFuzzer against everything that meets bytes from outside
 
 cargo xtask COMMAND --help says more. Exit codes: 0 done, 1 something failed,
 2 the command line is wrong, 3 the machine lacks something that only its
@@ -40,6 +42,7 @@ administrator can install.";
 struct Subcommand {
     name: &'static str,
     help: &'static str,
+    /// One that ends with `=` is followed by a value, in the next word.
     flags: &'static [&'static str],
     run: fn(&Flags) -> Result<(), Failure>,
 }
@@ -70,14 +73,58 @@ const SUBCOMMANDS: &[Subcommand] = &[
         flags: &["--json"],
         run: |flags| bench::run(flags.has("--json")),
     },
+    Subcommand {
+        name: "fuzz",
+        help: fuzz::HELP,
+        flags: &["--seconds=", "--target=", "--merge"],
+        run: |flags| {
+            fuzz::run(&fuzz::Wish {
+                seconds: flags.number("--seconds")?.unwrap_or(fuzz::SECONDS),
+                target: flags.value("--target"),
+                merge: flags.has("--merge"),
+            })
+        },
+    },
 ];
 
-/// The flags that were given, each known to the subcommand.
-struct Flags(Vec<String>);
+/// The flags that were given, each known to the subcommand, with its value where it has one.
+struct Flags(Vec<(String, Option<String>)>);
 
 impl Flags {
+    fn read(words: &[String], subcommand: &Subcommand) -> Result<Self, Failure> {
+        let refused = |what: String| {
+            Failure::usage(format!("xtask {}: {what}\n\n{}", subcommand.name, subcommand.help))
+        };
+        let mut flags = Vec::new();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let with_value = format!("{word}=");
+            if subcommand.flags.contains(&word.as_str()) {
+                flags.push((word.clone(), None));
+            } else if subcommand.flags.contains(&with_value.as_str()) {
+                let value = words.next().ok_or_else(|| refused(format!("{word} needs a value")))?;
+                flags.push((word.clone(), Some(value.clone())));
+            } else {
+                return Err(refused(format!("no flag `{word}`")));
+            }
+        }
+        Ok(Self(flags))
+    }
+
     fn has(&self, flag: &str) -> bool {
-        self.0.iter().any(|given| given == flag)
+        self.0.iter().any(|(given, _)| given == flag)
+    }
+
+    /// The last value that was given.
+    fn value(&self, flag: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(given, _)| given == flag).and_then(|(_, value)| value.as_deref())
+    }
+
+    fn number(&self, flag: &str) -> Result<Option<u64>, Failure> {
+        let number = |text: &str| {
+            text.parse().map_err(|_| Failure::usage(format!("xtask: {flag} wants a number, not `{text}`")))
+        };
+        self.value(flag).map(number).transpose()
     }
 }
 
@@ -107,15 +154,12 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
         println!("{}", subcommand.help);
         return Ok(());
     }
-    if let Some(unknown) = flags.iter().find(|flag| !subcommand.flags.contains(&flag.as_str())) {
-        return Err(Failure::usage(format!("xtask {name}: no flag `{unknown}`\n\n{}", subcommand.help)));
-    }
-    (subcommand.run)(&Flags(flags.to_vec()))
+    (subcommand.run)(&Flags::read(flags, subcommand)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::dispatch;
+    use super::{SUBCOMMANDS, dispatch};
 
     fn given(words: &[&str]) -> Vec<String> {
         words.iter().map(ToString::to_string).collect()
@@ -123,7 +167,15 @@ mod tests {
 
     #[test]
     fn a_wrong_command_line_is_refused_before_anything_runs() {
-        for words in [&[][..], &["tset"], &["test", "--al"], &["setup", "now"]] {
+        let wrong = [
+            &[][..],
+            &["tset"],
+            &["test", "--al"],
+            &["setup", "now"],
+            &["fuzz", "--seconds"],
+            &["fuzz", "--seconds", "x"],
+        ];
+        for words in wrong {
             let failure = dispatch(&given(words)).expect_err("runs nothing");
             assert_eq!(failure.exit_code(), std::process::ExitCode::from(2), "{words:?}");
         }
@@ -131,7 +183,7 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself() {
-        for name in ["setup", "check", "test", "demo", "bench"] {
+        for name in SUBCOMMANDS.iter().map(|subcommand| subcommand.name) {
             assert!(dispatch(&given(&[name, "--help"])).is_ok());
         }
     }

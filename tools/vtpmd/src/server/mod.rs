@@ -12,6 +12,8 @@
 mod address;
 mod control;
 mod data;
+#[doc(hidden)]
+pub mod fuzzing;
 mod mssim;
 mod wire;
 

@@ -8,6 +8,7 @@ use std::process::Command;
 /// What is needed, and why. Each entry lists the names that Debian releases give it; one of them is enough.
 const NEEDED: &[&[&str]] = &[
     &["gcc"],                                             // links, and compiles SQLite
+    &["g++"],                                             // compiles libFuzzer
     &["libc6-dev"],                                       // the same
     &["libtpms-dev"],                                     // the reference engine
     &["libssl-dev"],                                      // its cryptography
