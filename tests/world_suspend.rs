@@ -2,10 +2,8 @@
 #![expect(clippy::expect_used, reason = "a test says what it expects")]
 
 #[path = "world/stage.rs"]
-#[allow(dead_code, clippy::allow_attributes, reason = "each test uses a part")]
 mod stage;
 #[path = "world/toy.rs"]
-#[allow(dead_code, clippy::allow_attributes, reason = "each test uses a part")]
 mod toy;
 
 use husk::fault::Fault;

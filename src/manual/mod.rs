@@ -5,6 +5,7 @@
 //! | [`threats`] | who attacks, what stops them, which test shows it, what is not stopped |
 //! | [`flow`] | one boot and one command, line by line |
 //! | [`past_holes`] | how other vTPMs failed, and the type or test that bars each |
+//! | [`swtpm`] | what of swtpm's words and messages is obeyed, what is refused, and why |
 //! | [`faults`] | every fault code: whose fault, what happened, what to do |
 //! | [`bench`](mod@bench) | what each promise costs, measured |
 //! | [`fuzzing`] | which bytes from outside are tried, how to try more, how to add a target |
@@ -21,6 +22,9 @@ pub mod flow {}
 
 #[doc = include_str!("past_holes.md")]
 pub mod past_holes {}
+
+#[doc = include_str!("swtpm.md")]
+pub mod swtpm {}
 
 #[doc = include_str!("faults.md")]
 pub mod faults {}

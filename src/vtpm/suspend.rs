@@ -60,6 +60,12 @@ impl<E: Engine> Vtpm<'_, E> {
         Ok(sealed)
     }
 
+    /// Whether what was saved last can still be resumed.
+    #[must_use]
+    pub const fn is_suspended(&self) -> bool {
+        self.suspended.is_some()
+    }
+
     /// Powers the TPM on where [`suspend`](Self::suspend) saved it: PCRs, sessions and objects are what they were. The caller
     /// resumes every virtual CPU of the guest where it was in the same breath; a guest that begins anew must find a
     /// [`reset`](Self::reset) instead. `object` is what the host kept, in private memory; it is wiped.

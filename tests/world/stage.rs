@@ -1,6 +1,8 @@
 //! The stage: a broker on a real database, a relay that loses things, disks, and machines that die.
 //!
 //! What can happen at each step (a write, a flush, or an exchange): see [`Mishap`]. Time passes only when a test says so.
+#![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
 use crate::toy::Toy;
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};

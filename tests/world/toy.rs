@@ -1,4 +1,6 @@
 //! A TPM of one counter: small enough to be a model, real enough to be served.
+#![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
 use husk::engine::{
     Attempts, Command, EndorsementKey, Engine, EngineFault, Fingerprint, Locality, PowerOn, ResponseCode,

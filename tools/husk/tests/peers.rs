@@ -15,12 +15,16 @@ mod commands;
 mod lasting;
 #[path = "peers/libvirt.rs"]
 mod libvirt;
+#[path = "support/qemu.rs"]
+mod qemu;
 #[path = "peers/refusals.rs"]
 mod refusals;
 #[path = "support/site.rs"]
 mod site;
 #[path = "support/stack.rs"]
 mod stack;
+#[path = "peers/standing.rs"]
+mod standing;
 #[path = "peers/tools.rs"]
 mod tools;
 
@@ -80,4 +84,11 @@ fn a_hostile_host_gets_refusals_and_the_honest_state_boots() {
     refusals::of_launches(&stack);
     refusals::of_second_instances(&stack);
     refusals::of_brokers(&mut stack);
+}
+
+#[test]
+fn its_state_stays_where_it_is_and_sleeps_for_its_own_launch() {
+    let stack = Stack::new();
+    standing::no_state_leaves_or_enters(&stack);
+    standing::a_suspension_is_of_one_launch(&stack);
 }

@@ -2,27 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+#[path = "support/running.rs"]
+mod running;
+
+use running::{Running, husk, said, two_free_ports, until};
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
-use tempfile::TempDir;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 const READ_CLOCK: [u8; 10] = [0x80, 1, 0, 0, 0, 10, 0, 0, 1, 0x81];
-
-fn husk(folder: &Path, line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_husk"));
-    command.args(["vtpmd", "socket"]).args(line.split_whitespace()).current_dir(folder);
-    command
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
-}
 
 fn refused(line: &str, reason: &str) {
     let folder = tempfile::tempdir().unwrap();
@@ -31,55 +23,9 @@ fn refused(line: &str, reason: &str) {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{line} left something");
 }
 
-/// Returns once `is_so`, or fails.
-fn until(is_so: impl Fn() -> bool) {
-    let so = (0..600).any(|_| {
-        std::thread::sleep(Duration::from_millis(50));
-        is_so()
-    });
-    assert!(so, "it does not come");
-}
-
-/// A foreground process that dies with this value.
-struct Running {
-    child: Child,
-    folder: TempDir,
-}
-
-impl Running {
-    /// Ready when its pid file is there.
-    fn start(words: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let line =
-            format!("--tpm2 --unsealed-for-testing --tpmstate dir=. --pid file=pid --log file=log {words}");
-        let child = husk(folder.path(), &line).stdin(Stdio::null()).spawn().unwrap();
-        let running = Self { child, folder };
-        until(|| fs::read_to_string(running.path("pid")).is_ok_and(|text| text.ends_with('\n')));
-        running
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            self.child.kill().unwrap();
-            self.child.wait().unwrap();
-        }
-    }
-}
-
 /// The response code to one raw command.
 fn code(stream: &mut UnixStream, command: &[u8]) -> u32 {
-    stream.write_all(command).unwrap();
-    let mut header = [0; 10];
-    stream.read_exact(&mut header).unwrap();
-    let size = u32::from_be_bytes(header[2..6].try_into().unwrap());
-    stream.read_exact(&mut vec![0; size as usize - 10]).unwrap();
-    u32::from_be_bytes(header[6..10].try_into().unwrap())
+    u32::from_be_bytes(running::ask(stream, command)[6..10].try_into().unwrap())
 }
 
 #[test]
@@ -87,9 +33,13 @@ fn words_that_could_not_be_obeyed_are_refused_and_leave_nothing() {
     let base = "--tpm2 --unsealed-for-testing --tpmstate dir=.";
     for (words, reason) in [
         ("--server type=tcp,port=2321,bindaddr=0.0.0.0", "loopback"),
-        ("--ctrl type=unixio,path=c --key file=k", "--key"),
-        ("--ctrl type=unixio,path=c --migration-key file=k", "--migration-key"),
-        ("--ctrl type=unixio,path=c --runas nobody", "--runas"),
+        ("--ctrl type=unixio,path=c --key file=k", "protects nothing from the host"),
+        ("--ctrl type=unixio,path=c --migration-key file=k", "migrate cold"),
+        ("--ctrl type=unixio,path=c --runas nobody", "start it as that user"),
+        ("--ctrl type=unixio,path=c --fd 3", "made here"),
+        ("--ctrl type=unixio,path=c --print-states", "--print-states"),
+        ("--ctrl type=unixio,path=c --mssim-frames", "--server"),
+        ("--ctrl type=unixio,path=c --log file=l,prefix=p", "not taken"),
         ("--ctrl type=unixio,path=c --locality allow-set-locality", "not offered"),
         ("--ctrl type=unixio,path=c --seccomp action=kill", "no system call filter"),
         ("--ctrl type=unixio,path=c --daemon", "--log"),
@@ -121,6 +71,24 @@ fn startup_clear_serves_a_started_tpm_and_terminate_ends_with_its_client() {
     assert!(!running.path("pid").exists() && !running.path("data").exists());
     let log = fs::read_to_string(running.path("log")).unwrap();
     assert!(log.contains("UNSEALED FOR TESTING") && log.contains("vtpmd: ready"), "{log}");
+}
+
+#[test]
+fn what_is_said_goes_into_descriptors_that_were_open_and_a_volume_may_be_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = format!(
+        "exec {} vtpmd socket --tpm2 --unsealed-for-testing --tpmstate backend-uri=file://named.husk \
+         --ctrl type=unixio,path=ctrl --pid fd=3 --log fd=4 3>>pid 4>>log",
+        env!("CARGO_BIN_EXE_husk")
+    );
+    let mut child = Command::new("/bin/sh").arg("-c").arg(line).current_dir(folder.path()).spawn().unwrap();
+    let read = |name| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    until(|| read("pid").ends_with('\n'));
+    assert_eq!(read("pid"), format!("{}\n", child.id()));
+    UnixStream::connect(folder.path().join("ctrl")).unwrap().write_all(&[0, 0, 0, 3]).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(read("log").contains("vtpmd: ready"), "{}", read("log"));
+    assert!(folder.path().join("named.husk").exists() && folder.path().join("pid").exists());
 }
 
 #[test]
@@ -165,7 +133,10 @@ fn the_capabilities_are_swtpms_json() {
     assert_eq!(by_swtpms_words.stdout, by_our_own.stdout);
     let json: serde_json::Value = serde_json::from_slice(&by_our_own.stdout).unwrap();
     assert_eq!(json["type"], "swtpm");
-    assert_eq!(json["features"], serde_json::json!(["tpm-2.0", "flags-opt-startup"]));
+    assert_eq!(
+        json["features"],
+        serde_json::json!(["tpm-2.0", "flags-opt-startup", "nvram-backend-dir", "nvram-backend-file"])
+    );
 }
 
 #[test]
@@ -174,15 +145,9 @@ fn tpm2_tools_find_the_tpm_where_swtpm_stood_and_what_they_wrote_outlives_the_pr
         eprintln!("SKIPPED: /usr/bin/tpm2_getrandom is not installed");
         return;
     }
-    let port = (0..100).find_map(|_| {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok().map(|_| port)
-    });
-    let port = port.unwrap();
-    let words = format!(
-        "--server type=tcp,port={port} --ctrl type=tcp,port={} --flags not-need-init,startup-clear",
-        port + 1
-    );
+    let port = two_free_ports();
+    let words =
+        format!("--port {port} --ctrl type=tcp,port={} --flags not-need-init,startup-clear", port + 1);
     let running = Running::start(&words);
     let tool = |line: &str| {
         let mut words = line.split(' ');

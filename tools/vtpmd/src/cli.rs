@@ -30,9 +30,13 @@ pub struct ServeArgs {
     #[arg(long, value_name = "WHERE")]
     pub control: Option<Address>,
     /// Take the signals of the TCG simulator's platform here, and TPM commands at --data in its frames, as tpm2-tss'
-    /// mssim TCTI sends them to neighbouring ports; each frame chooses its locality
+    /// mssim TCTI and IBM's TSS send them to neighbouring ports; each frame chooses its locality, 0 to 3
     #[arg(long, value_name = "WHERE", requires = "data", conflicts_with = "control")]
     pub mssim_platform: Option<Address>,
+    /// Take TPM commands at --data also in the TCG simulator's frames; each chooses its locality, 0 to 3, so whoever reaches
+    /// --data does
+    #[arg(long, requires = "data")]
+    pub mssim_frames: bool,
     /// Serve a CRB in this file, which is the guest's RAM (QEMU: memory-backend-file,share=on)
     #[arg(long, value_name = "FILE", requires = "crb_at")]
     pub guest_memory: Option<PathBuf>,
@@ -57,13 +61,37 @@ pub struct Manner {
     /// Start the TPM up before anybody is served.
     pub startup: Option<Startup>,
     /// Holds the process ID for as long as the sockets are there.
-    pub pid_file: Option<PathBuf>,
+    pub pid_place: Option<PidPlace>,
     /// Say on the standard output when all is ready.
     pub announces: bool,
     /// See [`Sockets::ends_with_client`].
     pub ends_with_client: bool,
     /// See [`Sockets::refuses_locality_4`].
     pub refuses_locality_4: bool,
+}
+
+/// Where the process ID is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PidPlace {
+    /// A file that is made for it, and vanishes at the end.
+    File(PathBuf),
+    /// A descriptor that was open when the process started, by its path.
+    Inherited(PathBuf),
+}
+
+impl PidPlace {
+    fn write(&self) -> anyhow::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        let (path, options) = match self {
+            Self::File(path) => {
+                let options = options.write(true).create(true).truncate(true).mode(0o600);
+                (path, options.custom_flags(libc::O_NOFOLLOW))
+            }
+            Self::Inherited(path) => (path, options.append(true)),
+        };
+        let written = options.open(path).and_then(|mut file| writeln!(file, "{}", std::process::id()));
+        written.with_context(|| format!("cannot write the process ID into {}", path.display()))
+    }
 }
 
 /// TPM2_Startup's kinds (TPM 2.0 part 2, table "Definition of TPM_SU Constants").
@@ -162,6 +190,7 @@ fn start(args: &ServeArgs, serving: &Arc<Serving>) -> anyhow::Result<(Server, Op
         data: args.data.clone(),
         control: args.control.clone(),
         mssim_platform: args.mssim_platform.clone(),
+        takes_mssim_frames: args.mssim_frames,
         ends_with_client: args.manner.ends_with_client,
         refuses_locality_4: args.manner.refuses_locality_4,
     };
@@ -185,12 +214,7 @@ fn start_up(startup: Startup, serving: &Serving) -> anyhow::Result<()> {
 impl Manner {
     /// Tells whoever waits that the sockets are there.
     fn tell(&self) -> anyhow::Result<()> {
-        if let Some(path) = &self.pid_file {
-            let mut options = fs::OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-            let written = options.open(path).and_then(|mut file| writeln!(file, "{}", std::process::id()));
-            written.with_context(|| format!("cannot write the pid file {}", path.display()))?;
-        }
+        self.pid_place.as_ref().map_or(Ok(()), PidPlace::write)?;
         eprintln!("vtpmd: ready");
         if self.announces {
             let mut out = std::io::stdout();
@@ -201,7 +225,7 @@ impl Manner {
     }
 
     fn untell(&self) -> anyhow::Result<()> {
-        let Some(path) = &self.pid_file else { return Ok(()) };
+        let Some(PidPlace::File(path)) = &self.pid_place else { return Ok(()) };
         fs::remove_file(path).with_context(|| format!("cannot remove the pid file {}", path.display()))
     }
 }

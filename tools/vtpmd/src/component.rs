@@ -1,6 +1,10 @@
 //! The machine that matters: the whole component with the reference engine, on what this host supplies.
 
-use crate::machine::{About, Canceller, Machine};
+mod saved;
+
+pub use saved::{SavedState, SavedStateError};
+
+use crate::machine::{About, Blob, Canceller, Machine};
 use crate::platform::{BootClock, Counts, FileDisk, OsEntropy, SocketChannel, Stderr};
 use husk::engine::Locality;
 use husk::engine::reference::ReferenceEngine;
@@ -9,8 +13,9 @@ use husk::frontend::Tpm;
 use husk::release::ReleaseFault;
 use husk::release::session::SessionMemory;
 use husk::seams::{Platform, Reporter};
-use husk::volume::{STATE_BYTES_MAX, Workspace};
-use husk::vtpm::{Asked, Cold, Identified, Memory, Served, Vtpm, VtpmFault};
+use husk::volume::suspend::{SUSPEND_BYTES_MAX, VOLATILE_BYTES_MAX};
+use husk::volume::{STATE_BYTES_MAX, VolumeFault, Workspace};
+use husk::vtpm::{Asked, Cold, Identified, Memory, PERMANENT_BYTES_MAX, Served, Vtpm, VtpmFault};
 use husk_psp::{PspReporter, RemoteGuest};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,6 +50,15 @@ pub struct Component {
     clock: Option<BootClock>,
     state: State,
     canceller: Canceller,
+    saved: Option<SavedState>,
+    blobs: Blobs,
+}
+
+/// What a test machine begins with next.
+#[derive(Default)]
+struct Blobs {
+    permanent: Option<Vec<u8>>,
+    volatile: Option<Vec<u8>>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "there is one component in a process")]
@@ -67,7 +81,14 @@ impl Component {
         let engine = ReferenceEngine::claim(OsEntropy::draw)?;
         let cancel = engine.canceller();
         let canceller: Canceller = Arc::new(move || cancel.cancel());
-        Some(Self { disk, footing, clock: BootClock::new(), state: State::Cold(engine), canceller })
+        let (clock, state) = (BootClock::new(), State::Cold(engine));
+        Some(Self { disk, footing, clock, state, canceller, saved: None, blobs: Blobs::default() })
+    }
+
+    /// Keeps what is suspended in `saved`; without, nothing is.
+    #[must_use]
+    pub fn saving(self, saved: Option<SavedState>) -> Self {
+        Self { saved, ..self }
     }
 
     fn with<T>(
@@ -187,36 +208,102 @@ fn leaked<T>(value: T) -> &'static mut T {
 
 impl Tpm for Component {
     fn execute(&mut self, locality: Locality, command: &[u8], response: &mut [u8]) -> usize {
-        match self.with(|vtpm, platform| Served { vtpm, platform }.execute(locality, command, response)) {
+        match self.serve(|tpm| tpm.execute(locality, command, response)) {
             Ok(bytes) => bytes,
             Err(fault) => husk::frontend::reply::write(fault, command, response),
         }
     }
 
     fn established(&mut self) -> bool {
-        self.with(|vtpm, platform| Served { vtpm, platform }.established()).unwrap_or(false)
+        self.serve(|tpm| tpm.established()).unwrap_or(false)
     }
 
     fn reset_established(&mut self, locality: Locality) -> Result<(), Fault> {
-        self.with(|vtpm, platform| Served { vtpm, platform }.reset_established(locality))?
+        self.serve(|tpm| tpm.reset_established(locality))?
     }
 
     fn hash_start(&mut self) -> Result<(), Fault> {
-        self.with(|vtpm, platform| Served { vtpm, platform }.hash_start())?
+        self.serve(|tpm| tpm.hash_start())?
     }
 
     fn hash_data(&mut self, data: &[u8]) -> Result<(), Fault> {
-        self.with(|vtpm, platform| Served { vtpm, platform }.hash_data(data))?
+        self.serve(|tpm| tpm.hash_data(data))?
     }
 
     fn hash_end(&mut self) -> Result<(), Fault> {
-        self.with(|vtpm, platform| Served { vtpm, platform }.hash_end())?
+        self.serve(|tpm| tpm.hash_end())?
+    }
+}
+
+impl Component {
+    /// Boots a TPM that never was on; whether it did.
+    fn boot_if_cold(&mut self) -> Result<bool, Fault> {
+        match std::mem::replace(&mut self.state, State::Failed(VtpmFault::PoweredOff.into())) {
+            State::Cold(engine) => match self.boot(engine) {
+                Ok(vtpm) => {
+                    self.state = State::Booted(vtpm);
+                    Ok(true)
+                }
+                Err(fault) => {
+                    self.state = State::Failed(fault);
+                    Err(fault)
+                }
+            },
+            State::Booted(vtpm) => {
+                self.state = State::Booted(vtpm);
+                Ok(false)
+            }
+            State::Failed(fault) => {
+                self.state = State::Failed(fault);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Asks something of the TPM, which may make void what was saved.
+    fn serve<T>(&mut self, ask: impl FnOnce(&mut dyn Tpm) -> T) -> Result<T, Fault> {
+        let answered = self.with(|vtpm, platform| ask(&mut Served { vtpm, platform }));
+        self.drop_void_state();
+        answered
+    }
+
+    /// What is saved vanishes with its worth.
+    fn drop_void_state(&mut self) {
+        let live = matches!(&self.state, State::Booted(vtpm) if vtpm.is_suspended());
+        if let (false, Some(saved)) = (live, &mut self.saved) {
+            saved.remove_own();
+        }
+    }
+
+    fn resume(&mut self, mut object: Vec<u8>) -> Result<(), Fault> {
+        let resumed = self.with(|vtpm, platform| vtpm.resume(platform, &mut object))?;
+        let live = matches!(&self.state, State::Booted(vtpm) if vtpm.is_suspended());
+        if let (false, Some(saved)) = (live, &mut self.saved) {
+            saved.remove_used();
+        }
+        resumed
+    }
+
+    fn begin_with(&mut self, blobs: &Blobs) -> Result<(), Fault> {
+        let (permanent, volatile) = (blobs.permanent.as_deref(), blobs.volatile.as_deref());
+        let began = self.with(|vtpm, platform| vtpm.power_on_for_testing(platform, permanent, volatile))?;
+        self.drop_void_state();
+        began
+    }
+
+    fn suspend(&mut self, into: &mut [u8]) -> Result<usize, Fault> {
+        self.with(|vtpm, platform| vtpm.suspend(platform, into))?
     }
 }
 
 impl Machine for Component {
     fn about(&self) -> About {
-        About { revision: 164, model: "husk with the TCG reference engine", keeps_volatile: false }
+        About {
+            revision: 164,
+            model: "husk with the TCG reference engine",
+            keeps_volatile: self.saved.is_some(),
+            gives_state: matches!(self.footing, Footing::UnsealedForTesting),
+        }
     }
 
     fn canceller(&self) -> Option<Canceller> {
@@ -228,25 +315,15 @@ impl Machine for Component {
     }
 
     fn power_on(&mut self) -> Result<(), Fault> {
-        match std::mem::replace(&mut self.state, State::Failed(VtpmFault::PoweredOff.into())) {
-            State::Cold(engine) => match self.boot(engine) {
-                Ok(vtpm) => {
-                    self.state = State::Booted(vtpm);
-                    Ok(())
-                }
-                Err(fault) => {
-                    self.state = State::Failed(fault);
-                    Err(fault)
-                }
-            },
-            State::Booted(vtpm) => {
-                self.state = State::Booted(vtpm);
-                self.with(Vtpm::reset)?
-            }
-            State::Failed(fault) => {
-                self.state = State::Failed(fault);
-                Err(fault)
-            }
+        let booted = self.boot_if_cold()?;
+        let blobs = std::mem::take(&mut self.blobs);
+        if blobs.permanent.is_some() || blobs.volatile.is_some() {
+            return self.begin_with(&blobs);
+        }
+        match self.saved.as_ref().and_then(SavedState::read) {
+            Some(object) => self.resume(object),
+            None if booted => Ok(()),
+            None => self.with(Vtpm::reset)?,
         }
     }
 
@@ -258,7 +335,38 @@ impl Machine for Component {
     }
 
     fn store_volatile(&mut self) -> Result<(), Fault> {
-        Err(VtpmFault::Unsupported.into())
+        if self.saved.is_none() {
+            return Err(VtpmFault::Unsupported.into());
+        }
+        let mut object = vec![0; SUSPEND_BYTES_MAX];
+        let length = self.suspend(&mut object)?;
+        let Some(saved) = &mut self.saved else { return Err(VtpmFault::Unsupported.into()) };
+        saved.write(object.get(..length).unwrap_or(&[])).map_err(|error| {
+            eprintln!("vtpmd: {error}");
+            VolumeFault::Write.into()
+        })
+    }
+
+    fn read_blob(&mut self, blob: Blob) -> Result<Vec<u8>, Fault> {
+        let mut bytes = vec![0; PERMANENT_BYTES_MAX.max(VOLATILE_BYTES_MAX)];
+        let length = self.with(|vtpm, _| match blob {
+            Blob::Permanent => vtpm.permanent_for_testing(&mut bytes),
+            Blob::Volatile => vtpm.volatile_for_testing(&mut bytes),
+        })??;
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
+    fn write_blob(&mut self, blob: Blob, bytes: Vec<u8>) -> Result<(), Fault> {
+        if !self.about().gives_state {
+            return Err(VtpmFault::StateStays.into());
+        }
+        let place = match blob {
+            Blob::Permanent => &mut self.blobs.permanent,
+            Blob::Volatile => &mut self.blobs.volatile,
+        };
+        *place = Some(bytes).filter(|bytes| !bytes.is_empty());
+        Ok(())
     }
 
     fn shut_down(&mut self) -> Result<(), Fault> {
@@ -266,6 +374,7 @@ impl Machine for Component {
             State::Booted(_) => self.with(Vtpm::shutdown)?,
             State::Cold(_) | State::Failed(_) => Ok(()),
         };
+        self.drop_void_state();
         let Counts { writes, written_bytes, flushes } = self.disk.counts();
         eprintln!("vtpmd: disk: {writes} writes, {written_bytes} bytes, {flushes} flushes");
         done

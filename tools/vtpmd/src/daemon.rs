@@ -1,7 +1,7 @@
 //! `husk vtpmd`: puts the component together and serves it.
 
 use crate::cli::{DiskArgs, ServeArgs, serve};
-use crate::component::Component;
+use crate::component::{Component, SavedState};
 use crate::footing::FootingArgs;
 use crate::platform::FileDisk;
 use crate::swtpm;
@@ -49,6 +49,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 /// Puts the component together on `disk` and serves it until its end.
 pub(crate) fn launch(disk: FileDisk, footing: &FootingArgs, ways: &ServeArgs) -> anyhow::Result<()> {
+    let saved = footing.suspend_file.as_deref().map(SavedState::at).transpose()?;
     let component = Component::new(disk, footing.footing()?).context("this process has a TPM already")?;
-    serve(ways, Box::new(component))
+    serve(ways, Box::new(component.saving(saved)))
 }

@@ -35,6 +35,10 @@ pub(crate) struct FootingArgs {
     /// How long to wait, in seconds, until another instance's lease has ended
     #[arg(long, value_name = "SECONDS", default_value_t = 90)]
     wait_for_lease_seconds: u64,
+    /// Let STORE_VOLATILE suspend the TPM into this file, sealed for this process alone; the next INIT resumes it, once, if
+    /// the guest did nothing in between. Whoever can send INIT decides whether the guest goes on or begins anew
+    #[arg(long, value_name = "FILE")]
+    pub(crate) suspend_file: Option<PathBuf>,
     /// Give up every promise: public keys, no broker. The volume is marked for ever
     #[arg(long, conflicts_with_all = ["config", "psp", "relay", "firmware"])]
     pub(crate) unsealed_for_testing: bool,

@@ -16,6 +16,17 @@ pub struct About {
     pub model: &'static str,
     /// Whether [`Machine::store_volatile`] does anything.
     pub keeps_volatile: bool,
+    /// Whether state blobs leave and enter: of test machines only.
+    pub gives_state: bool,
+}
+
+/// A part of a machine's state, in clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blob {
+    /// What outlives power.
+    Permanent,
+    /// What does not.
+    Volatile,
 }
 
 /// A TPM that can be switched on and off.
@@ -29,8 +40,8 @@ pub trait Machine: Tpm + Send {
     /// Whether the TPM is powered.
     fn is_on(&self) -> bool;
 
-    /// The TPM Init signal: powers on, after powering off where it was on. Resumes from stored volatile state where there
-    /// is some, which is used up by that.
+    /// The TPM Init signal: powers on, after powering off where it was on. Begins with the blobs that were written, where
+    /// there are some, or resumes from stored volatile state; both are used up by that.
     ///
     /// # Errors
     /// The fault for which the TPM is off.
@@ -47,6 +58,19 @@ pub trait Machine: Tpm + Send {
     /// # Errors
     /// The fault for which nothing was stored. Not called unless [`About::keeps_volatile`].
     fn store_volatile(&mut self) -> Result<(), Fault>;
+
+    /// Reads a part of the state of a TPM that is on.
+    ///
+    /// # Errors
+    /// The fault for which there is none. Not called unless [`About::gives_state`].
+    fn read_blob(&mut self, blob: Blob) -> Result<Vec<u8>, Fault>;
+
+    /// Takes a part of the state for the next [`power_on`](Self::power_on), in place of what was written before; the TPM is
+    /// off.
+    ///
+    /// # Errors
+    /// The fault for which it was not taken. Not called unless [`About::gives_state`].
+    fn write_blob(&mut self, blob: Blob, bytes: Vec<u8>) -> Result<(), Fault>;
 
     /// The orderly end: everything is flushed, every right given back. Nothing is called afterwards.
     ///

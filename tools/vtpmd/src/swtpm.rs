@@ -8,28 +8,26 @@
 
 mod options;
 
-use crate::cli::{Manner, ServeArgs};
+use crate::cli::{Manner, PidPlace, ServeArgs};
 use crate::daemon::launch;
 use crate::footing::FootingArgs;
 use crate::platform::{FileDisk, FileDiskError};
 use crate::server::Address;
 use crate::sys;
 use anyhow::{Context, bail};
-use options::{Flags, LocalityRules, Log};
+use options::{Flags, LocalityRules, Log, Never};
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The volume's name in the folder of `--tpmstate`.
-const VOLUME_NAME: &str = "tpm2.husk";
 /// Size in bytes of a volume that is made for tests: the largest that the component uses.
 const VOLUME_BYTES: u64 = husk::volume::layout::VOLUME_BYTES_MAX;
 
 /// What `--print-capabilities` prints: of swtpm's feature words, those that are true.
 pub(crate) const CAPABILITIES: &str = concat!(
-    r#"{ "type": "swtpm", "features": [ "tpm-2.0", "flags-opt-startup" ], "version": ""#,
+    r#"{ "type": "swtpm", "features": [ "tpm-2.0", "flags-opt-startup", "nvram-backend-dir", "nvram-backend-file" ], "version": ""#,
     env!("CARGO_PKG_VERSION"),
     r#"" }"#
 );
@@ -38,8 +36,9 @@ pub(crate) const CAPABILITIES: &str = concat!(
 pub(crate) const DIFFERENCES: &str = "\
 What differs from swtpm: the state is one volume, DIR/tpm2.husk, sealed by a broker's keys (--config, --psp, --relay) \
 unless --unsealed-for-testing is given, which also makes a missing volume; TCP is served on loopback only; sockets, \
-volume, log and pid file belong to their owner alone (mode 0600); no state blob leaves or enters; --daemon needs --log; \
---terminate counts connections that carried a command; there is no system call filter.";
+volume, log and pid file belong to their owner alone (mode 0600); state blobs leave and enter with --unsealed-for-testing \
+only; STORE_VOLATILE needs --suspend-file and is for the same process; --daemon needs --log; --terminate counts connections \
+that carried a command; there is no system call filter. The handbook's page on swtpm has the whole list.";
 
 /// The words of `swtpm socket`.
 #[expect(clippy::struct_excessive_bools, reason = "as many switches as swtpm's command line has")]
@@ -54,7 +53,10 @@ pub(crate) struct Socket {
     /// Take control messages here: as --server
     #[arg(long, value_name = "OPTIONS", value_parser = options::endpoint)]
     ctrl: Option<Address>,
-    /// The folder of the volume tpm2.husk: dir=DIR
+    /// The same as --server type=tcp,port=PORT
+    #[arg(short, long, value_name = "PORT", value_parser = options::port, conflicts_with = "server")]
+    port: Option<Address>,
+    /// The folder of the volume tpm2.husk, or the volume itself: dir=DIR, backend-uri=dir://DIR, backend-uri=file://FILE
     #[arg(long, value_name = "OPTIONS", value_parser = options::state, required_unless_present = "print_capabilities")]
     tpmstate: Option<PathBuf>,
     /// not-need-init and one of startup-clear, startup-state, startup-none; a startup implies not-need-init
@@ -63,12 +65,12 @@ pub(crate) struct Socket {
     /// reject-locality-4
     #[arg(long, value_name = "OPTIONS", value_parser = options::locality)]
     locality: Option<LocalityRules>,
-    /// Write what is said into a file: file=FILE[,truncate]; level=N changes nothing
+    /// Write what is said into a file or an open descriptor: file=FILE|fd=N[,truncate]; level=N changes nothing
     #[arg(long, value_name = "OPTIONS", value_parser = options::log)]
     log: Option<Log>,
-    /// Write the process ID into a file once the sockets are there: file=FILE
+    /// Write the process ID into a file or an open descriptor once the sockets are there: file=FILE or fd=N
     #[arg(long, value_name = "OPTIONS", value_parser = options::pid)]
-    pid: Option<PathBuf>,
+    pid: Option<PidPlace>,
     /// Go into the background once the sockets are there
     #[arg(short, long, requires = "log")]
     daemon: bool,
@@ -78,6 +80,21 @@ pub(crate) struct Socket {
     /// action=none
     #[arg(long, value_name = "OPTIONS", value_parser = options::seccomp)]
     seccomp: Option<()>,
+    /// Refused, as the next three are: they say why
+    #[arg(long, value_name = "OPTIONS", value_parser = options::key)]
+    key: Option<Never>,
+    /// Refused
+    #[arg(long, value_name = "OPTIONS", value_parser = options::migration_key)]
+    migration_key: Option<Never>,
+    /// Refused
+    #[arg(short, long, value_name = "USER", value_parser = options::run_as)]
+    runas: Option<Never>,
+    /// Refused
+    #[arg(short, long, value_name = "FD", value_parser = options::descriptor)]
+    fd: Option<Never>,
+    /// Not swtpm's: take TPM commands at --server also in the TCG simulator's frames; each chooses its locality, 0 to 3
+    #[arg(long)]
+    mssim_frames: bool,
     /// Print, in swtpm's JSON, which of swtpm's abilities are here
     #[arg(long)]
     print_capabilities: bool,
@@ -114,17 +131,21 @@ impl Socket {
         if wait_for_init && self.ctrl.is_none() {
             bail!("nobody could switch this TPM on; give --ctrl, or --flags not-need-init");
         }
+        if self.mssim_frames && self.server.is_none() && self.port.is_none() {
+            bail!("--mssim-frames is about --server; give that, too");
+        }
         Ok(ServeArgs {
-            data: self.server.clone(),
+            data: self.server.clone().or_else(|| self.port.clone()),
             control: self.ctrl.clone(),
             mssim_platform: None,
+            mssim_frames: self.mssim_frames,
             guest_memory: None,
             crb_at: None,
             acpi: None,
             wait_for_init,
             manner: Manner {
                 startup: flags.startup,
-                pid_file: self.pid.clone(),
+                pid_place: self.pid.clone(),
                 announces: self.announce,
                 ends_with_client: self.terminate,
                 refuses_locality_4: self.locality.is_some_and(|rules| rules.reject_4),
@@ -133,12 +154,11 @@ impl Socket {
     }
 
     fn disk(&self) -> anyhow::Result<FileDisk> {
-        let Some(folder) = &self.tpmstate else { bail!("a TPM needs its state; give --tpmstate dir=DIR") };
-        let volume = folder.join(VOLUME_NAME);
+        let Some(volume) = &self.tpmstate else { bail!("a TPM needs its state; give --tpmstate dir=DIR") };
         if self.footing.unsealed_for_testing {
-            blank(&volume).with_context(|| format!("cannot make the volume {}", volume.display()))?;
+            blank(volume).with_context(|| format!("cannot make the volume {}", volume.display()))?;
         }
-        FileDisk::open(&volume, FileDisk::BLOCK_BYTES).map_err(|error: FileDiskError| error.into())
+        FileDisk::open(volume, FileDisk::BLOCK_BYTES).map_err(|error: FileDiskError| error.into())
     }
 }
 

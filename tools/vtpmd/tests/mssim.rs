@@ -42,6 +42,18 @@ impl Simulator {
         Self { serving, server, data, platform, _turn: turn }
     }
 
+    /// A raw data channel that takes frames too, or does not.
+    fn data_channel(takes_mssim_frames: bool) -> Self {
+        let turn = turn();
+        let data = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut machine = BenchMachine::boxed();
+        machine.power_on().unwrap();
+        let serving = Serving::new(machine);
+        let sockets = Sockets { data: Some(Address::Tcp(data)), takes_mssim_frames, ..Sockets::default() };
+        let server = Some(Server::start(&serving, &sockets).unwrap());
+        Self { serving, server, data, platform: data, _turn: turn }
+    }
+
     fn tool(&self, folder: &Path, line: &str) -> Vec<u8> {
         let mut words = line.split(' ');
         let output = Command::new(Path::new("/usr/bin").join(words.next().unwrap()))
@@ -123,7 +135,8 @@ fn the_platform_switches_the_tpm_and_a_frame_chooses_its_locality() {
     assert_eq!(command(0, &STARTUP_CLEAR)[10..14], [0; 4]);
     assert_eq!(platform(POWER_ON), [0; 4], "it is on already");
     assert_eq!(command(0, &READ_CLOCK)[10..14], [0; 4], "and nothing happened to it");
-    assert_eq!(command(4, &READ_CLOCK)[10..14], [0; 4]);
+    assert_eq!(command(3, &READ_CLOCK)[10..14], [0; 4]);
+    assert_eq!(command(4, &READ_CLOCK)[10..14], [0, 0, 9, 7], "TPM_RC_LOCALITY: 4 is the platform's");
     assert_eq!(platform(17), [0; 4], "a reset");
     assert_eq!(command(0, &READ_CLOCK)[10..14], [0, 0, 1, 0], "TPM_RC_INITIALIZE");
     for signal in [9, 10, 11] {
@@ -158,4 +171,27 @@ fn what_is_no_frame_ends_its_connection_and_nothing_else() {
         [0, 0, 0, 10],
         "too short is the TPM's to say"
     );
+}
+
+#[test]
+fn frames_and_raw_commands_share_a_data_channel_only_where_that_is_asked_for() {
+    let simulator = Simulator::data_channel(true);
+    let framed = |locality| frame(locality, &READ_CLOCK);
+    let end = words(&[20]);
+    let said =
+        ask(simulator.data, &[&STARTUP_CLEAR[..], &framed(3), &READ_CLOCK, &framed(4), &end].concat(), 1000);
+    let (started, said) = said.split_at(10);
+    let (in_frame, said) = said.split_at(4 + 35 + 4);
+    let (raw, refused) = said.split_at(35);
+    assert_eq!(started[6..], [0; 4]);
+    assert_eq!(
+        (&in_frame[..4], &in_frame[10..14], &in_frame[39..]),
+        (&[0, 0, 0, 35][..], &[0; 4][..], &[0; 4][..])
+    );
+    assert_eq!((&raw[6..10], &raw[26..34]), (&[0; 4][..], &in_frame[30..38]), "the same counts, both ways");
+    assert_eq!(refused, [0, 0, 0, 10, 0x80, 1, 0, 0, 0, 10, 0, 0, 9, 7, 0, 0, 0, 0], "never from locality 4");
+    drop(simulator);
+    let simulator = Simulator::data_channel(false);
+    let refused = [0, 0xC4, 0, 0, 0, 10, 0, 0, 0, 0x1E];
+    assert_eq!(ask(simulator.data, &framed(0), 100), refused, "TPM_RC_BAD_TAG, and the end");
 }

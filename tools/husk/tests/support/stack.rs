@@ -30,11 +30,14 @@ pub(crate) struct Start<'a> {
     pub(crate) firmware: &'a str,
     pub(crate) config: &'a str,
     pub(crate) wait_seconds: &'a str,
+    /// Where what is suspended is kept.
+    pub(crate) suspend_file: Option<&'a str>,
 }
 
 impl Default for Start<'_> {
     fn default() -> Self {
-        Self { volume: "volume", firmware: "firmware", config: "config", wait_seconds: "30" }
+        let (volume, firmware, config) = ("volume", "firmware", "config");
+        Self { volume, firmware, config, wait_seconds: "30", suspend_file: None }
     }
 }
 
@@ -98,6 +101,7 @@ impl Stack {
         ];
         let log = self.site.path("vtpmd.log");
         let child = husk(&words)
+            .args(start.suspend_file.iter().flat_map(|file| ["--suspend-file", file]))
             .current_dir(self.site.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -121,7 +125,13 @@ impl Stack {
     /// Starts the component, which must serve, and sends Startup.
     #[track_caller]
     pub(crate) fn boot(&self) -> Serving<'_> {
-        match self.start(Start::default()) {
+        self.boot_as(Start::default())
+    }
+
+    /// As [`boot`](Self::boot), started in another way.
+    #[track_caller]
+    pub(crate) fn boot_as(&self, start: Start<'_>) -> Serving<'_> {
+        match self.start(start) {
             Started::Serves(serving) => {
                 serving.tool("startup", ["-c"]);
                 serving
@@ -225,6 +235,21 @@ impl Serving<'_> {
     /// A file in the folder that the tools work in.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.stack.path(name)
+    }
+
+    /// Runs swtpm_ioctl; whether it succeeded, and what it said.
+    pub(crate) fn ioctl(&self, line: &str) -> (bool, String) {
+        let program = "/usr/bin/swtpm_ioctl";
+        assert!(PathBuf::from(program).exists(), "{program} is missing; run `cargo xtask setup`");
+        let mut command = Command::new(program);
+        command.args(["--unix", "tpm.ctrl"]).args(line.split(' ')).current_dir(self.stack.site.folder.path());
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        (status.success(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
+    }
+
+    /// What the component has said so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("vtpmd.log")).unwrap()
     }
 
     /// SIGTERM; the component must end in order.

@@ -1,16 +1,25 @@
 //! The control channel.
 
 use super::address::Stream;
-use super::wire::{self, MESSAGE_BYTES_MAX, Outcome, Parsed, Request};
-use super::{Connections, data};
+use super::wire::{self, MESSAGE_BYTES_MAX, Offer, Outcome, Parsed, Request};
+use super::{Connections, blobs, data};
 use crate::machine::Machine;
 use crate::serving::Serving;
 use crate::sys;
 use husk::engine::Locality;
 use husk::fault::Fault;
+use husk::volume::suspend::VOLATILE_BYTES_MAX;
+use husk::vtpm::PERMANENT_BYTES_MAX;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+/// The longest state blob in bytes.
+const BLOB_BYTES_MAX: usize = max(PERMANENT_BYTES_MAX, VOLATILE_BYTES_MAX);
+
+const fn max(one: usize, other: usize) -> usize {
+    if one > other { one } else { other }
+}
 
 /// GET_INFO's flags.
 const INFO_SPECIFICATION: u64 = 1;
@@ -29,8 +38,6 @@ enum Then {
 impl Then {
     fn after(request: Request<'_>) -> Self {
         match request {
-            // What follows a refused state blob is not a request.
-            Request::SetStateBlob => Self::Close,
             Request::Shutdown => Self::End,
             _ => Self::NextRequest,
         }
@@ -50,11 +57,23 @@ pub(super) fn serve(mut stream: Stream, connections: &Arc<Connections>) {
                 return;
             }
             Parsed::Nonsense => (wire::words(Outcome::BadOrdinal, &[]), 0, Then::Close),
+            Parsed::Whole(Request::GetCapability, taken) => {
+                (wire::capabilities(offers(connections)), taken, Then::NextRequest)
+            }
             Parsed::Whole(Request::SetDataFd, taken) => {
                 (set_data_fd(inbox.descriptor.take(), connections), taken, Then::NextRequest)
             }
             Parsed::Whole(Request::SetLocality(4), taken) if connections.refuses_locality_4 => {
                 (wire::words(Outcome::BadLocality, &[]), taken, Then::NextRequest)
+            }
+            Parsed::Whole(Request::SetStateBlob(request), taken) => {
+                inbox.drop_first(taken);
+                match inbox.receive_blob(request.number, &stream) {
+                    Some(blob) => {
+                        (wire::words(blobs::set(request, blob, serving), &[]), 0, Then::NextRequest)
+                    }
+                    None => (wire::words(Outcome::BadParameter, &[]), 0, Then::Close),
+                }
             }
             Parsed::Whole(request, taken) => (answer(request, serving), taken, Then::after(request)),
         };
@@ -90,6 +109,21 @@ impl Inbox {
         }
     }
 
+    /// The `length` bytes behind the first request; none if that is more than a blob can have, or if they do not come.
+    fn receive_blob(&mut self, length: u32, stream: &Stream) -> Option<Vec<u8>> {
+        let length = usize::try_from(length).ok().filter(|length| *length <= BLOB_BYTES_MAX)?;
+        let mut blob = Vec::with_capacity(length);
+        while blob.len() < length {
+            if self.filled == 0 && !self.receive(stream) {
+                return None;
+            }
+            let taken = self.filled.min(length - blob.len());
+            blob.extend(&self.bytes[..taken]);
+            self.drop_first(taken);
+        }
+        Some(blob)
+    }
+
     fn drop_first(&mut self, taken: usize) {
         self.bytes.copy_within(taken..self.filled, 0);
         self.filled -= taken;
@@ -98,12 +132,8 @@ impl Inbox {
 
 fn answer(request: Request<'_>, serving: &Serving) -> Vec<u8> {
     let outcome = match request {
-        Request::GetCapability => {
-            return wire::capabilities(serving.can_cancel(), serving.about().keeps_volatile);
-        }
         Request::GetEstablished => return established(serving),
-        // A sealed TPM gives no state away and takes none: neither capability is offered.
-        Request::GetStateBlob => return wire::words(Outcome::BadOrdinal, &[0, 0, 0]),
+        Request::GetStateBlob(request) => return blobs::get(request, serving),
         Request::GetConfig => return wire::words(Outcome::Success, &[0]),
         Request::SetBufferSize(wanted) => return set_buffer_size(wanted, serving),
         Request::GetInfo { flags, offset } => return wire::info(&info(flags, serving), offset),
@@ -121,13 +151,29 @@ fn answer(request: Request<'_>, serving: &Serving) -> Vec<u8> {
         Request::ResetEstablished(number) => reset_established(number, serving),
         // The volume is locked for as long as this process lives.
         Request::LockStorage => Outcome::Success,
-        Request::StoreVolatile | Request::SetStateBlob | Request::SetDataFd => Outcome::BadOrdinal,
+        Request::StoreVolatile => {
+            eprintln!("vtpmd: nothing is suspended without --suspend-file");
+            Outcome::BadOrdinal
+        }
+        Request::GetCapability | Request::SetStateBlob(_) | Request::SetDataFd => Outcome::BadOrdinal,
     };
     wire::words(outcome, &[])
 }
 
+fn offers(connections: &Connections) -> impl Iterator<Item = Offer> {
+    let about = connections.serving.about();
+    [
+        (connections.serving.can_cancel(), Offer::Cancel),
+        (about.keeps_volatile, Offer::StoreVolatile),
+        (about.gives_state, Offer::StateBlobs),
+        (connections.takes_mssim_frames, Offer::CommandHeader),
+    ]
+    .into_iter()
+    .filter_map(|(has, offer)| has.then_some(offer))
+}
+
 /// The operator reads the fault; the client only that there was one.
-fn outcome(what: &str, result: Result<(), Fault>) -> Outcome {
+pub(super) fn outcome(what: &str, result: Result<(), Fault>) -> Outcome {
     match result {
         Ok(()) => Outcome::Success,
         Err(fault) => {
@@ -213,7 +259,9 @@ fn info(flags: u64, serving: &Serving) -> String {
         parts.push(format!(r#""TPMSpecification":{{"family":"2.0","level":0,"revision":{revision}}}"#));
     }
     if flags & INFO_ATTRIBUTES != 0 {
-        parts.push(format!(r#""TPMAttributes":{{"manufacturer":"husk","model":"{}"}}"#, about.model));
+        let version = env!("CARGO_PKG_VERSION");
+        let attributes = format!(r#""manufacturer":"husk","version":"{version}","model":"{}""#, about.model);
+        parts.push(format!(r#""TPMAttributes":{{{attributes}}}"#));
     }
     format!("{{{}}}", parts.join(","))
 }

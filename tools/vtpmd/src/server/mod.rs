@@ -6,10 +6,12 @@
 //! **Trust.** Whoever can open the sockets is the guest and its platform: Unix sockets are made for their owner alone, TCP
 //! listens on loopback only.
 //! **Laws.** Each reply is one write. Every message and the number of connections have bounds. The end of a connection is
-//! no event to the TPM. State blobs do not leave a sealed TPM and do not enter it.
+//! no event to the TPM. State blobs do not leave a sealed TPM and do not enter it. Where a frame names its locality, it never
+//! is 4.
 //! **Not here.** The words of swtpm's command line are read elsewhere in this crate.
 
 mod address;
+mod blobs;
 mod control;
 mod data;
 #[doc(hidden)]
@@ -42,8 +44,10 @@ pub struct Sockets {
     /// swtpm's control messages.
     pub control: Option<Address>,
     /// The signals of the TCG simulator's platform; TPM commands come in the simulator's frames then, which choose their
-    /// locality themselves.
+    /// locality themselves, 0 to 3.
     pub mssim_platform: Option<Address>,
+    /// TPM commands may also come in the simulator's frames.
+    pub takes_mssim_frames: bool,
     /// The end of a data connection that carried a command is the end of everything.
     pub ends_with_client: bool,
     /// The control channel may not choose locality 4.
@@ -121,6 +125,7 @@ pub(crate) struct Connections {
     serving: Arc<Serving>,
     ends_with_client: bool,
     refuses_locality_4: bool,
+    takes_mssim_frames: bool,
     open: Mutex<usize>,
     ended: Condvar,
 }
@@ -131,6 +136,7 @@ impl Connections {
             serving: Arc::clone(serving),
             ends_with_client: sockets.ends_with_client,
             refuses_locality_4: sockets.refuses_locality_4,
+            takes_mssim_frames: sockets.takes_mssim_frames,
             open: Mutex::new(0),
             ended: Condvar::new(),
         }

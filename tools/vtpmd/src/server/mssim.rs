@@ -1,7 +1,8 @@
 //! The TCG simulator's protocol, which tpm2-tss' `mssim` TCTI speaks: big-endian words (TCG reference code,
 //! TpmTcpProtocol.h), on one socket TPM commands in frames that name their locality, on another the platform's signals.
 //!
-//! Whoever sends commands this way chooses the locality of each, so it is offered only where it is asked for.
+//! Whoever sends commands this way chooses the locality of each, so it is offered only where it is asked for, and locality 4,
+//! which is the platform's, is answered with TPM_RC_LOCALITY.
 //! Absent: physical presence, key caches, failure tests, taking NV away, hashing, and stopping from the command's socket. A
 //! word that is not known ends its connection.
 
@@ -9,7 +10,8 @@ use super::address::Stream;
 use super::wire::Outcome;
 use super::{Connections, control, data};
 use crate::serving::Serving;
-use husk::engine::{COMMAND_BYTES_MAX, Locality};
+use husk::engine::{COMMAND_BYTES_MAX, EngineFault, Locality};
+use husk::frontend::reply;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
@@ -32,19 +34,35 @@ const PLATFORM_AVAILABLE: u32 = 1;
 pub(super) fn serve_commands(mut stream: Stream, connections: &Arc<Connections>) {
     let mut command = [0; COMMAND_BYTES_MAX];
     while let Some(request) = word(&mut stream) {
-        let reply = match request {
-            SEND_COMMAND => framed(&mut stream, &mut command, &connections.serving),
-            REMOTE_HANDSHAKE => word(&mut stream).map(|_| words(&[VERSION, PLATFORM_AVAILABLE, 0])),
-            _ => None,
-        };
-        let Some(reply) = reply else { return };
+        let Some(reply) = answer(request, &mut stream, &mut command, &connections.serving) else { return };
         if stream.write_all(&reply).is_err() {
             return;
         }
     }
 }
 
-/// Reads a locality, a length and a command; the reply is a length, a response and zero.
+/// Whether four bytes on the commands' socket begin a word of this protocol, as no TPM command does.
+pub(super) fn is_word(bytes: [u8; 4]) -> bool {
+    bytes[..2] == [0, 0]
+}
+
+/// The reply to what begins with the word `request`; none if the connection ends with it.
+pub(super) fn answer(
+    request: u32,
+    stream: &mut Stream,
+    command: &mut [u8; COMMAND_BYTES_MAX],
+    serving: &Serving,
+) -> Option<Vec<u8>> {
+    match request {
+        SEND_COMMAND => framed(stream, command, serving),
+        REMOTE_HANDSHAKE => word(stream).map(|_| words(&[VERSION, PLATFORM_AVAILABLE, 0])),
+        // TPM_SESSION_END, among others: the client goes.
+        _ => None,
+    }
+}
+
+/// Reads a locality, a length and a command; the reply is a length, a response and zero. Locality 4 is the platform's and
+/// never a frame's.
 fn framed(stream: &mut Stream, command: &mut [u8; COMMAND_BYTES_MAX], serving: &Serving) -> Option<Vec<u8>> {
     let mut locality = [0];
     stream.read_exact(&mut locality).ok()?;
@@ -56,7 +74,10 @@ fn framed(stream: &mut Stream, command: &mut [u8; COMMAND_BYTES_MAX], serving: &
     let command = command.get_mut(..usize::try_from(stated).ok()?)?;
     stream.read_exact(command).ok()?;
     let mut response = [0; COMMAND_BYTES_MAX];
-    let length = data::execute(locality, command, &mut response, serving);
+    let length = match locality {
+        Locality::Four => reply::write(EngineFault::LocalityRefused.fault(), command, &mut response),
+        _ => data::execute(locality, command, &mut response, serving),
+    };
     let mut reply = words(&[u32::try_from(length).ok()?]);
     reply.extend(response.get(..length)?);
     reply.extend([0; 4]);

@@ -22,7 +22,27 @@ pub(super) enum Outcome {
     /// Not offered, or not in this state.
     BadOrdinal = 10,
     BadLocality = 0x3D,
+    /// There is no such blob now (TPM_RETRY).
+    Absent = 0x800,
 }
+
+/// What a client wants of a state blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BlobRequest {
+    pub(super) flags: u32,
+    /// One of the `BLOB_` numbers, or none of them.
+    pub(super) kind: u32,
+    /// Where to begin, of a blob that is read; how many bytes follow, of one that is written.
+    pub(super) number: u32,
+}
+
+/// Kinds of state blobs.
+pub(super) const BLOB_PERMANENT: u32 = 1;
+pub(super) const BLOB_VOLATILE: u32 = 2;
+/// Never there: it is TPM 1.2's.
+pub(super) const BLOB_SAVESTATE: u32 = 3;
+/// In a state blob's flags: it is encrypted under a migration key.
+pub(super) const BLOB_ENCRYPTED: u32 = 2;
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +59,9 @@ pub(super) enum Request<'a> {
     Cancel,
     StoreVolatile,
     ResetEstablished(u8),
-    GetStateBlob,
-    SetStateBlob,
+    GetStateBlob(BlobRequest),
+    /// The blob follows the request.
+    SetStateBlob(BlobRequest),
     Stop,
     GetConfig,
     SetDataFd,
@@ -93,14 +114,8 @@ fn body<'a>(number: u32, reader: &mut Reader<'a>) -> Result<Option<Request<'a>>,
         0x09 => Request::Cancel,
         0x0A => Request::StoreVolatile,
         0x0B => Request::ResetEstablished(locality(reader)?),
-        0x0C => {
-            reader.take(12)?;
-            Request::GetStateBlob
-        }
-        0x0D => {
-            reader.take(12)?;
-            Request::SetStateBlob
-        }
+        0x0C => Request::GetStateBlob(blob(reader)?),
+        0x0D => Request::SetStateBlob(blob(reader)?),
         0x0E => Request::Stop,
         0x0F => Request::GetConfig,
         0x10 => Request::SetDataFd,
@@ -119,27 +134,62 @@ fn body<'a>(number: u32, reader: &mut Reader<'a>) -> Result<Option<Request<'a>>,
     }))
 }
 
+fn blob(reader: &mut Reader<'_>) -> Result<BlobRequest, Short> {
+    let mut reading = reader.clone();
+    let (flags, kind, number) = (reading.u32_be()?, reading.u32_be()?, reading.u32_be()?);
+    *reader = reading;
+    Ok(BlobRequest { flags, kind, number })
+}
+
 /// A locality and the padding that came along with it.
 fn locality(reader: &mut Reader<'_>) -> Result<u8, Short> {
     let padded = reader.take(reader.rest().len().clamp(1, LOCALITY_BYTES_MAX))?;
     padded.first().copied().ok_or(Short)
 }
 
-/// What a machine can do, as GET_CAPABILITY shows it: bit 15, headers in front of commands, is never offered.
-pub(super) fn capabilities(can_cancel: bool, keeps_volatile: bool) -> Vec<u8> {
+/// What not every machine has, as GET_CAPABILITY shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    Cancel,
+    StoreVolatile,
+    /// To read and to write them.
+    StateBlobs,
+    /// The simulator's frames on the data channel.
+    CommandHeader,
+}
+
+impl Offer {
+    const fn bits(self) -> u64 {
+        match self {
+            Self::Cancel => 1 << 5,
+            Self::StoreVolatile => 1 << 6,
+            Self::StateBlobs => 0b11 << 8,
+            Self::CommandHeader => 1 << 15,
+        }
+    }
+}
+
+/// What a machine can do: what each can, and what this one offers.
+pub(super) fn capabilities(offers: impl IntoIterator<Item = Offer>) -> Vec<u8> {
     let init_shutdown_established_locality_hashing = 0b1_1111;
-    let cancel = u64::from(can_cancel) << 5;
-    let store_volatile = u64::from(keeps_volatile) << 6;
     let reset_established = 1 << 7;
     let stop_config_datafd_buffersize_info = 0b1_1111 << 10;
     let lock_storage = 1 << 16;
-    let bits: u64 = init_shutdown_established_locality_hashing
-        | cancel
-        | store_volatile
+    let all = init_shutdown_established_locality_hashing
         | reset_established
         | stop_config_datafd_buffersize_info
         | lock_storage;
+    let bits: u64 = offers.into_iter().fold(all, |bits, offer| bits | offer.bits());
     bits.to_be_bytes().to_vec()
+}
+
+/// A blob from an offset on, behind its flags, which are none, and twice its length: of what will be transferred, and of
+/// what is here. QEMU wants them to be the same.
+pub(super) fn blob_reply(outcome: Outcome, blob: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(blob.len()).unwrap_or(u32::MAX);
+    let mut bytes = words(outcome, &[0, size, size]);
+    bytes.extend(blob);
+    bytes
 }
 
 /// Words after a result.
@@ -168,7 +218,9 @@ pub(super) fn info(text: &str, offset: u32) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MESSAGE_BYTES_MAX, Outcome, Parsed, Request, capabilities, established, info, parse, words};
+    use super::{
+        MESSAGE_BYTES_MAX, Offer, Outcome, Parsed, Request, capabilities, established, info, parse, words,
+    };
 
     fn message(number: u32, body: &[u8]) -> Vec<u8> {
         [&number.to_be_bytes(), body].concat()
@@ -215,9 +267,12 @@ mod tests {
 
     #[test]
     fn replies_have_the_shape_that_clients_read() {
-        assert_eq!(capabilities(false, false), 0x1_7C9Fu64.to_be_bytes());
-        assert_eq!(capabilities(true, true)[6..], [0x7C, 0xFF]);
+        assert_eq!(capabilities([]), 0x1_7C9Fu64.to_be_bytes());
+        assert_eq!(capabilities([Offer::Cancel, Offer::StoreVolatile])[6..], [0x7C, 0xFF]);
+        assert_eq!(capabilities([Offer::StateBlobs]), 0x1_7F9Fu64.to_be_bytes());
+        assert_eq!(capabilities([Offer::CommandHeader]), 0x1_FC9Fu64.to_be_bytes());
         assert_eq!(0x1_7C9F & 0x348F, 0x348F, "what QEMU asks for at least");
+        assert_eq!(0x1_7F9F & 0x378F, 0x378F, "and to migrate");
         assert_eq!(words(Outcome::BadOrdinal, &[1]), [0, 0, 0, 10, 0, 0, 0, 1]);
         assert_eq!(established(Outcome::Success, true), [0, 0, 0, 0, 1, 0, 0, 0]);
         assert_eq!(info("text", 1), [0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 3, b'e', b'x', b't']);

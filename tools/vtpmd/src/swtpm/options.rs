@@ -1,13 +1,20 @@
 //! The comma-separated options that swtpm's words take.
 
-use crate::cli::Startup;
+use crate::cli::{PidPlace, Startup};
 use crate::server::Address;
 use anyhow::Context;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The volume's name in a folder.
+const VOLUME_NAME: &str = "tpm2.husk";
+
+/// The value of a word that is never taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Never {}
 
 /// `--flags`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,11 +76,19 @@ pub(super) fn endpoint(text: &str) -> Result<Address, String> {
     }
 }
 
-/// The state's folder.
+/// The volume: in a folder, or a file that is named.
 pub(super) fn state(text: &str) -> Result<PathBuf, String> {
-    let options = Options::parse(text, &["dir", "mode"])?;
+    let options = Options::parse(text, &["dir", "mode", "backend-uri"])?;
     options.owner_alone()?;
-    Ok(PathBuf::from(options.needed("dir")?))
+    let Some(uri) = options.value("backend-uri")? else {
+        return Ok(Path::new(options.needed("dir")?).join(VOLUME_NAME));
+    };
+    options.without(&["dir"], "backend-uri")?;
+    match uri.split_once("://") {
+        Some(("dir", folder)) if !folder.is_empty() => Ok(Path::new(folder).join(VOLUME_NAME)),
+        Some(("file", file)) if !file.is_empty() => Ok(PathBuf::from(file)),
+        _ => Err(format!("`{uri}` is neither dir://FOLDER nor file://FILE")),
+    }
 }
 
 pub(super) fn flags(text: &str) -> Result<Flags, String> {
@@ -110,9 +125,12 @@ pub(super) fn locality(text: &str) -> Result<LocalityRules, String> {
 }
 
 pub(super) fn log(text: &str) -> Result<Log, String> {
-    let options = Options::parse(text, &["file", "level", "truncate"])?;
+    let options = Options::parse(text, &["file", "fd", "level", "truncate"])?;
     if let Some(level) = options.value("level")? {
         level.parse::<u32>().map_err(|_| format!("`{level}` is not a level"))?;
+    }
+    if let Some(file) = options.descriptor()? {
+        return Ok(Log { file, truncate: options.has("truncate")? });
     }
     match options.needed("file")? {
         "-" => Err("`-` would hide every fault; name a file".to_owned()),
@@ -120,8 +138,40 @@ pub(super) fn log(text: &str) -> Result<Log, String> {
     }
 }
 
-pub(super) fn pid(text: &str) -> Result<PathBuf, String> {
-    Ok(PathBuf::from(Options::parse(text, &["file"])?.needed("file")?))
+pub(super) fn pid(text: &str) -> Result<PidPlace, String> {
+    let options = Options::parse(text, &["file", "fd"])?;
+    match options.descriptor()? {
+        Some(inherited) => Ok(PidPlace::Inherited(inherited)),
+        None => Ok(PidPlace::File(PathBuf::from(options.needed("file")?))),
+    }
+}
+
+/// State files and blobs under a key that the host holds.
+pub(super) fn key(_: &str) -> Result<Never, String> {
+    Err("a key that the host holds protects nothing from the host; the volume is sealed by the broker's keys"
+        .to_owned())
+}
+
+/// State blobs under a key that two hosts hold.
+pub(super) fn migration_key(_: &str) -> Result<Never, String> {
+    Err("a sealed TPM's state goes to no host, under no key; migrate cold: shut down here, start there with the same volume"
+        .to_owned())
+}
+
+/// Giving up rights after the start.
+pub(super) fn run_as(_: &str) -> Result<Never, String> {
+    Err("this process gives up no rights; start it as that user".to_owned())
+}
+
+/// A descriptor to serve on.
+pub(super) fn descriptor(_: &str) -> Result<Never, String> {
+    Err("sockets are made here, for their owner alone; use --server or --ctrl with a path or a port"
+        .to_owned())
+}
+
+/// A port on loopback.
+pub(super) fn port(text: &str) -> Result<Address, String> {
+    endpoint(&format!("type=tcp,port={text}"))
 }
 
 pub(super) fn seccomp(text: &str) -> Result<(), String> {
@@ -183,6 +233,14 @@ impl<'a> Options<'a> {
         }
     }
 
+    /// The path of the open descriptor that `fd` names, which goes with no `file`.
+    fn descriptor(&self) -> Result<Option<PathBuf>, String> {
+        let Some(number) = self.value("fd")? else { return Ok(None) };
+        self.without(&["file"], "fd")?;
+        let number: u32 = number.parse().map_err(|_| format!("`{number}` is not a descriptor"))?;
+        Ok(Some(PathBuf::from(format!("/proc/self/fd/{number}"))))
+    }
+
     /// What others may not reach is made with mode 0600; no other mode can be had.
     fn owner_alone(&self) -> Result<(), String> {
         match self.value("mode")? {
@@ -194,8 +252,10 @@ impl<'a> Options<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Flags, endpoint, flags, locality, log, pid, seccomp, state};
-    use crate::cli::Startup;
+    use super::{
+        Flags, descriptor, endpoint, flags, key, locality, log, migration_key, pid, run_as, seccomp, state,
+    };
+    use crate::cli::{PidPlace, Startup};
     use std::path::PathBuf;
 
     #[test]
@@ -255,11 +315,42 @@ mod tests {
         assert!(locality("reject-locality-4,allow-set-locality").unwrap_err().contains("not offered"));
         assert_eq!(seccomp("action=none"), Ok(()));
         assert!(seccomp("action=kill").unwrap_err().contains("no system call filter"));
-        assert_eq!(state("dir=/var/tpm,mode=0600"), Ok(PathBuf::from("/var/tpm")));
-        assert!(state("backend-uri=file:///tpm").is_err() && state("dir=a,mode=0640").is_err());
-        assert_eq!(pid("file=/run/pid"), Ok(PathBuf::from("/run/pid")));
-        assert!(pid("fd=3").is_err() && pid("file").is_err());
-        assert!(log("file=a,level=20,truncate").is_ok());
+        assert_eq!(pid("file=/run/pid"), Ok(PidPlace::File(PathBuf::from("/run/pid"))));
+        assert_eq!(pid("fd=3"), Ok(PidPlace::Inherited(PathBuf::from("/proc/self/fd/3"))));
+        for bad in ["file", "fd=x", "fd=-1", "fd=3,file=a", ""] {
+            assert!(pid(bad).is_err(), "{bad}");
+        }
+        assert!(log("file=a,level=20,truncate").is_ok() && log("fd=7").is_ok());
         assert!(log("file=-").is_err() && log("file=a,level=x").is_err() && log("level=1").is_err());
+        assert!(log("file=a,prefix=tpm").unwrap_err().contains("not taken"));
+        for (refused, reason) in [
+            (key("file=k"), "protects nothing from the host"),
+            (migration_key("file=k"), "migrate cold"),
+            (run_as("tss"), "start it as that user"),
+            (descriptor("3"), "made here"),
+        ] {
+            assert!(refused.unwrap_err().contains(reason), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_state_is_a_volume_in_a_folder_or_a_file() {
+        for (text, volume) in [
+            ("dir=/var/tpm,mode=0600", "/var/tpm/tpm2.husk"),
+            ("backend-uri=dir:///var/tpm", "/var/tpm/tpm2.husk"),
+            ("backend-uri=dir://here", "here/tpm2.husk"),
+            ("backend-uri=file:///dev/tpm-disk", "/dev/tpm-disk"),
+        ] {
+            assert_eq!(state(text), Ok(PathBuf::from(volume)));
+        }
+        for bad in [
+            "backend-uri=a",
+            "backend-uri=dir://",
+            "backend-uri=http://a",
+            "dir=a,backend-uri=dir://a",
+            "dir=a,mode=0640",
+        ] {
+            assert!(state(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -8,7 +8,8 @@ use husk::engine::{Command, Engine, EngineFault, Locality, PowerOn, Start};
 use husk::fault::Fault;
 use husk::frontend::{Tpm, reply};
 use husk::nv::{NvImage, STATE_BYTES_MAX};
-use husk_vtpmd::machine::{About, Canceller, Machine};
+use husk::vtpm::VtpmFault;
+use husk_vtpmd::machine::{About, Blob, Canceller, Machine};
 use husk_vtpmd::platform::OsEntropy;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,7 +78,7 @@ impl Tpm for BenchMachine {
 
 impl Machine for BenchMachine {
     fn about(&self) -> About {
-        About { revision: 164, model: "bench", keeps_volatile: true }
+        About { revision: 164, model: "bench", keeps_volatile: true, gives_state: false }
     }
     fn canceller(&self) -> Option<Canceller> {
         let canceller = self.engine.canceller();
@@ -109,6 +110,12 @@ impl Machine for BenchMachine {
         bytes.truncate(length);
         self.volatile = Some(bytes);
         Ok(())
+    }
+    fn read_blob(&mut self, _: Blob) -> Result<Vec<u8>, Fault> {
+        Err(VtpmFault::StateStays.into())
+    }
+    fn write_blob(&mut self, _: Blob, _: Vec<u8>) -> Result<(), Fault> {
+        Err(VtpmFault::StateStays.into())
     }
     fn shut_down(&mut self) -> Result<(), Fault> {
         self.power_off()

@@ -16,6 +16,7 @@ const NEEDED: &[&[&str]] = &[
     &["libtss2-tcti-swtpm0", "libtss2-tcti-swtpm0t64"],   // its way to a socket
     &["libtss2-tcti-mssim0", "libtss2-tcti-mssim0t64"],   // its way to the TCG simulator's sockets
     &["libtss2-tcti-device0", "libtss2-tcti-device0t64"], // its way to the kernel's TPM
+    &["tss2"],                                            // another client, IBM's
     &["swtpm"],                                           // the peer that scripts and harness are tried on
     &["swtpm-tools"],                                     // swtpm_ioctl, a client of the control socket
     &["qemu-system-x86"],                                 // the kernel guest
