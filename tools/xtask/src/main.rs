@@ -13,6 +13,7 @@ mod failure;
 mod fuzz;
 mod guest;
 mod house;
+mod image;
 mod peers;
 mod process;
 mod product;
@@ -30,6 +31,7 @@ cargo xtask COMMAND
   setup   install what the machine lacks, fetch the guest's kernel
   check   formatting, lints (host and bare metal), documentation, tidy
   test    check, then every test; with --all also the long ones
+  image   the bootable image, built, checked and stripped
   demo    the product end to end: power cuts survived, attacks refused
   bench   the same commands on husk and on swtpm, side by side
   fuzz    libFuzzer against everything that meets bytes from outside
@@ -67,6 +69,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
         flags: &["--keep"],
         run: |flags| demo::run(flags.has("--keep")),
     },
+    Subcommand { name: "image", help: image::HELP, flags: &[], run: |_| image::run() },
     Subcommand {
         name: "bench",
         help: bench::HELP,

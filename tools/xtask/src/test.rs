@@ -2,15 +2,15 @@
 
 use crate::failure::Failure;
 use crate::steps::Steps;
-use crate::{check, demo, house, peers, setup};
+use crate::{check, demo, house, image, peers, setup};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 pub(crate) const HELP: &str = "\
 cargo xtask test [--all] [--peers]
 
-Runs `check`, then every test of the workspace, then the peers: swtpm, tpm2-pytss and
-a kernel guest under QEMU's own TPM devices, then the demo. With --all the long tests
+Runs `check`, builds the image, then every test of the workspace, then the peers: swtpm,
+tpm2-pytss and a kernel guest under QEMU's own TPM devices, then the demo. With --all the long tests
 run too (HUSK_LONG=1), and all of tpm2-pytss' own.
 HUSK_EVIDENCE_DIR may name a folder with more attestation reports and certificates.
 With --peers nothing but the peers runs. The last line is `N passed, N failed`.";
@@ -21,6 +21,7 @@ pub(crate) fn run(all: bool, peers_only: bool) -> Result<(), Failure> {
     let mut steps = Steps::default();
     if !peers_only {
         check::into(&mut steps)?;
+        steps.attempt("image", image::make);
         cargo_tests(all, &mut steps)?;
     }
     peers::into(&mut steps, all)?;

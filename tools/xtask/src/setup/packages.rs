@@ -10,6 +10,7 @@ const NEEDED: &[&[&str]] = &[
     &["gcc"],                                             // links, and compiles SQLite
     &["g++"],                                             // compiles libFuzzer
     &["libc6-dev"],                                       // the same
+    &["binutils"],                                        // strips the image, lists symbols of archives
     &["libtpms-dev"],                                     // the reference engine
     &["libssl-dev"],                                      // its cryptography
     &["tpm2-tools"],                                      // a client that others wrote

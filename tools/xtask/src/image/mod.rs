@@ -1,0 +1,79 @@
+//! `cargo xtask image`: the bootable image, built, checked and stripped.
+
+mod budget;
+mod elf;
+mod symbols;
+
+use crate::failure::Failure;
+use crate::{house, process, setup};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+pub(crate) const HELP: &str = "\
+cargo xtask image
+
+Builds the bootable image for a machine without an operating system, strips it into
+target/husk/image/husk-image, and checks it: nothing is writable and executable, all
+of it lies in the layer's region, the C symbols that the engine needs are those of
+stubs/symbols.txt, and it keeps to firmware/budget.toml.
+
+Boots under QEMU's emulation (and any machine with AMD SVM):
+
+  qemu-system-x86_64 -M q35,smm=off -cpu EPYC,+svm,+npt,+rdrand -m 1G -smp 2 \\
+    -nodefaults -display none -serial stdio -device isa-debug-exit,iobase=0xf4,iosize=4 \\
+    -kernel target/husk/image/husk-image -append husk.self-test";
+
+const TARGET: &str = "x86_64-unknown-none";
+const BUDGET: &str = "firmware/budget.toml";
+
+/// Builds and checks, and says what it found.
+pub(crate) fn run() -> Result<(), Failure> {
+    setup::to_build()?;
+    println!("image: {}", make()?);
+    Ok(())
+}
+
+/// The file that [`make`] makes.
+pub(crate) fn path() -> Result<PathBuf, Failure> {
+    Ok(house::workshop("image")?.join("husk-image"))
+}
+
+/// Builds and checks the image; what it costs.
+pub(crate) fn make() -> Result<String, Failure> {
+    let built = build()?;
+    let image = path()?;
+    let mut strip = Command::new("objcopy");
+    process::run(strip.arg("--strip-all").arg(&built).arg(&image))?;
+    let root = house::root();
+    symbols::check(root)?;
+    let bytes = std::fs::read(&image).map_err(|error| Failure::io("read", &image, &error))?;
+    let shape = elf::Shape::parse(&bytes).map_err(refused)?;
+    shape.check().map_err(refused)?;
+    let budget = budget::Budget::read(&root.join(BUDGET))?;
+    let costs = [("image", bytes.len() as u64), ("resident", shape.resident_bytes())];
+    for (name, cost) in costs {
+        budget.check(name, cost)?;
+    }
+    let figures = costs.map(|(name, cost)| format!("{name} {} KiB", cost.div_ceil(1024)));
+    Ok(format!("{}: {}", shown(&image, root), figures.join(", ")))
+}
+
+fn refused(why: String) -> Failure {
+    Failure::failed(format!("image: {why}"))
+}
+
+fn shown(path: &Path, root: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).display().to_string()
+}
+
+fn build() -> Result<PathBuf, Failure> {
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--quiet", "--release", "--package", "husk-firmware", "--bin", "husk-image"]);
+    cargo
+        .args(["--target", TARGET, "--message-format", "json-render-diagnostics"])
+        .current_dir(house::root());
+    let messages = process::output(&mut cargo)?;
+    let mut made =
+        messages.lines().filter_map(|line| line.split("\"executable\":\"").nth(1)?.split('"').next());
+    made.next_back().map(PathBuf::from).ok_or_else(|| refused("cargo made no program".into()))
+}
