@@ -7,6 +7,7 @@
 //! | [`past_holes`] | how other vTPMs failed, and the type or test that bars each |
 //! | [`swtpm`] | what of swtpm's words and messages is obeyed, what is refused, and why |
 //! | [`faults`] | every fault code: whose fault, what happened, what to do |
+//! | [`measurement`] | what a launch measures, what a tenant signs, what the host may still choose |
 //! | [`bench`](mod@bench) | what each promise costs, measured |
 //! | [`fuzzing`] | which bytes from outside are tried, how to try more, how to add a target |
 //! | [`decisions`] | why it is so and not otherwise |
@@ -28,6 +29,9 @@ pub mod swtpm {}
 
 #[doc = include_str!("faults.md")]
 pub mod faults {}
+
+#[doc = include_str!("measurement.md")]
+pub mod measurement {}
 
 #[doc = include_str!("bench.md")]
 pub mod bench {}

@@ -13,7 +13,6 @@ pub mod evidence;
 pub mod http;
 pub mod ids;
 pub mod policy;
-pub mod private_file;
 pub mod rules;
 pub mod service;
 pub mod store;

@@ -8,7 +8,6 @@
 //! **Not here.** Where the wrapped bytes lie (`store`). Erasing old database backups: that is rotating this file.
 
 use crate::ids::{TenantId, VmName};
-use crate::private_file::{self, PrivateFileError};
 use crate::rules::SecretName;
 use crate::world::World;
 use aes_gcm::aead::{AeadInOut, KeyInit};
@@ -17,6 +16,7 @@ use hkdf::Hkdf;
 use husk::release::transcript::{SigningKey, certificate_digest};
 use husk::release::wire::{BrokerCertificate, POINT_BYTES, SIGNATURE_BYTES};
 use husk::secret::Secret;
+use husk_files::PrivateFileError;
 use sha2::Sha384;
 use std::path::Path;
 use zerocopy::byteorder::little_endian::{U16, U32};
@@ -95,7 +95,7 @@ impl RootKeys {
         push_line(&mut text, "broker ", &hex::encode(self.broker));
         self.wrapping.with(|key| push_line(&mut text, "wrapping ", &Zeroizing::new(hex::encode(key))));
         self.signing.scalar.with(|key| push_line(&mut text, "signing ", &Zeroizing::new(hex::encode(key))));
-        Ok(private_file::create(path, &text)?)
+        Ok(husk_files::create(path, &text)?)
     }
 
     /// Reads a root key file.
@@ -103,7 +103,7 @@ impl RootKeys {
     /// # Errors
     /// [`VaultError::File`], [`VaultError::Malformed`].
     pub fn read(path: &Path) -> Result<Self, VaultError> {
-        let text = private_file::read(path)?;
+        let text = husk_files::read(path)?;
         let malformed =
             || VaultError::Malformed(path.display().to_string(), "broker root key file", "husk broker init");
         let mut lines = text.lines();
@@ -273,7 +273,7 @@ impl TenantRoot {
         let mut text = Zeroizing::new(String::with_capacity(256));
         push_line(&mut text, "", TENANT_TITLE);
         self.0.scalar.with(|key| push_line(&mut text, "key ", &Zeroizing::new(hex::encode(key))));
-        Ok(private_file::create(path, &text)?)
+        Ok(husk_files::create(path, &text)?)
     }
 
     /// The public half.

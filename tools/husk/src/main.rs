@@ -38,6 +38,9 @@ enum Command {
     /// Enrol VMs, look at them, halt and retire them.
     #[command(subcommand)]
     Vm(VmCommand),
+    /// Measure, describe and sign what a VM is launched from.
+    #[command(subcommand)]
+    Image(husk_image::cli::ImageCommand),
     /// Play a secure processor, for machines without SEV-SNP.
     Psp(husk_psp::Args),
     /// Run the component as a host process.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Broker(command) => command.run(),
         Command::Tenant(command) => command.run(),
         Command::Vm(command) => command.run(),
+        Command::Image(command) => command.run(),
         Command::Psp(args) => husk_psp::run(args),
         Command::Vtpmd(args) => husk_vtpmd::daemon::run(&args),
         Command::Relay(args) => husk_relay::cli::run(&args),

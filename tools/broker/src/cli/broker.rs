@@ -2,7 +2,6 @@
 
 use super::{Database, Shape, or_remove};
 use crate::http;
-use crate::private_file::write_new;
 use crate::service::Service;
 use crate::store::{Serving, Store};
 use crate::vault::RootKeys;
@@ -10,6 +9,7 @@ use crate::world::{Machine, World};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use husk_evidence::Verifier;
+use husk_files::write_new;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -13,10 +13,10 @@ pub use broker::{BrokerCommand, ServeArgs};
 pub use tenant::TenantCommand;
 pub use vm::VmCommand;
 
-use crate::private_file::PrivateFileError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 use clap::Args;
+use husk_files::{ConfigFileError, PrivateFileError};
 use std::path::PathBuf;
 
 /// Where the database is.
@@ -68,10 +68,15 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             Some(StoreError::Served) => return 5,
             _ => {}
         }
-        let file = match cause.downcast_ref() {
-            Some(VaultError::File(file)) => Some(file),
-            _ => cause.downcast_ref(),
-        };
+        let in_vault = cause.downcast_ref().and_then(|error| match error {
+            VaultError::File(file) => Some(file),
+            _ => None,
+        });
+        let in_config = cause.downcast_ref().and_then(|error| match error {
+            ConfigFileError::File(file) => Some(file),
+            ConfigFileError::Malformed(_) => None,
+        });
+        let file = in_vault.or(in_config).or_else(|| cause.downcast_ref());
         match file {
             Some(PrivateFileError::Missing(_)) => return 3,
             Some(PrivateFileError::Exists(_)) => return 4,

@@ -3,7 +3,6 @@
 use super::{Database, Shape, or_remove, random_id};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::{ChipId, Measurement, Policy, chip, measurement, tcb};
-use crate::private_file::write_new;
 use crate::rules::{Life, Order, Row};
 use crate::store::{Enrolment, Store};
 use crate::vault::KEY_GENERATION;
@@ -12,6 +11,7 @@ use clap::{Args, Subcommand};
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
 use husk::attest::report::Tcb;
 use husk::release::transcript::point_digest;
+use husk_files::write_config;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -152,11 +152,8 @@ fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
         kbs: Kbs::None,
         min_key_generation: KEY_GENERATION,
     };
-    let mut text = String::new();
-    config.write(&mut text).context("the launch configuration was not written")?;
-    write_new(&args.config_out, text.as_bytes(), 0o644)?;
+    let host_data = write_config(&args.config_out, &config)?;
     let policy = Policy { measurements: args.measurements, min_tcb: args.min_tcb, chips: args.chips };
-    let host_data = config.host_data();
     or_remove(&args.config_out, || Ok(store.enrol(&name, &Enrolment { host_data, policy })?))?;
     args.shape.print(&json!({
         "tenant": args.tenant.to_string(),

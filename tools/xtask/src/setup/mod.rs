@@ -2,6 +2,7 @@
 
 mod kernel;
 mod packages;
+mod peers;
 mod python;
 
 use crate::failure::Failure;
@@ -18,8 +19,9 @@ cargo xtask setup
 Installs the Debian packages that Husk is built and tested with (as root or with
 passwordless sudo; else it prints the line to run and exits with 3), adds the
 Rust target x86_64-unknown-none, fetches the kernel of the test guest into
-target/husk/kernel without installing it, and builds tpm2-pytss from PyPI in a
-Python environment in target/husk/python. Does nothing, quickly, when all is there.";
+target/husk/kernel without installing it, builds tpm2-pytss from PyPI in a
+Python environment in target/husk/python, and installs sev-snp-measure from PyPI into
+target/husk/sev-snp-measure. Does nothing, quickly, when all is there.";
 
 const BARE_METAL: &str = "x86_64-unknown-none";
 
@@ -27,6 +29,7 @@ const BARE_METAL: &str = "x86_64-unknown-none";
 pub(crate) fn run() -> Result<(), Failure> {
     to_boot()?;
     python()?;
+    peers::installed()?;
     println!("setup: Python with tpm2-pytss is there");
     Ok(())
 }

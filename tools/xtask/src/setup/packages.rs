@@ -32,7 +32,10 @@ const NEEDED: &[&[&str]] = &[
     &["libvirt-clients"],                                 // judges domain definitions
     &["libxml2-utils"],                                   // for it
     &["strace"],                                          // counts flushes
-    &["procps"],                                          // kill, which tests send signals with
+    &["ovmf"],                 // a firmware with SEV metadata, whose launch is measured
+    &["python3"],              // runs sev-snp-measure, a peer
+    &["python3-cryptography"], // which it needs for ID blocks
+    &["procps"],               // kill, which tests send signals with
 ];
 
 /// Installs what is missing.

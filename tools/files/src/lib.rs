@@ -1,4 +1,14 @@
-//! Files that hold secrets: made once, readable by their owner alone, refused otherwise.
+//! Files that the tools make once and never overwrite.
+//!
+//! **What.** Files that hold secrets, readable by their owner alone ([`create`], [`read`]), others ([`write_new`]), and a
+//! launch configuration in its one spelling ([`write_config`]).
+//! **Trust.** The file system.
+//! **Laws.** Nothing is overwritten; what is reported as written is durable; a secret that others may read is refused.
+//! **Not here.** What is in the files.
+
+mod config;
+
+pub use config::{ConfigFileError, read_config, write_config};
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};

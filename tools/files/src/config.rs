@@ -1,0 +1,46 @@
+//! A launch configuration as a file.
+
+use crate::{PrivateFileError, write_new};
+use husk::attest::launch::{CONFIG_BYTES_MAX, LaunchConfig};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+/// Why a launch configuration was not written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigFileError {
+    /// The file itself.
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
+    /// Not a configuration in its one spelling, or one that would not fit.
+    #[error(
+        "{0} is no launch configuration: each has one spelling, which `husk vm enroll` or `husk image config` writes"
+    )]
+    Malformed(PathBuf),
+}
+
+/// Writes `config` to a new file in its one spelling; yields its SHA-256, the HOST_DATA to launch with.
+///
+/// # Errors
+/// [`ConfigFileError`]; nothing that exists is overwritten.
+pub fn write_config(path: &Path, config: &LaunchConfig) -> Result<[u8; 32], ConfigFileError> {
+    let mut text = [0; CONFIG_BYTES_MAX];
+    let len = config.write_to(&mut text).map_err(|_| ConfigFileError::Malformed(path.to_owned()))?;
+    write_new(path, &text[..len], 0o644)?;
+    Ok(config.host_data())
+}
+
+/// Reads a launch configuration.
+///
+/// # Errors
+/// [`ConfigFileError`].
+pub fn read_config(path: &Path) -> Result<LaunchConfig, ConfigFileError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => PrivateFileError::Missing(path.to_owned()),
+        _ => PrivateFileError::Io { path: path.to_owned(), source },
+    };
+    let mut text = Vec::new();
+    let longest = CONFIG_BYTES_MAX as u64 + 1;
+    File::open(path).and_then(|file| file.take(longest).read_to_end(&mut text)).map_err(failed)?;
+    LaunchConfig::parse(&text).map_err(|_| ConfigFileError::Malformed(path.to_owned()))
+}
