@@ -3,7 +3,8 @@
 //! **What.** `setup` brings the machine's packages, `check` is everything that needs no run, `test` runs the laws and
 //! the peers, `demo` shows the product, `bench` measures it. Each calls the earlier ones for what it needs.
 //! **Trust.** The machine it runs on: this is a developer's tool, nothing of it ships.
-//! **Laws.** No dependency but `std`, so that it builds before anything was fetched. It ends every process it started.
+//! **Laws.** No dependency but `std`, so that it builds before anything was fetched; its tests read its JSON with a parser of
+//! others. It ends every process it started.
 //! **Not here.** What the product does: `tools/husk`.
 
 mod bench;

@@ -11,6 +11,17 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+/// What strace is to write down: every way to ask that bytes reach the disk.
+pub(super) const FLUSHES: &str = "trace=fsync,fdatasync,sync,syncfs,sync_file_range,msync";
+
+/// How many flushes a trace holds, a line each.
+pub(super) fn flushes_in(trace: &Path) -> Result<f64, Failure> {
+    let text = text(&trace.to_string_lossy())?;
+    // A call that another thread's line cut in two has a second line.
+    let whole = text.lines().filter(|line| !line.is_empty() && !line.contains("resumed>"));
+    Ok(whole.count() as f64)
+}
+
 /// What one process has used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Reading {
@@ -46,7 +57,7 @@ impl Reading {
 pub(super) struct DiskCost {
     pub(super) bytes: f64,
     pub(super) writes: f64,
-    /// Unknown where only the kernel counted: it does not count them.
+    /// Unknown where only the kernel counted, which does not count them.
     pub(super) flushes: Option<f64>,
 }
 
@@ -171,7 +182,7 @@ fn ends(list: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DiskCost, ends, field};
+    use super::{DiskCost, ends, field, flushes_in};
 
     #[test]
     fn the_counts_of_a_log_are_its_last_ones() {
@@ -180,6 +191,15 @@ mod tests {
         assert_eq!(DiskCost::of_line(log), Some(wanted));
         assert_eq!(DiskCost::of_line("vtpmd: disk: 4 bytes"), None);
         assert_eq!(DiskCost::of_line("vtpmd: ready"), None);
+    }
+
+    #[test]
+    fn every_flush_of_a_trace_counts_once() {
+        let folder = crate::house::fresh_workshop("unit-trace").expect("folder");
+        let trace = folder.join("trace");
+        let lines = "7 fdatasync(4) = 0\n8 fsync(5 <unfinished ...>\n7 msync(1, 2, MS_SYNC) = 0\n8 <... fsync resumed>) = 0\n";
+        std::fs::write(&trace, lines).expect("written");
+        assert_eq!(flushes_in(&trace).ok(), Some(3.0));
     }
 
     #[test]

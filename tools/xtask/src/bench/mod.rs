@@ -15,6 +15,7 @@ mod operations;
 mod outcome;
 mod plot;
 mod site;
+mod tap;
 
 use crate::failure::Failure;
 use crate::product::{Product, Profile};
@@ -24,6 +25,7 @@ use operations::{OPERATIONS, OPERATIONS_FROM_RAM, Operation};
 use outcome::Outcome;
 use site::{Running, Site, Stores};
 use std::time::Duration;
+use tap::Tap;
 
 pub(crate) const HELP: &str = "\
 cargo xtask bench [--json]
@@ -34,9 +36,10 @@ turn, each end on a processor of its own where there are two; durable changes al
 files in /dev/shm, which go again. Also bytes, writes and
 flushes of each durable change, and resident memory. With --json one object a line
 and operation: op, husk_us, husk_unanchored_us, swtpm_us, ratio (husk_us to swtpm_us)
-and, where memory changes, bytes_written, writes, flushes of husk a command; further keys are swtpm's and
-processor time. A plot
-goes to target/husk/bench.svg. Takes about a minute; a loaded machine shows.";
+and, where memory changes, bytes_written, writes, flushes of husk a command; further
+keys are swtpm's (its flushes by strace, in a pass that is not timed), processor time,
+resident memory, and of a cold start what husk waited for: its broker, the simulated
+processor; husk_own_us is the rest. A plot goes to target/husk/bench.svg. Takes about a minute; a loaded machine shows.";
 
 /// How many cold starts of each kind.
 const COLD_STARTS: usize = 9;
@@ -134,6 +137,8 @@ fn timed(operation: &Operation, three: &mut Three<Running>) -> Result<Outcome, F
     let per = f64::from(operation.rounds);
     let mut outcome = Outcome::of_times(operation.name, &samples);
     outcome.cpu_us = Some([0, 1, 2].map(|at| after[at].cpu_us_since(&before[at]) / per));
+    let [anchored, unanchored, swtpm] = three.each_ref().map(Running::resident_kib);
+    outcome.resident_kib = Some([anchored?, unanchored?, swtpm?]);
     if operation.durable {
         outcome.swtpm_disk = Some(after[2].written_since(&before[2]).per(per));
     }
@@ -141,7 +146,9 @@ fn timed(operation: &Operation, three: &mut Three<Running>) -> Result<Outcome, F
 }
 
 fn with_counts(outcome: Outcome, operation: &Operation, site: &mut Site) -> Result<Outcome, Failure> {
-    Ok(Outcome { disk: Some(counted(operation, site)?), ..outcome })
+    let flushes = Some(flushes_of_swtpm(operation, site)?);
+    let swtpm_disk = outcome.swtpm_disk.map(|disk| DiskCost { flushes, ..disk });
+    Ok(Outcome { disk: Some(counted(operation, site)?), swtpm_disk, ..outcome })
 }
 
 fn readings(three: &Three<Running>) -> Result<Vec<cost::Reading>, Failure> {
@@ -166,16 +173,36 @@ fn counted(operation: &Operation, site: &mut Site) -> Result<DiskCost, Failure> 
     Ok(with.since(&without).per(f64::from(COUNTED)))
 }
 
+/// How often swtpm asks that bytes reach the disk for one command of an operation, as strace sees it: again the difference
+/// between two lives.
+fn flushes_of_swtpm(operation: &Operation, site: &mut Site) -> Result<f64, Failure> {
+    let mut life = |commands: u32| {
+        let [state, trace] = ["traced-state", "trace"].map(|name| site.scratch(name));
+        std::fs::create_dir(&state).map_err(|error| Failure::io("make", &state, &error))?;
+        let mut running = site.swtpm_traced(&state, &trace)?;
+        let handles = (operation.prepare)(&mut running.client)?;
+        for round in 0..commands {
+            (operation.sample)(&mut running.client, &handles, round)?;
+        }
+        running.leave()?;
+        cost::flushes_in(&trace)
+    };
+    let (without, with) = (life(0)?, life(COUNTED)?);
+    Ok((with - without) / f64::from(COUNTED))
+}
+
 /// From the start of the process to the second answer (Startup, GetRandom): first with nothing stored, then with what
 /// the first life left; with files on the disk, and in RAM where a flush is nothing.
 fn cold_starts(site: &mut Site) -> Result<Vec<Outcome>, Failure> {
     eprintln!("bench: cold starts");
-    let (mut on_disk, mut in_ram) = (Lives::default(), Lives::default());
+    let taps = site.taps()?;
+    let (mut on_disk, mut in_ram) =
+        ([Lives::default(), Lives::default()], [Lives::default(), Lives::default()]);
     for start in 0..COLD_STARTS {
         let stores = site.stores(&format!("cold-{start}"))?;
-        two_lives(site, &stores, &mut on_disk)?;
+        two_lives(site, &taps, &stores, &mut on_disk)?;
         if let Some((stores, _ram)) = site.stores_in_ram(&format!("cold-ram-{start}"))? {
-            two_lives(site, &stores, &mut in_ram)?;
+            two_lives(site, &taps, &stores, &mut in_ram)?;
         }
     }
     let names = [
@@ -184,24 +211,51 @@ fn cold_starts(site: &mut Site) -> Result<Vec<Outcome>, Failure> {
         ("cold start without, files in RAM", &in_ram[0]),
         ("cold start with, files in RAM", &in_ram[1]),
     ];
-    let measured = names.into_iter().filter(|(_, samples)| !samples[0].is_empty());
-    Ok(measured.map(|(op, samples)| Outcome::of_times(op, samples)).collect())
+    let measured = names.into_iter().filter(|(_, lives)| !lives.took[0].is_empty());
+    Ok(measured.map(|(op, lives)| lives.outcome(op)).collect())
 }
 
-/// Samples of a first and of a second life.
-type Lives = [Three<Vec<Duration>>; 2];
+/// Samples of lives of one kind.
+#[derive(Debug, Default)]
+struct Lives {
+    took: Three<Vec<Duration>>,
+    /// What husk with its broker waited for: the broker, the processor; and the rest, each of its own life.
+    parts: Three<Vec<Duration>>,
+    resident_kib: Option<Three<u64>>,
+}
 
-fn two_lives(site: &mut Site, stores: &Stores, lives: &mut Lives) -> Result<(), Failure> {
+impl Lives {
+    fn outcome(&self, op: &'static str) -> Outcome {
+        let parts_us = Some(self.parts.each_ref().map(|samples| outcome::median_us(samples)));
+        Outcome { parts_us, resident_kib: self.resident_kib, ..Outcome::of_times(op, &self.took) }
+    }
+}
+
+fn two_lives(
+    site: &mut Site,
+    taps: &[Tap; 2],
+    stores: &Stores,
+    lives: &mut [Lives; 2],
+) -> Result<(), Failure> {
     for life in lives {
-        for (at, samples) in life.iter_mut().enumerate() {
-            let running = match at {
-                0 => site.anchored(&stores.vm)?,
-                1 => site.unanchored(&stores.disk)?,
-                _ => site.swtpm(&stores.state)?,
-            };
-            samples.push(running.cold_start);
-            running.stop()?;
+        let before = taps.each_ref().map(Tap::waited);
+        let anchored = site.anchored_through(taps, &stores.vm)?;
+        let after = taps.each_ref().map(Tap::waited);
+        let [broker, processor] = [0, 1].map(|at| after[at].saturating_sub(before[at]));
+        let own = anchored.cold_start.saturating_sub(broker + processor);
+        for (samples, part) in life.parts.iter_mut().zip([broker, processor, own]) {
+            samples.push(part);
         }
+        let mut resident_kib = [0; 3];
+        let mut note = |at: usize, running: Running| {
+            life.took[at].push(running.cold_start);
+            resident_kib[at] = running.resident_kib()?;
+            running.stop()
+        };
+        note(0, anchored)?;
+        note(1, site.unanchored(&stores.disk)?)?;
+        note(2, site.swtpm(&stores.state)?)?;
+        life.resident_kib = Some(resident_kib);
     }
     Ok(())
 }

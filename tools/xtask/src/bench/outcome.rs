@@ -13,6 +13,10 @@ pub(super) struct Outcome {
     /// Time on a processor in microseconds, the kernel's part included: the mean, with what belongs to a round but is
     /// not timed. Unknown of a process that ended.
     pub(super) cpu_us: Option<Three<f64>>,
+    /// Of a cold start, the medians of what husk waited for and of the rest: its broker, the simulated processor, husk itself.
+    pub(super) parts_us: Option<Three<f64>>,
+    /// Memory in RAM when the last round was over.
+    pub(super) resident_kib: Option<Three<u64>>,
     /// What husk asked of its disk, as it counted itself, where durable memory changes.
     pub(super) disk: Option<DiskCost>,
     /// What swtpm wrote, as the kernel counted.
@@ -23,7 +27,7 @@ impl Outcome {
     /// Times and nothing else.
     pub(super) fn of_times(op: &'static str, samples: &Three<Vec<Duration>>) -> Self {
         let median_us = samples.each_ref().map(|samples| median_us(samples));
-        Self { op, median_us, cpu_us: None, disk: None, swtpm_disk: None }
+        Self { op, median_us, cpu_us: None, parts_us: None, resident_kib: None, disk: None, swtpm_disk: None }
     }
 
     /// husk's time to swtpm's.
@@ -42,10 +46,18 @@ impl Outcome {
         ];
         fields.extend(self.disk.map(|disk| disk.json("")));
         fields.extend(self.swtpm_disk.map(|disk| disk.json("swtpm_")));
+        let three = ["husk", "husk_unanchored", "swtpm"];
         if let Some(cpu_us) = self.cpu_us {
-            let names = ["husk_cpu_us", "husk_unanchored_cpu_us", "swtpm_cpu_us"];
-            let times = names.iter().zip(cpu_us);
-            fields.extend(times.map(|(name, time)| format!(r#""{name}":{time:.1}"#)));
+            let times = three.iter().zip(cpu_us);
+            fields.extend(times.map(|(whose, time)| format!(r#""{whose}_cpu_us":{time:.1}"#)));
+        }
+        if let Some(parts_us) = self.parts_us {
+            let parts = ["broker", "processor", "own"].iter().zip(parts_us);
+            fields.extend(parts.map(|(part, time)| format!(r#""husk_{part}_us":{time:.1}"#)));
+        }
+        if let Some(resident_kib) = self.resident_kib {
+            let sizes = three.iter().zip(resident_kib);
+            fields.extend(sizes.map(|(whose, size)| format!(r#""{whose}_resident_kib":{size}"#)));
         }
         format!("{{{}}}", fields.join(","))
     }
@@ -96,6 +108,7 @@ pub(super) fn table(outcomes: &[Outcome]) -> String {
         }
         text += "\n";
     }
+    text += &parts(outcomes);
     text += &format!("\n{:34}{:>10}{:>11}{:>10}\n", "one durable change", "bytes", "writes", "flushes");
     for outcome in outcomes.iter().filter(|outcome| outcome.disk.is_some()) {
         let costs = [("husk", outcome.disk), ("swtpm", outcome.swtpm_disk)];
@@ -105,26 +118,46 @@ pub(super) fn table(outcomes: &[Outcome]) -> String {
     text
 }
 
+/// What cold starts of husk are made of; nothing of none.
+fn parts(outcomes: &[Outcome]) -> String {
+    let mut text = String::new();
+    for outcome in outcomes {
+        if let Some([broker, processor, own]) = outcome.parts_us {
+            if text.is_empty() {
+                text += &format!(
+                    "\n{:34}{:>10}{:>11}{:>10}{:>7}\n",
+                    "of husk's, µs", "broker", "processor", "rest", "ratio"
+                );
+            }
+            let ratio = own / outcome.median_us[2];
+            text += &format!("{:34}{broker:10.1}{processor:11.1}{own:10.1}{ratio:7.2}\n", outcome.op);
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::cost::DiskCost;
+    use super::super::operations::{OPERATIONS, OPERATIONS_FROM_RAM};
     use super::{Outcome, median_us, table};
     use std::time::Duration;
 
     pub(in super::super) fn two() -> [Outcome; 2] {
         let husk = DiskCost { bytes: 512.0, writes: 1.0, flushes: Some(1.0) };
         let swtpm = DiskCost { bytes: 1300.5, writes: 1.0, flushes: None };
-        let (disk, swtpm_disk, cpu_us) = (Some(husk), Some(swtpm), Some([90.0, 60.0, 55.0]));
-        [
-            Outcome {
-                op: "PCR_Read",
-                median_us: [30.0, 29.0, 30.0],
-                cpu_us: None,
-                disk: None,
-                swtpm_disk: None,
-            },
-            Outcome { op: "NV_Increment", median_us: [900.0, 300.0, 100.0], cpu_us, disk, swtpm_disk },
-        ]
+        let none = [(); 3].map(|()| Vec::new());
+        let plain = Outcome { median_us: [30.0, 29.0, 30.0], ..Outcome::of_times("PCR_Read", &none) };
+        let durable = Outcome {
+            op: "NV_Increment",
+            median_us: [900.0, 300.0, 100.0],
+            cpu_us: Some([90.0, 60.0, 55.0]),
+            parts_us: Some([20.0, 5.0, 7.5]),
+            resident_kib: Some([9652, 9336, 6896]),
+            disk: Some(husk),
+            swtpm_disk: Some(swtpm),
+        };
+        [plain, durable]
     }
 
     #[test]
@@ -141,23 +174,41 @@ pub(super) mod tests {
 
     #[test]
     fn an_object_has_what_was_measured_and_nothing_else() {
-        let [plain, nv] = two().map(|outcome| outcome.json());
-        assert_eq!(
-            plain,
-            r#"{"op":"PCR_Read","husk_us":30.0,"husk_unanchored_us":29.0,"swtpm_us":30.0,"ratio":1.000}"#
-        );
-        let costs = concat!(
-            r#""ratio":9.000,"bytes_written":512,"writes":1,"flushes":1,"#,
-            r#""swtpm_bytes_written":1300.50,"swtpm_writes":1,"#,
-            r#""husk_cpu_us":90.0,"husk_unanchored_cpu_us":60.0,"swtpm_cpu_us":55.0}"#
-        );
-        assert!(nv.ends_with(costs), "{nv}");
+        let [plain, nv] = two().map(|outcome| outcome.json()).map(|line| {
+            assert!(!line.contains('\n'), "an object a line");
+            serde_json::from_str::<serde_json::Value>(&line).expect("JSON")
+        });
+        let times = serde_json::json!({
+            "op": "PCR_Read", "husk_us": 30.0, "husk_unanchored_us": 29.0, "swtpm_us": 30.0, "ratio": 1.0,
+        });
+        assert_eq!(plain, times);
+        let all = serde_json::json!({
+            "op": "NV_Increment", "husk_us": 900.0, "husk_unanchored_us": 300.0, "swtpm_us": 100.0, "ratio": 9.0,
+            "bytes_written": 512, "writes": 1, "flushes": 1,
+            "swtpm_bytes_written": 1300.5, "swtpm_writes": 1,
+            "husk_cpu_us": 90.0, "husk_unanchored_cpu_us": 60.0, "swtpm_cpu_us": 55.0,
+            "husk_broker_us": 20.0, "husk_processor_us": 5.0, "husk_own_us": 7.5,
+            "husk_resident_kib": 9652, "husk_unanchored_resident_kib": 9336, "swtpm_resident_kib": 6896,
+        });
+        assert_eq!(nv, all);
+    }
+
+    #[test]
+    fn names_need_no_escape_in_json() {
+        let names = OPERATIONS.iter().chain(OPERATIONS_FROM_RAM).map(|operation| operation.name);
+        assert!(names.clone().count() > 10);
+        for name in names {
+            assert!(
+                name.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\') || c == ' '),
+                "{name}"
+            );
+        }
     }
 
     #[test]
     fn the_table_has_a_line_for_each() {
         let text = table(&two());
-        assert_eq!(text.lines().count(), 3 + 2 + 2);
+        assert_eq!(text.lines().count(), 3 + 3 + 2 + 2);
         let line = text.lines().find(|line| line.starts_with("NV_Increment ")).expect("a line");
         let words: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(words, ["NV_Increment", "900.0", "300.0", "100.0", "9.00", "90.0", "60.0", "55.0"]);

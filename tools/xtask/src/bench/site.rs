@@ -3,7 +3,8 @@
 use super::Three;
 use super::client::Client;
 use super::commands::{random, shutdown_clear, startup_clear};
-use super::cost::{Pins, Reading, resident_kib};
+use super::cost::{self, Pins, Reading, resident_kib};
+use super::tap::Tap;
 use crate::failure::Failure;
 use crate::process::Daemon;
 use crate::product::{Product, Start, Vm, blank_disk, text};
@@ -88,6 +89,13 @@ impl Running {
         self.log.clone()
     }
 
+    /// Ends what ends with its client, and what watches it.
+    pub(super) fn leave(mut self) -> Result<(), Failure> {
+        self.client.call(&shutdown_clear())?;
+        drop(self.client);
+        self.daemon.wait_end(END_PATIENCE)
+    }
+
     /// Shuts down in order.
     pub(super) fn stop(mut self) -> Result<(), Failure> {
         self.client.call(&shutdown_clear())?;
@@ -143,8 +151,31 @@ impl Site {
         Ok([self.anchored(&stores.vm)?, self.unanchored(&stores.disk)?, self.swtpm(&stores.state)?])
     }
 
+    /// Taps on the ways to the broker and to the processor.
+    pub(super) fn taps(&mut self) -> Result<[Tap; 2], Failure> {
+        let [broker, processor] = ["tap-broker", "tap-processor"].map(|name| self.scratch(name));
+        Ok([Tap::set(broker, &self.relay_socket)?, Tap::set(processor, &self.product.path("psp.socket"))?])
+    }
+
     /// husk with its broker.
     pub(super) fn anchored(&mut self, vm: &Vm) -> Result<Running, Failure> {
+        let (name, line, socket) = self.anchored_line(vm);
+        self.start(&name, &self.product.husk, line, &socket)
+    }
+
+    /// The same with taps between.
+    pub(super) fn anchored_through(&mut self, taps: &[Tap; 2], vm: &Vm) -> Result<Running, Failure> {
+        let (name, mut line, socket) = self.anchored_line(vm);
+        for (word, tap) in ["--relay", "--psp"].iter().zip(taps) {
+            if let Some(at) = line.iter().position(|given| given == word) {
+                line[at + 1] = text(&tap.path);
+            }
+        }
+        self.start(&name, &self.product.husk, line, &socket)
+    }
+
+    /// husk's words, its name and where it then listens.
+    fn anchored_line(&mut self, vm: &Vm) -> (String, Vec<String>, PathBuf) {
         let name = self.unique("anchored");
         let socket = self.product.path(&format!("{name}.socket"));
         let start = Start {
@@ -157,7 +188,7 @@ impl Site {
         let data = format!("unix:{}", text(&socket));
         let more = ["--firmware", &text(&self.firmware), "--data", &data].map(str::to_owned);
         let line = self.product.component_line(&start, &more);
-        self.start(&name, &self.product.husk, line, &socket)
+        (name, line, socket)
     }
 
     /// husk without a broker: every promise given up.
@@ -172,13 +203,35 @@ impl Site {
     /// Debian's swtpm.
     pub(super) fn swtpm(&mut self, state: &Path) -> Result<Running, Failure> {
         let name = self.unique("swtpm");
+        let (line, socket) = self.swtpm_line(&name, state);
+        self.start(&name, &setup::program("swtpm")?, line, &socket)
+    }
+
+    /// The same with every flush that it asks for written down in `trace`; it ends with its client. Not to be timed.
+    pub(super) fn swtpm_traced(&mut self, state: &Path, trace: &Path) -> Result<Running, Failure> {
+        let name = self.unique("swtpm-traced");
+        let (line, socket) = self.swtpm_line(&name, state);
+        let tracer = ["-f", "-qq", "-e", "signal=none", "-e", cost::FLUSHES, "-o", &text(trace)];
+        let traced = tracer.map(str::to_owned).into_iter().chain([text(&setup::program("swtpm")?)]);
+        let line = traced.chain(line).chain(["--terminate".to_owned()]).collect();
+        self.start(&name, &setup::program("strace")?, line, &socket)
+    }
+
+    /// swtpm's words, and where it then listens.
+    fn swtpm_line(&self, name: &str, state: &Path) -> (Vec<String>, PathBuf) {
         let [socket, control] =
             ["socket", "control"].map(|ending| self.product.path(&format!("{name}.{ending}")));
         let [server, control] = [&socket, &control].map(|path| format!("type=unixio,path={}", text(path)));
         let state = format!("dir={}", text(state));
         let line = ["socket", "--tpm2", "--server", &server, "--ctrl", &control, "--tpmstate", &state];
         let line = line.into_iter().chain(["--flags", "not-need-init,startup-clear"]);
-        self.start(&name, &setup::program("swtpm")?, line.map(str::to_owned).collect(), &socket)
+        (line.map(str::to_owned).collect(), socket)
+    }
+
+    /// A file in the folder of all this, of a name that no other has.
+    pub(super) fn scratch(&mut self, name: &str) -> PathBuf {
+        let name = self.unique(name);
+        self.product.path(&name)
     }
 
     /// Starts a TPM where it is pinned to, and brings it to where it answers anything. Each gets the same commands;
