@@ -1,6 +1,5 @@
 //! The kernel's `/dev/tpm0` and `/dev/tpmrm0` over QEMU's tpm-crb and tpm-tis, in front of Husk by swtpm's protocol.
 
-use super::BOOT_PATIENCE;
 use super::sealed::{Sealed, Vm};
 use crate::failure::Failure;
 use crate::guest::{Device, Guest, Launch, OnReset, Wiring, image};
@@ -9,6 +8,8 @@ use crate::setup;
 use crate::steps::Step;
 use std::time::Duration;
 
+/// Two boots under software emulation on a loaded machine, with some hundred TPM commands each.
+const BOOTS_PATIENCE: Duration = Duration::from_secs(600);
 /// QEMU's end is the TPM's: it says so over the control channel.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -42,7 +43,7 @@ fn one(sealed: &Sealed, vm: &Vm, device: Device) -> Result<Vec<Step>, Failure> {
     let (on_reset, script, settings) = (OnReset::Boots, "device", Vec::new());
     let launch =
         Launch { kernel: &kernel.image, initramfs: &initramfs, wiring, on_reset, script, settings, log };
-    let report = Guest::start(&launch)?.finish(BOOT_PATIENCE)?;
+    let report = Guest::start(&launch)?.finish(BOOTS_PATIENCE)?;
     component.wait_end(END_PATIENCE)?;
     Ok(report.judged())
 }
