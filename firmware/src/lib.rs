@@ -15,7 +15,9 @@ pub mod boot;
 pub mod entropy;
 pub mod guest;
 pub mod memory;
+pub mod pci;
 pub mod platform;
+pub mod svm;
 pub mod virtio;
 
 #[cfg(target_os = "none")]
@@ -27,6 +29,8 @@ pub mod clock;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "accesses the serial port")]
 pub mod console;
+#[expect(unsafe_code, reason = "a page that guests write at any instant")]
+pub mod crb_device;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "entered by assembly")]
 mod resident;

@@ -79,10 +79,7 @@ impl<'b> Exchange<'b> {
             // Nothing runs while this thread serves, so a Cancel has nothing to reach.
             Effect::None | Effect::Accept | Effect::Cancel => {}
             Effect::Execute(locality) => self.execute(locality, page, at, tpm),
-            Effect::AnswerCancelled(_) => {
-                let bytes = reply::cancelled(&mut self.work.response);
-                page.copy_out(at, &self.work.response[..bytes]);
-            }
+            Effect::AnswerCancelled(_) => self.answer_cancelled(page, at),
             Effect::ResetEstablished(locality) => {
                 // A refusal changes nothing, and that is what the register then shows.
                 if tpm.reset_established(locality).is_ok() {
@@ -90,6 +87,12 @@ impl<'b> Exchange<'b> {
                 }
             }
         }
+    }
+
+    /// Shows that the command was cancelled before it began.
+    pub(super) fn answer_cancelled(&mut self, page: &mut dyn GuestPage, at: usize) {
+        let bytes = reply::cancelled(&mut self.work.response);
+        page.copy_out(at, &self.work.response[..bytes]);
     }
 
     fn execute(&mut self, locality: Locality, page: &mut dyn GuestPage, at: usize, tpm: &mut dyn Tpm) {

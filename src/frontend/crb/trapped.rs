@@ -166,6 +166,11 @@ impl<'b> Trapped<'b> {
         self.exchange.serve(effect, self.window, 0, tpm);
     }
 
+    /// On [`Effect::AnswerCancelled`]: shows the answer, for a caller that has no TPM at hand.
+    pub fn answer_cancelled(&mut self) {
+        self.exchange.answer_cancelled(self.window, 0);
+    }
+
     /// On [`Effect::Execute`]: copies the command into private memory and lends it.
     pub fn take_command(&mut self) -> &[u8] {
         self.exchange.take_command(self.window, 0);

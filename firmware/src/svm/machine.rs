@@ -1,0 +1,205 @@
+//! The one machine that all processors of the layer share: maps, fences, and what stands between guest and hardware.
+
+use super::apic::{Addresses, IoApic};
+use super::hardware::{port_in, port_out};
+use super::npt::{Npt, NptFault, Table, View};
+use super::ports::{self, Ports};
+use super::vmcb::Fences;
+use super::{msr, npt};
+use crate::boot::{CPUS_MAX, cpus};
+use crate::console;
+use crate::crb_device;
+use crate::memory::{Kind, LAYER, Physical, Registers, overlap};
+use crate::pci::{ConfigSpace, Inventory, Refusal};
+use crate::stop::{Stop, stop};
+use core::ops::Range;
+use heapless::Vec;
+use spin::{Mutex, MutexGuard, Once};
+
+/// Tables of the nested map: it splits around the layer, the payload, registers and devices' windows.
+const TABLES: usize = 48;
+/// Ranges that are kept from the guest.
+const HIDDEN_MAX: usize = 16;
+/// Every local APIC's registers, as processors see them, and the window of messages to all of them.
+pub(super) const LOCAL_APIC: Range<u64> = 0xFEE0_0000..0xFEE0_1000;
+const LOCAL_APIC_MESSAGES: Range<u64> = 0xFEE0_1000..0xFEF0_0000;
+/// The I/O APIC of a PC.
+pub(super) const IO_APIC: Range<u64> = 0xFEC0_0000..0xFEC0_1000;
+/// The high precision event timer of a PC.
+const HPET: Range<u64> = 0xFED0_0000..0xFED0_0400;
+/// The registers of the TPM, and its buffer.
+pub(super) const CRB: Range<u64> = crb_device::BASE..crb_device::BASE + npt::PAGE_BYTES;
+pub(super) const CRB_BUFFER: Range<u64> = CRB.end..CRB.end + npt::PAGE_BYTES;
+/// The south bridge and where it says that its power management block is.
+const SOUTH_BRIDGE: u8 = 0xF8;
+const PMBASE: u8 = 0x40;
+
+static POOL: Mutex<[Table; TABLES]> = Mutex::new([const { Table::EMPTY }; TABLES]);
+static IOPM: Mutex<ports::Permissions> = Mutex::new(ports::Permissions::OPEN);
+static MSRPM: Mutex<msr::Permissions> = Mutex::new(msr::Permissions::standard());
+static MACHINE: Once<Machine> = Once::new();
+
+/// What is shared.
+#[derive(Debug)]
+pub(super) struct Machine {
+    /// What every guest processor runs in.
+    pub(super) fences: Fences,
+    /// The guest's memory is what this admits, without what is hidden.
+    pub(super) memory: Physical,
+    pub(super) hidden: Vec<Range<u64>, HIDDEN_MAX>,
+    pub(super) configuration: Option<Range<u64>>,
+    pub(super) inventory: Mutex<Inventory>,
+    pub(super) ports: Mutex<Ports>,
+    pub(super) io_apic: Mutex<IoApic>,
+    pub(super) addresses: Mutex<Addresses>,
+    pub(super) power: u16,
+}
+
+/// Makes the map and the fences of the guest. `hidden` is what it must not reach besides the layer; the power management block is at
+/// `power`; processor `service` is not the guest's. Stops the machine if a device could reach the layer.
+pub fn prepare(memory: Physical, hidden: &[Range<u64>], power: u16, service: usize) {
+    let inventory = inventory();
+    check_timer();
+    let found = u16::try_from(Config.read(SOUTH_BRIDGE, PMBASE) & 0xFF80).unwrap_or(0);
+    if found != power {
+        stop(Stop::Device, u32::from(power));
+    }
+    let mut kept: Vec<Range<u64>, HIDDEN_MAX> = Vec::new();
+    let pages = hidden.iter().map(|range| range.start & !0xFFF..range.end.next_multiple_of(npt::PAGE_BYTES));
+    for range in [LAYER].into_iter().chain(pages).chain(inventory.windows().memory.iter().cloned()) {
+        if kept.push(range).is_err() {
+            stop(Stop::Device, line!());
+        }
+    }
+    let iopm = leaked(&IOPM);
+    iopm.guard_standard(power);
+    for ports in &inventory.windows().ports {
+        iopm.guard(ports.clone());
+    }
+    let Ok(nested_cr3) = map(&kept) else { stop(Stop::Bug, line!()) };
+    let fences = Fences {
+        iopm: core::ptr::from_mut(iopm) as u64,
+        msrpm: core::ptr::from_mut(leaked(&MSRPM)) as u64,
+        nested_cr3,
+    };
+    MACHINE.call_once(|| Machine {
+        fences,
+        memory,
+        hidden: kept,
+        configuration: inventory.ecam(&mut Config),
+        inventory: Mutex::new(inventory),
+        ports: Mutex::new(Ports::new(power)),
+        io_apic: Mutex::new(IoApic::NEW),
+        addresses: Mutex::new(addresses(service)),
+        power,
+    });
+}
+
+/// The machine; `None` before [`prepare`].
+#[must_use]
+pub(super) fn machine() -> Option<&'static Machine> {
+    MACHINE.get()
+}
+
+impl Machine {
+    /// Whether all of a range is the guest's memory.
+    pub(super) fn is_guests(&self, range: &Range<u64>) -> bool {
+        self.memory.map().is(Kind::Ram, range) && !self.hidden.iter().any(|hidden| overlap(hidden, range))
+    }
+
+    /// How many processors the guest has.
+    pub(super) fn guest_cpus(&self) -> usize {
+        self.addresses.lock().count
+    }
+}
+
+/// PCI's own mechanism, by ports. Whoever uses it holds the inventory's lock, or runs before the guest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Config;
+
+impl Config {
+    fn point(function: u8, offset: u8) {
+        let address = 1 << 31 | u32::from(function) << 8 | u32::from(offset & !3);
+        port_out(ports::CONFIG_ADDRESS, 4, address);
+    }
+}
+
+impl ConfigSpace for Config {
+    fn read(&mut self, function: u8, offset: u8) -> u32 {
+        Self::point(function, offset);
+        port_in(ports::CONFIG_DATA, 4)
+    }
+
+    fn write(&mut self, function: u8, offset: u8, value: u32) {
+        Self::point(function, offset);
+        port_out(ports::CONFIG_DATA, 4, value);
+    }
+}
+
+fn inventory() -> Inventory {
+    let mut complain = |function: crate::pci::Function| {
+        console::line("husk: a device could write memory, at", function.at.into());
+        console::line("husk: it calls itself", function.identity);
+    };
+    match Inventory::take(&mut Config, &mut complain) {
+        Ok(inventory) => inventory,
+        Err(Refusal::Unguarded(_, identity) | Refusal::UnknownBridge(identity)) => {
+            stop(Stop::Device, identity)
+        }
+        Err(Refusal::Unquenchable(at)) => stop(Stop::Device, at.into()),
+        Err(Refusal::TooMany) => stop(Stop::Device, 0),
+    }
+}
+
+/// A timer that can send its interrupts as writes to memory is refused (HPET 1.0a, section 2.3.8).
+fn check_timer() {
+    const TIMERS: u64 = 32;
+    const CONFIGURATION: u64 = 0x100;
+    const WRITES_MEMORY: u32 = 1 << 15;
+    let Some(timer) = Registers::at(HPET) else { return };
+    let count = u64::from(timer.read32(0) >> 8 & 0x1F) + 1;
+    if timer.read32(0) == u32::MAX {
+        return;
+    }
+    for number in 0..count.min(TIMERS) {
+        let configuration = timer.read32(CONFIGURATION + 0x20 * number);
+        if configuration != u32::MAX && configuration & WRITES_MEMORY != 0 {
+            stop(Stop::Device, configuration);
+        }
+    }
+}
+
+/// The nested map.
+fn map(hidden: &[Range<u64>]) -> Result<u64, NptFault> {
+    let pool = leaked(&POOL);
+    let base = pool.as_ptr() as u64;
+    let mut npt = Npt::identity(pool, base)?;
+    npt.set(IO_APIC, View::ReadOnly)?;
+    npt.set(LOCAL_APIC, View::ReadOnly)?;
+    npt.set(LOCAL_APIC_MESSAGES, View::Nothing)?;
+    npt.set(CRB, View::Nothing)?;
+    npt.set(CRB_BUFFER, View::Elsewhere(crb_device::buffer_address()))?;
+    for range in hidden {
+        npt.set(range.clone(), View::Nothing)?;
+    }
+    Ok(npt.root())
+}
+
+fn addresses(service: usize) -> Addresses {
+    let mut ids = [0; CPUS_MAX];
+    let guests = cpus::ids().iter().enumerate().filter(|(cpu, _)| *cpu != service);
+    let mut count = 0;
+    for (slot, (_, id)) in ids.iter_mut().zip(guests) {
+        *slot = *id;
+        count += 1;
+    }
+    Addresses { ids, count, logical: [0; CPUS_MAX], clusters: false }
+}
+
+/// What is made once and lives as long as the machine.
+fn leaked<T>(memory: &'static Mutex<T>) -> &'static mut T {
+    match memory.try_lock() {
+        Some(guard) => MutexGuard::leak(guard),
+        None => stop(Stop::Bug, line!()),
+    }
+}
