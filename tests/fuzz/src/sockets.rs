@@ -4,8 +4,9 @@ use crate::input::Input;
 use husk::engine::{COMMAND_BYTES_MAX, EngineFault, Locality};
 use husk::fault::Fault;
 use husk::frontend::{Tpm, reply};
+use husk::vtpm::PERMANENT_BYTES_MAX;
 use husk_vtpmd::Serving;
-use husk_vtpmd::machine::{About, Canceller, Machine};
+use husk_vtpmd::machine::{About, Blob, Canceller, Machine};
 use husk_vtpmd::server::fuzzing::{Door, converse};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::io::{IoSlice, Read, Write};
@@ -31,7 +32,8 @@ fn echo(command: &[u8]) -> [u8; ECHO_BYTES] {
 }
 
 impl Tpm for Echo {
-    fn execute(&mut self, _: Locality, command: &[u8], response: &mut [u8]) -> usize {
+    fn execute(&mut self, locality: Locality, command: &[u8], response: &mut [u8]) -> usize {
+        assert_ne!(locality, Locality::Four, "no command's sender chooses it");
         assert!(self.on && command.len() <= COMMAND_BYTES_MAX && response.len() >= COMMAND_BYTES_MAX);
         // The simulator's frames may be shorter than a header; bare commands never are.
         if command.len() < 10 {
@@ -66,7 +68,7 @@ impl Tpm for Echo {
 
 impl Machine for Echo {
     fn about(&self) -> About {
-        About { revision: 164, model: "echo", keeps_volatile: true }
+        About { revision: 164, model: "echo", keeps_volatile: true, gives_state: true }
     }
     fn canceller(&self) -> Option<Canceller> {
         Some(Arc::new(|| {}))
@@ -84,6 +86,15 @@ impl Machine for Echo {
     }
     fn store_volatile(&mut self) -> Result<(), Fault> {
         assert!(self.on);
+        Ok(())
+    }
+    fn read_blob(&mut self, blob: Blob) -> Result<Vec<u8>, Fault> {
+        assert!(self.on);
+        let length = if blob == Blob::Permanent { PERMANENT_BYTES_MAX } else { 0 };
+        Ok(vec![7; length])
+    }
+    fn write_blob(&mut self, _: Blob, bytes: Vec<u8>) -> Result<(), Fault> {
+        assert!(!self.on && bytes.len() <= PERMANENT_BYTES_MAX);
         Ok(())
     }
     fn shut_down(&mut self) -> Result<(), Fault> {
@@ -202,8 +213,12 @@ pub(crate) fn control_seeds() -> Vec<Vec<u8>> {
         [&[1][..], &message(0x10, &[]), &message(5, &[4, 0, 0, 0]), &message(3, &[])].concat(),
     ]);
     for blob in [1u32, 2, 3] {
-        let words = [blob, 0, 4].map(u32::to_be_bytes).concat();
-        seeds.push([&[0][..], &message(0x0C, &words), &message(0x0D, &words), &[1, 2, 3, 4]].concat());
+        let words = [0, blob, 4].map(u32::to_be_bytes).concat();
+        let (read, write) = (message(0x0C, &words), message(0x0D, &words));
+        let (stop, init) = (message(0x0E, &[]), message(2, &[0; 4]));
+        seeds.push(
+            [&[0][..], &read, &write, &[1, 2, 3, 4], &stop, &write, &[1, 2, 3, 4], &init, &read].concat(),
+        );
     }
     seeds
 }
