@@ -3,8 +3,8 @@
 //! **What.** `setup` brings the machine's packages, `check` is everything that needs no run, `test` runs the laws and
 //! the peers, `demo` shows the product, `bench` measures it. Each calls the earlier ones for what it needs.
 //! **Trust.** The machine it runs on: this is a developer's tool, nothing of it ships.
-//! **Laws.** No dependency but `std`, so that it builds before anything was fetched; its tests read its JSON with a parser of
-//! others. It ends every process it started.
+//! **Laws.** No dependency but `std` and a hash (the soak's model extends PCRs), so that it builds in seconds; its tests read
+//! its JSON with a parser of others. It ends every process it started.
 //! **Not here.** What the product does: `tools/husk`.
 
 mod bench;
@@ -19,12 +19,14 @@ mod peers;
 mod process;
 mod product;
 mod setup;
+mod soak;
 mod steps;
 mod test;
 mod tidy;
 
 use crate::failure::Failure;
 use std::process::ExitCode;
+use std::time::Duration;
 
 const USAGE: &str = "\
 cargo xtask COMMAND
@@ -36,6 +38,7 @@ cargo xtask COMMAND
   demo    the product end to end: power cuts survived, attacks refused
   bench   the same commands on husk and on swtpm, side by side
   fuzz    libFuzzer against everything that meets bytes from outside
+  soak    a TPM under every command, killed and started again, against a model
 
 cargo xtask COMMAND --help says more. Exit codes: 0 done, 1 something failed,
 2 the command line is wrong, 3 the machine lacks something that only its
@@ -87,6 +90,16 @@ const SUBCOMMANDS: &[Subcommand] = &[
                 target: flags.value("--target"),
                 merge: flags.has("--merge"),
             })
+        },
+    },
+    Subcommand {
+        name: "soak",
+        help: soak::HELP,
+        flags: &["--minutes=", "--seed="],
+        run: |flags| {
+            let minutes = flags.number("--minutes")?.unwrap_or(soak::MINUTES);
+            let duration = Duration::from_secs(60 * minutes);
+            soak::run(&soak::Wish { duration, seed: flags.number("--seed")? })
         },
     },
 ];

@@ -152,13 +152,28 @@ impl Product {
         Daemon::start(start.name, start.program, &line, &self.path(&format!("{}.log", start.name)))
     }
 
-    /// The words of a start of the component, without the program.
+    /// As [`component`](Self::component), which waits by itself while another instance's lease is in the way.
+    pub(crate) fn patient_component(
+        &self,
+        start: &Start<'_>,
+        wait_seconds: u32,
+        more: &[String],
+    ) -> Result<Daemon, Failure> {
+        let line = self.component_words(start, wait_seconds, more);
+        Daemon::start(start.name, start.program, &line, &self.path(&format!("{}.log", start.name)))
+    }
+
+    /// The words of a start of the component, without the program. A lease in the way is the caller's to wait for.
     pub(crate) fn component_line(&self, start: &Start<'_>, more: &[String]) -> Vec<String> {
+        self.component_words(start, 0, more)
+    }
+
+    fn component_words(&self, start: &Start<'_>, wait_seconds: u32, more: &[String]) -> Vec<String> {
         let [config, disk, relay, processor] =
             [start.config, start.disk, start.relay, &self.path("psp.socket")].map(text);
         let line = ["vtpmd", "--config", &config, "--volume", &disk, "--relay", &relay, "--psp", &processor];
-        // A lease in the way is the caller's to wait for.
-        let line = line.into_iter().chain(["--wait-for-lease-seconds", "0"]);
+        let wait_seconds = wait_seconds.to_string();
+        let line = line.into_iter().chain(["--wait-for-lease-seconds", &wait_seconds]);
         line.map(str::to_owned).chain(more.iter().cloned()).collect()
     }
 

@@ -2,16 +2,18 @@
 
 use crate::failure::Failure;
 use crate::steps::Steps;
-use crate::{check, demo, house, image, peers, setup};
+use crate::{check, demo, fuzz, house, image, peers, setup, soak};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 pub(crate) const HELP: &str = "\
 cargo xtask test [--all] [--peers]
 
 Runs `check`, builds the image, then every test of the workspace, then the peers: swtpm,
-tpm2-pytss and a kernel guest under QEMU's own TPM devices, then the demo. With --all the long tests
-run too (HUSK_LONG=1), and all of tpm2-pytss' own.
+tpm2-pytss and a kernel guest under QEMU's own TPM devices, then the demo, then a soak
+of 20 seconds. With --all the long tests run too (HUSK_LONG=1), all of tpm2-pytss'
+own, libFuzzer for 20 seconds a target, and a soak of 5 minutes.
 HUSK_EVIDENCE_DIR may name a folder with more attestation reports and certificates.
 With --peers nothing but the peers runs. The last line is `N passed, N failed`.";
 
@@ -27,9 +29,21 @@ pub(crate) fn run(all: bool, peers_only: bool) -> Result<(), Failure> {
     peers::into(&mut steps, all)?;
     if !peers_only {
         demo::into(&mut steps, false)?;
+        tried_at_length(all, &mut steps)?;
     }
     println!("{} passed, {} failed", steps.passed, steps.failed);
     if steps.all_passed() { Ok(()) } else { Err(Failure::failed("test: something failed, see above")) }
+}
+
+/// Bytes from outside and lives of a TPM: in an ordinary run the former are among cargo's tests.
+fn tried_at_length(all: bool, steps: &mut Steps) -> Result<(), Failure> {
+    if !all {
+        soak::into(steps, &soak::BRIEF);
+        return Ok(());
+    }
+    fuzz::into(steps, &fuzz::Wish { seconds: 20, target: None, merge: false })?;
+    soak::into(steps, &soak::Wish { duration: Duration::from_secs(60 * soak::MINUTES), seed: None });
+    Ok(())
 }
 
 /// Runs cargo's tests, showing what they say and counting their verdicts.
