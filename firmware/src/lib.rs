@@ -37,6 +37,8 @@ mod resident;
 #[cfg(target_os = "none")]
 mod self_test;
 #[cfg(target_os = "none")]
+mod serve;
+#[cfg(target_os = "none")]
 pub mod service;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "wipes the layer's memory and halts")]

@@ -7,7 +7,7 @@ use crate::boot::{self, Acpi, BootInfo, cpus};
 use crate::memory::{self, Early, Physical};
 use crate::service::{self, Task};
 use crate::stop::{self, Stop, stop};
-use crate::{clock, console, entropy, self_test};
+use crate::{clock, console, entropy, self_test, serve, svm};
 use core::hint::spin_loop;
 use spin::Once;
 
@@ -36,11 +36,9 @@ unsafe extern "C" fn husk_main(start_info: u64) -> ! {
     if count < CPUS_MIN {
         stop(Stop::ProcessorsUnknown, 1);
     }
-    if info.command_line.as_slice() != self_test::WORD {
-        stop(Stop::NoPayload, 0);
-    }
-    TASK.call_once(|| Task::SelfTest);
-    rest()
+    let self_test = info.command_line.as_slice() == self_test::WORD;
+    TASK.call_once(|| if self_test { Task::SelfTest } else { Task::Serve(INFO.call_once(|| info)) });
+    processor(0)
 }
 
 /// One for the guest, one for the engine.
@@ -48,16 +46,19 @@ const CPUS_MIN: usize = 2;
 
 /// What the service processor is to do, once that is known.
 static TASK: Once<Task> = Once::new();
+/// What the loader said.
+static INFO: Once<BootInfo> = Once::new();
 
 fn processor(cpu: usize) -> ! {
     let task = *TASK.wait();
-    if cpu + 1 == cpus::count() { service::run(cpu, task) } else { rest() }
+    if cpu + 1 == cpus::count() { service::run(cpu, task) } else { enter(cpu) }
 }
 
-/// Waits for the end of the machine.
-fn rest() -> ! {
-    loop {
+/// Waits until the guest is fenced in, or the machine ends; then runs the guest.
+fn enter(cpu: usize) -> ! {
+    while !serve::is_fenced() {
         stop::halt_if_stopping();
         spin_loop();
     }
+    svm::run(cpu)
 }

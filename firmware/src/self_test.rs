@@ -11,7 +11,7 @@ use crate::clock::{self, Counter};
 use crate::console::{self, Serial};
 use crate::entropy::Processor;
 use crate::memory::{Physical, Reach};
-use crate::stop::{Stop, stop};
+use crate::stop::{Stop, stop, stop_for};
 use husk::engine::reference::ReferenceEngine;
 use husk::engine::{COMMAND_BYTES_MAX, Locality, ResponseCode};
 use husk::fault::Fault;
@@ -83,7 +83,7 @@ pub(crate) fn run(memory: Physical, mut engine: ReferenceEngine, tpm: Memory<'_>
         let booted = disk.lend(|platform| cold.boot_unsealed_for_testing(platform, NOBODY, NOBODY));
         let mut vtpm = match booted {
             Ok(vtpm) => vtpm,
-            Err(fault) => stop(Stop::Refused, fault.code()),
+            Err(fault) => stop_for(fault),
         };
         console::line("husk: self-test: booted in ms", took(began));
         for (text, command) in SCRIPT {
@@ -119,7 +119,7 @@ fn step(disk: &mut MemoryDisk, vtpm: &mut Vtpm<'_, ReferenceEngine>, text: &'sta
 
 fn failed(text: &'static str, fault: Fault) -> ! {
     console::line(text, fault.code());
-    stop(Stop::Engine, fault.code())
+    stop_for(fault)
 }
 
 /// A disk in memory that no guest has.

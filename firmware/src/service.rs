@@ -1,24 +1,30 @@
 //! The service processor: the last one of the machine, on which the engine runs and no guest ever does.
 //!
-//! **What.** [`run`] gives the engine its heap, its clock and its randomness, boots the component, and serves.
+//! **What.** [`run`] gives the engine its heap, its clock and its randomness; then it tests the TPM, or boots the component from its
+//! broker's grant, starts the guest, and serves.
 //! **Trust.** The component judges what comes from disk, channel and guest.
-//! **Laws.** The engine runs on this processor only, so that no command, however long, keeps a guest's processor from running.
-//! **Not here.** The component's seams: `platform`. The TPM's registers: `crb_device`.
+//! **Laws.** The engine runs on this processor only, so that no command, however long, keeps a guest's processor from running. A
+//! guest never runs without a TPM that was measured into: what fails before that stops the machine.
+//! **Not here.** The component's seams: `platform`. The TPM's registers: `crb_device`. The guest's processors: `svm`.
 
+use crate::boot::{self, BootInfo};
 use crate::clock;
 use crate::console;
 use crate::entropy;
 use crate::memory::Physical;
+use crate::serve::{self, Machine};
 use crate::stop::{Stop, stop, stop_naming};
-use crate::{arena, boot, self_test};
+use crate::{arena, self_test};
 use husk::engine::reference::ReferenceEngine;
 use husk_stubs::runtime::{self, World};
 
 /// What the service processor is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Task {
     /// Test the TPM, show the codes, stop.
     SelfTest,
+    /// Boot the component, start the guest, serve.
+    Serve(&'static BootInfo),
 }
 
 /// Runs the service processor for good.
@@ -37,20 +43,21 @@ pub fn run(cpu: usize, task: Task) -> ! {
     };
     match task {
         Task::SelfTest => self_test::run(memory, engine, tpm),
+        Task::Serve(info) => serve::run(&Machine { info, memory, cpu }, engine, tpm),
     }
-    show_usage(cpu);
+    show_usage();
     stop(Stop::Ended, 0)
 }
 
 /// Shows how much of what the budget grants was ever used, in bytes.
-fn show_usage(cpu: usize) {
+pub(crate) fn show_usage() {
     let heap = runtime::usage();
     for (text, bytes) in [
         ("husk: engine heap, peak bytes", heap.peak),
         ("husk: engine heap, bytes in use", heap.now),
         ("husk: engine heap, requests refused", heap.refused),
-        ("husk: service stack, peak bytes", boot::stacks::high_water_bytes(cpu)),
-        ("husk: boot stack, peak bytes", boot::stacks::high_water_bytes(0)),
+        ("husk: service stack, peak bytes", boot::stacks::service_high_water_bytes()),
+        ("husk: boot stack, peak bytes", boot::stacks::boot_high_water_bytes()),
     ] {
         console::line(text, u32::try_from(bytes).unwrap_or(u32::MAX));
     }

@@ -13,6 +13,7 @@ use core::arch::{asm, global_asm};
 use core::hint::spin_loop;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use husk::fault::Fault;
 
 /// Why the machine stops. The number is the code on the console, in the upper byte the family (`husk::fault::Family`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +43,6 @@ pub enum Stop {
     Processor = 0x0200_000A,
     /// A device could reach the layer's memory, and nothing keeps it from doing so.
     Device = 0x0200_000B,
-    /// The component refused to boot; the code is its fault's.
-    Refused = 0x0200_000C,
     /// The engine asked for something that no image has; the text names it.
     Trapped = 0x0500_0001,
     /// The engine could not be set up.
@@ -70,7 +69,6 @@ impl Stop {
             Self::NoEntropy => "husk: stopped: no healthy entropy",
             Self::Processor => "husk: stopped: the processor lacks a feature",
             Self::Device => "husk: stopped: a device could reach the layer",
-            Self::Refused => "husk: stopped: the component refused to boot",
             Self::Trapped => "husk: stopped: the engine asked for what no image has",
             Self::Engine => "husk: stopped: the engine could not be set up",
             Self::Exception => "husk: stopped: exception",
@@ -146,17 +144,26 @@ unsafe extern "C" {
 
 /// Stops the machine: says why, with a code, wipes, halts every processor.
 pub fn stop(reason: Stop, code: u32) -> ! {
-    end(reason, &[u64::from(reason as u32), u64::from(code)], None)
+    let codes = &[u64::from(reason as u32), u64::from(code)];
+    end(Last { text: reason.text(), codes, name: None, verdict: reason.verdict() })
+}
+
+/// Stops the machine for a fault of the component, or of the firmware's own boxes: the code is the fault's.
+pub fn stop_for(fault: Fault) -> ! {
+    let [family, ..] = fault.code().to_be_bytes();
+    end(Last { text: fault.means(), codes: &[u64::from(fault.code())], name: None, verdict: family })
 }
 
 /// Stops the machine because the engine called `name`.
 pub fn stop_naming(reason: Stop, name: &'static str) -> ! {
-    end(reason, &[u64::from(reason as u32)], Some(name))
+    let codes = &[u64::from(reason as u32)];
+    end(Last { text: reason.text(), codes, name: Some(name), verdict: reason.verdict() })
 }
 
 /// Stops the machine with what an exception left.
 pub(crate) fn stop_at(reason: Stop, codes: [u64; 3]) -> ! {
-    end(reason, &[u64::from(reason as u32), codes[0], codes[1], codes[2]], None)
+    let codes = &[u64::from(reason as u32), codes[0], codes[1], codes[2]];
+    end(Last { text: reason.text(), codes, name: None, verdict: reason.verdict() })
 }
 
 /// Whether somebody stops the machine: svm looks at this whenever a guest's processor comes back to the layer.
@@ -173,19 +180,27 @@ pub fn halt_if_stopping() {
     }
 }
 
-fn end(reason: Stop, codes: &[u64], name: Option<&'static str>) -> ! {
+/// What is said at the end, and to whom.
+struct Last<'c> {
+    text: &'static str,
+    codes: &'c [u64],
+    name: Option<&'static str>,
+    verdict: u8,
+}
+
+fn end(last: Last<'_>) -> ! {
     if STOPPING.swap(true, Ordering::AcqRel) {
         // Another processor does it, or this very one was interrupted at it: then there is nothing more to say.
         HALTED.fetch_add(1, Ordering::AcqRel);
         halt()
     }
-    console::last_line(reason.text(), codes);
-    if let Some(name) = name {
+    console::last_line(last.text, last.codes);
+    if let Some(name) = last.name {
         console::last_line(name, &[]);
     }
     halt_others();
     // SAFETY: nothing of this processor's state is needed any more, and nobody else runs.
-    unsafe { husk_wipe_and_halt(u32::from(reason.verdict())) }
+    unsafe { husk_wipe_and_halt(u32::from(last.verdict)) }
 }
 
 fn halt_others() {

@@ -8,6 +8,7 @@
 //! | [`swtpm`] | what of swtpm's words and messages is obeyed, what is refused, and why |
 //! | [`faults`] | every fault code: whose fault, what happened, what to do |
 //! | [`measurement`] | what a launch measures, what a tenant signs, what the host may still choose |
+//! | [`image`] | the bootable image: its memory, its boot in ten steps, how it ends, what it shows |
 //! | [`bench`](mod@bench) | what each promise costs, measured |
 //! | [`fuzzing`] | which bytes from outside are tried, how to try more, how to add a target |
 //! | [`decisions`] | why it is so and not otherwise |
@@ -32,6 +33,9 @@ pub mod faults {}
 
 #[doc = include_str!("measurement.md")]
 pub mod measurement {}
+
+#[doc = include_str!("image.md")]
+pub mod image {}
 
 #[doc = include_str!("bench.md")]
 pub mod bench {}

@@ -110,6 +110,14 @@ impl<'m, M: Reach> Acpi<'m, M> {
         u16::try_from(u32::from_le_bytes(port)).ok().filter(|port| *port != 0)
     }
 
+    /// The first I/O port of the power management block (PM1a event block).
+    #[must_use]
+    pub fn power_block(&self) -> Option<u16> {
+        let fadt = self.table(*b"FACP")?;
+        let port = (fadt.bytes >= 60).then(|| self.bytes(fadt.address + 56))??;
+        u16::try_from(u32::from_le_bytes(port)).ok().filter(|port| *port != 0)
+    }
+
     fn bytes<const N: usize>(&self, address: u64) -> Option<[u8; N]> {
         let mut bytes = [0; N];
         self.memory.copy_in(address, &mut bytes).ok()?;

@@ -51,7 +51,7 @@ pub fn ids() -> &'static [u8] {
     IDS.get().map_or(&[], |ids| ids.as_slice())
 }
 
-/// Starts every processor that the machine's tables list; each runs `main` with its number. Stops the machine if there are
+/// Starts every processor that the machine's tables list, the last one on the stack for the one that serves; each runs `main` with its number. Stops the machine if there are
 /// more than [`CPUS_MAX`], or if one does not come.
 pub fn start(acpi: &Acpi<'_, Physical>, mut memory: Physical, main: Main) {
     let Some(mut apic) = LocalApic::own() else { stop(Stop::NoApic, 0) };
@@ -75,7 +75,8 @@ pub fn start(acpi: &Acpi<'_, Physical>, mut memory: Physical, main: Main) {
         stop(Stop::NoTrampoline, 0);
     }
     for (cpu, id) in ids.iter().enumerate().skip(1) {
-        start_one(&mut apic, cpu, *id);
+        let last = cpu + 1 == ids.len();
+        start_one(&mut apic, cpu, *id, if last { stacks::service_top() } else { stacks::main_top(cpu) });
     }
     if memory.copy_out(TRAMPOLINE, &before[..code.len()]).is_err() {
         stop(Stop::NoTrampoline, 1);
@@ -89,9 +90,9 @@ fn trampoline() -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(start, bytes) }
 }
 
-fn start_one(apic: &mut LocalApic, cpu: usize, id: u8) {
+fn start_one(apic: &mut LocalApic, cpu: usize, id: u8, stack: u64) {
     // SAFETY: the processors started before have arrived, and read these no more.
-    unsafe { husk_next_stack = stacks::main_top(cpu) };
+    unsafe { husk_next_stack = stack };
     // SAFETY: as above.
     unsafe { husk_next_cpu = cpu as u64 };
     // The new processor is called by writes to registers, which no store to memory passes.

@@ -12,9 +12,10 @@ use core::cell::UnsafeCell;
 use core::ptr;
 
 const PAGE: usize = native(PAGE_BYTES);
-/// Bytes of a processor's stack. The service processor runs the engine and the component on it: its high-water mark is
-/// in `budget.toml`.
-pub const STACK_BYTES: usize = 96 * 1024;
+/// Bytes of a processor's stack.
+pub const STACK_BYTES: usize = 32 * 1024;
+/// Bytes of the service processor's, which runs the engine and the component; `budget.toml` says how deep it may be.
+pub const SERVICE_STACK_BYTES: usize = 384 * 1024;
 
 #[repr(C, align(4096))]
 pub(super) struct Stacks {
@@ -31,7 +32,7 @@ pub(super) const STACK_TOP: usize = PAGE + STACK_BYTES;
 const FAULT_TOP: usize = core::mem::offset_of!(Stacks, fault) + PAGE;
 const INTERRUPT_TOP: usize = core::mem::offset_of!(Stacks, interrupt) + PAGE;
 /// How many guard pages all stacks together have.
-pub(crate) const GUARDS: usize = 3 * CPUS_MAX;
+pub(crate) const GUARDS: usize = 3 * CPUS_MAX + 1;
 
 pub(super) struct AllStacks(UnsafeCell<[Stacks; CPUS_MAX]>);
 // SAFETY: nothing makes references to the bytes; see the essay above.
@@ -49,6 +50,20 @@ const EMPTY: Stacks = Stacks {
 #[unsafe(link_section = ".bss.husk_secrets.stacks")]
 pub(super) static STACKS: AllStacks = AllStacks(UnsafeCell::new([EMPTY; CPUS_MAX]));
 
+#[repr(C, align(4096))]
+struct Service {
+    guard: [u8; PAGE],
+    main: [u8; SERVICE_STACK_BYTES],
+}
+
+struct ServiceStack(UnsafeCell<Service>);
+// SAFETY: as above.
+unsafe impl Sync for ServiceStack {}
+
+#[unsafe(link_section = ".bss.husk_secrets.service_stack")]
+static SERVICE: ServiceStack =
+    ServiceStack(UnsafeCell::new(Service { guard: [0; PAGE], main: [0; SERVICE_STACK_BYTES] }));
+
 /// Where the stacks of processor `cpu` begin in memory.
 fn element(cpu: usize) -> u64 {
     STACKS.0.get() as u64 + (cpu * size_of::<Stacks>()) as u64
@@ -57,6 +72,11 @@ fn element(cpu: usize) -> u64 {
 /// The top of a processor's own stack.
 pub(super) fn main_top(cpu: usize) -> u64 {
     element(cpu) + STACK_TOP as u64
+}
+
+/// The top of the stack of the processor that serves, which it has in place of its own.
+pub(super) fn service_top() -> u64 {
+    SERVICE.0.get() as u64 + size_of::<Service>() as u64
 }
 
 /// The top of the stack on which a processor handles faults.
@@ -73,17 +93,30 @@ pub(super) fn interrupt_top(cpu: usize) -> u64 {
 pub(crate) fn guards() -> [u64; GUARDS] {
     let offsets =
         [0, core::mem::offset_of!(Stacks, fault_guard), core::mem::offset_of!(Stacks, interrupt_guard)];
-    core::array::from_fn(|index| element(index / 3) + offsets[index % 3] as u64)
+    core::array::from_fn(|index| match index / 3 {
+        CPUS_MAX => SERVICE.0.get() as u64,
+        cpu => element(cpu) + offsets[index % 3] as u64,
+    })
 }
 
-/// How deep the stack of processor `cpu` has ever been, in bytes: what was never used is still zero.
+/// How deep the boot processor's stack has ever been, in bytes.
 #[must_use]
-pub fn high_water_bytes(cpu: usize) -> usize {
-    let bottom = native(element(cpu) + PAGE_BYTES);
-    let untouched = (0..STACK_BYTES / 8).take_while(|word| {
-        let at: *const u64 = ptr::with_exposed_provenance(bottom + word * 8);
-        // SAFETY: within the stack of an existing processor.
+pub fn boot_high_water_bytes() -> usize {
+    high_water_bytes(element(0) + PAGE_BYTES, STACK_BYTES)
+}
+
+/// How deep the service processor's stack has ever been, in bytes.
+#[must_use]
+pub fn service_high_water_bytes() -> usize {
+    high_water_bytes(SERVICE.0.get() as u64 + PAGE_BYTES, SERVICE_STACK_BYTES)
+}
+
+/// What was never used is still zero.
+fn high_water_bytes(bottom: u64, bytes: usize) -> usize {
+    let untouched = (0..bytes / 8).take_while(|word| {
+        let at: *const u64 = ptr::with_exposed_provenance(native(bottom) + word * 8);
+        // SAFETY: within a stack.
         unsafe { at.read_volatile() == 0 }
     });
-    STACK_BYTES - untouched.count() * 8
+    bytes - untouched.count() * 8
 }

@@ -1,0 +1,237 @@
+//! Serving a guest: the component's boot, the guest's start, and then one command after another.
+//!
+//! **What.** [`run`] opens the firmware's own devices, plans the guest, fences it in, earns the TPM's keys, measures and starts the
+//! guest, and executes what comes from the TPM's registers, until the guest is off.
+//! **Trust.** As `service`.
+//! **Laws.** The guest's processors are let in only when everything is hidden from them. A reset of the guest is a reset of the TPM, and
+//! neither happens without the other.
+//! **Not here.** What a command does: `husk`.
+
+use crate::boot::{Acpi, BootInfo, cpus};
+use crate::clock::{self, Counter};
+use crate::console::{self, Serial};
+use crate::entropy::Processor;
+use crate::guest::map::{Map, RESERVED, Region, USABLE};
+use crate::guest::payload::PAYLOAD_AT;
+use crate::guest::start::{self, Guest};
+use crate::memory::{Kind, LAYER, Physical};
+use crate::platform::{Emulated, Own};
+use crate::service::show_usage;
+use crate::stop::{self, Stop, stop, stop_for};
+use crate::svm::start::Protected;
+use crate::svm::{self, Request};
+use crate::virtio::hardware::{DiskQueue, Stream, channel, volume};
+use crate::{crb_device, guest::GuestFault};
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicBool, Ordering};
+use husk::attest::launch::CONFIG_BYTES_MAX;
+use husk::engine::COMMAND_BYTES_MAX;
+use husk::engine::reference::ReferenceEngine;
+use husk::fault::Fault;
+use husk::frontend::Tpm;
+use husk::release::ReleaseFault;
+use husk::seams::Platform;
+use husk::vtpm::{Asked, Cold, Identified, Memory, Served, Vtpm};
+use husk_stubs::Canceller;
+use spin::Once;
+
+/// How long the boot waits for another instance's lease to end, in milliseconds; a lease lasts a minute at most.
+const LEASE_PATIENCE_MS: u64 = 120_000;
+/// How often a reset is tried whose outcome the broker does not say, and how long between, in milliseconds.
+const RESETS_MAX: u32 = 30;
+const RESET_PAUSE_MS: u64 = 1_000;
+
+/// The guest is fenced in: its processors may enter.
+static FENCED: AtomicBool = AtomicBool::new(false);
+static CANCELLER: Once<Canceller> = Once::new();
+
+/// What the service processor knows of the machine.
+#[derive(Debug)]
+pub(crate) struct Machine<'i> {
+    /// What the loader said.
+    pub(crate) info: &'i BootInfo,
+    /// Its memory.
+    pub(crate) memory: Physical,
+    /// This processor's number.
+    pub(crate) cpu: usize,
+}
+
+type Seams = Emulated<DiskQueue, Stream>;
+type Component = Vtpm<'static, ReferenceEngine>;
+
+/// Whether the guest's processors may run it.
+#[must_use]
+pub(crate) fn is_fenced() -> bool {
+    FENCED.load(Ordering::Acquire)
+}
+
+/// Boots the component, starts the guest and serves it until it is off; then the machine is, too.
+pub(crate) fn run(machine: &Machine<'_>, engine: ReferenceEngine, tpm: Memory<'static>) {
+    let mut seams = seams().unwrap_or_else(|fault| stop_for(fault));
+    let guest = plan(machine);
+    let measurement = seams.launch_measurement().unwrap_or_else(|fault| stop_for(fault.into()));
+    let mut config = [0; CONFIG_BYTES_MAX];
+    let config = guest.config(&machine.memory, &mut config).unwrap_or_else(|fault| stop_for(fault.into()));
+    CANCELLER.call_once(|| engine.canceller());
+    crb_device::set_canceller(cancel);
+    let vtpm = with(&mut seams, |platform| boot(Cold::new(tpm, engine), platform, config));
+    let vtpm = vtpm.unwrap_or_else(|fault| stop_for(fault));
+    console::line("husk: the TPM has its memory, after ms", elapsed());
+    let mut server = Server { seams, vtpm, guest, memory: machine.memory, measurement };
+    server.start();
+    server.serve();
+}
+
+/// Ends the running command early; on a guest's processor, beside it.
+fn cancel() {
+    if let Some(canceller) = CANCELLER.get() {
+        canceller.cancel();
+    }
+}
+
+fn seams() -> Result<Seams, Fault> {
+    Ok(Emulated::open(volume()?, channel()?)?)
+}
+
+fn elapsed() -> u32 {
+    u32::try_from(clock::now_ms()).unwrap_or(u32::MAX)
+}
+
+fn with<T>(seams: &mut Seams, act: impl FnOnce(&mut Platform<'_>) -> T) -> T {
+    seams.with(Own { entropy: &mut Processor, clock: &Counter, console: &mut Serial }, act)
+}
+
+/// Finds a place for the guest, and fences it in.
+fn plan(machine: &Machine<'_>) -> Guest {
+    let Machine { info, memory, cpu } = machine;
+    let Some(power) = Acpi::find(memory, info.rsdp).and_then(|acpi| acpi.power_block()) else {
+        stop(Stop::NoAcpi, 1)
+    };
+    let guest = described(info, *cpu).and_then(|described| Guest::plan(memory, described));
+    let guest = guest.unwrap_or_else(|fault| stop_for(fault.into()));
+    svm::prepare(*memory, &guest.hidden(), power, *cpu);
+    FENCED.store(true, Ordering::Release);
+    guest
+}
+
+/// The machine as the guest's boxes describe one.
+fn described(info: &BootInfo, service: usize) -> Result<start::Machine, GuestFault> {
+    let region = |stretch: &crate::memory::Stretch| Region {
+        start: stretch.range.start,
+        end: stretch.range.end,
+        kind: if stretch.kind == Kind::Ram { USABLE } else { RESERVED },
+    };
+    let apic = cpus::ids().get(service).copied().unwrap_or_default();
+    Ok(start::Machine {
+        map: Map::of(info.map.stretches().iter().map(region))?,
+        rsdp_at: info.rsdp,
+        layer: LAYER,
+        payload_at: PAYLOAD_AT,
+        hidden_apic: apic.into(),
+        guest_cpus: u32::try_from(service).unwrap_or(u32::MAX),
+        crb: crb_device::layout().map_err(|_| GuestFault::OutOfRange)?,
+    })
+}
+
+/// Earns the keys and wakes the TPM.
+fn boot(
+    cold: Cold<'static, ReferenceEngine>,
+    platform: &mut Platform<'_>,
+    config: &[u8],
+) -> Result<Component, Fault> {
+    let mut identified: Identified<'static, ReferenceEngine> = cold.identify(platform, config)?;
+    let deadline_ms = clock::now_ms() + LEASE_PATIENCE_MS;
+    loop {
+        match identified.release(platform) {
+            Asked::Released(released) => return released.unseal(platform)?.confirm(platform),
+            Asked::Refused { fault, .. } => return Err(fault),
+            Asked::Busy { again, retry_ms } => {
+                if clock::now_ms() + u64::from(retry_ms) > deadline_ms {
+                    return Err(ReleaseFault::Busy.into());
+                }
+                console::line("husk: another instance may still be answering; asking again in ms", retry_ms);
+                clock::pause_ms(retry_ms.into());
+                identified = again;
+            }
+        }
+    }
+}
+
+/// Everything that serves.
+struct Server {
+    seams: Seams,
+    vtpm: Component,
+    guest: Guest,
+    memory: Physical,
+    measurement: [u8; 48],
+}
+
+impl Server {
+    /// Measures and loads the guest, and lets it begin. The TPM was just powered on.
+    fn start(&mut self) {
+        let Self { seams, vtpm, guest, memory, measurement } = self;
+        let entry = with(seams, |platform| {
+            let mut tpm = Served { vtpm, platform };
+            let entry = guest.start(memory, &mut tpm, measurement)?;
+            crb_device::reset(&mut tpm)?;
+            Ok::<_, Fault>(entry)
+        });
+        let entry = entry.unwrap_or_else(|fault| stop_for(fault));
+        console::line("husk: the guest starts, after ms", elapsed());
+        svm::begin(Protected {
+            eip: entry.eip,
+            esi: entry.esi,
+            descriptors: (entry.descriptors_at, entry.descriptors_limit),
+        });
+    }
+
+    /// Executes commands until the guest is off.
+    fn serve(&mut self) {
+        let (mut command, mut response) = ([0; COMMAND_BYTES_MAX], [0; COMMAND_BYTES_MAX]);
+        loop {
+            stop::halt_if_stopping();
+            if let Some((locality, bytes)) = crb_device::next_command(&mut command) {
+                let Self { seams, vtpm, .. } = self;
+                with(seams, |platform| {
+                    let mut tpm = Served { vtpm, platform };
+                    let bytes = tpm.execute(locality, &command[..bytes], &mut response);
+                    crb_device::finish(&response[..bytes], &mut tpm);
+                });
+            }
+            match svm::request() {
+                None => spin_loop(),
+                Some(Request::Reset) => self.reset(),
+                Some(Request::PowerOff) => return self.power_off(),
+            }
+        }
+    }
+
+    /// Resets the TPM with its machine, and starts the guest anew. What cannot be reset must not run on.
+    fn reset(&mut self) {
+        for _ in 0..RESETS_MAX {
+            let Self { seams, vtpm, .. } = self;
+            match with(seams, |platform| vtpm.reset(platform)) {
+                Ok(()) => return self.start(),
+                Err(fault) if fault == ReleaseFault::Undecided.fault() => clock::pause_ms(RESET_PAUSE_MS),
+                Err(fault) => stop_for(fault),
+            }
+        }
+        stop_for(ReleaseFault::Undecided.fault())
+    }
+
+    /// Shuts the TPM down and lets the machine go off.
+    fn power_off(&mut self) {
+        let Self { seams, vtpm, .. } = self;
+        match with(seams, |platform| vtpm.shutdown(platform)) {
+            Ok(()) => console::line("husk: the TPM shut down in order", 0),
+            // Nothing is lost: what was acknowledged is durable. The next launch waits for the lease.
+            Err(fault) => console::line(fault.means(), fault.code()),
+        }
+        show_usage();
+        svm::shut_down();
+        loop {
+            stop::halt_if_stopping();
+            spin_loop();
+        }
+    }
+}
