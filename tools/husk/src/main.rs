@@ -1,12 +1,13 @@
 //! The husk command: every tool under one name.
 //!
 //! Exit codes: 0 done · 1 failed or refused · 2 wrong command line · 3 something named is unknown · 4 something to be
-//! made is there already · 5 another broker serves the database. `husk vtpmd` ends with 10 and the number of the family
+//! made is there already · 5 another broker serves the database. `husk vtpmd` and `husk run` end with 10 and the number of the family
 //! whose fault it is: 12 host · 13 broker · 14 seal · 15 engine · 16 a defect.
 
 use clap::{Parser, Subcommand};
 use husk::fault::Fault;
 use husk_broker::cli::{BrokerCommand, TenantCommand, VmCommand, exit_code};
+use husk_launcher::run::Ended;
 use std::process::ExitCode;
 
 /// A fault's exit code is this and the number of its family.
@@ -19,7 +20,7 @@ const FAULT_BASE: u8 = 10;
     version,
     after_help = "Exit codes: 0 done, 1 failed or refused, 2 wrong command line, \
 3 something named is unknown, 4 something to be made is there already, 5 another broker serves the database; \
-of vtpmd: 12 the host's fault, 13 the broker's refusal, 14 the stored state is not the newest, 15 the engine's fault, \
+of vtpmd and run: 12 the host's fault, 13 the broker's refusal, 14 the stored state is not the newest, 15 the engine's fault, \
 16 a defect."
 )]
 struct Husk {
@@ -47,6 +48,8 @@ enum Command {
     Vtpmd(Box<husk_vtpmd::daemon::Args>),
     /// Carry frames between a VM and its broker.
     Relay(husk_relay::cli::Args),
+    /// Start a machine with the image in it.
+    Run(Box<husk_launcher::cli::Args>),
     /// Look at a sealed volume without its keys.
     #[command(subcommand)]
     Volume(husk_volume::cli::VolumeCommand),
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Psp(args) => husk_psp::run(args),
         Command::Vtpmd(args) => husk_vtpmd::daemon::run(&args),
         Command::Relay(args) => husk_relay::cli::run(&args),
+        Command::Run(args) => husk_launcher::cli::run(*args),
         Command::Volume(command) => command.run(),
     };
     match result {
@@ -68,7 +72,8 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("husk: {error:#}");
             let fault = error.downcast_ref::<Fault>().map(|fault| FAULT_BASE + fault.family() as u8);
-            ExitCode::from(fault.unwrap_or_else(|| exit_code(&error)))
+            let ended = error.downcast_ref::<Ended>().map(Ended::exit_code);
+            ExitCode::from(fault.or(ended).unwrap_or_else(|| exit_code(&error)))
         }
     }
 }

@@ -6,7 +6,7 @@
 //! **Laws.** A guest ends when its value is dropped or its socket closes.
 //! **Not here.** The component's `Reporter`: `reporter.rs`.
 
-use crate::launch::{FIRMWARE_BYTES_MAX, PAGE_BYTES, PageType, SECRETS_GPA, firmware_gpa, pages};
+use crate::launch::{FIRMWARE_BYTES_MAX, PAGE_BYTES, PageType, SECRETS_GPA, Stretch, blob};
 use crate::processor::{Processor, SharedProcessor};
 use crate::protocol::{PAGES_MAX, Page, Refusal, Reply, Request, receive, send};
 use husk::attest::guest_message::{GuestRequest, GuestRequestError, SecretsPage};
@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// How long a client waits for a simulated processor.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -65,6 +66,18 @@ pub(crate) fn launch(
     if firmware.is_empty() || firmware.len() > FIRMWARE_BYTES_MAX {
         return Err(PspError::Firmware);
     }
+    let (guest, mut page) = launch_stretches(mailbox, &[blob(firmware)], host_data, policy)?;
+    let secrets = SecretsPage::take(&mut page).map_err(|_| PspError::Secrets)?;
+    Ok((guest, secrets))
+}
+
+/// Launches what lies in the stretches, in their order, and a secrets page; yields the guest's number and that page.
+fn launch_stretches(
+    mailbox: &mut dyn Mailbox,
+    stretches: &[Stretch],
+    host_data: &[u8; 32],
+    policy: u64,
+) -> Result<(u64, Zeroizing<Page>), PspError> {
     let guest = match mailbox.ask(&Request::LaunchStart { policy })? {
         Reply::Guest(guest) => guest,
         other => return Err(unexpected(&other)),
@@ -74,19 +87,14 @@ pub(crate) fn launch(
             Reply::Done => Ok(()),
             other => Err(unexpected(&other)),
         };
-    let mut gpa = firmware_gpa(firmware);
-    for run in firmware.chunks(PAGES_MAX * PAGE_BYTES) {
-        let bytes: Vec<u8> = pages(run).flatten().collect();
-        let next = gpa + bytes.len() as u64;
-        update(PageType::Normal, gpa, bytes)?;
-        gpa = next;
+    for Stretch { page_type, gpa, bytes } in stretches {
+        for (run, at) in bytes.chunks(PAGES_MAX * PAGE_BYTES).zip((*gpa..).step_by(PAGES_MAX * PAGE_BYTES)) {
+            update(*page_type, at, run.to_vec())?;
+        }
     }
     update(PageType::Secrets, SECRETS_GPA, vec![0; PAGE_BYTES])?;
     match mailbox.ask(&Request::LaunchFinish { guest, host_data: *host_data })? {
-        Reply::Secrets(mut page) => {
-            let secrets = SecretsPage::take(&mut page).map_err(|_| PspError::Secrets)?;
-            Ok((guest, secrets))
-        }
+        Reply::Secrets(page) => Ok((guest, Zeroizing::new(*page))),
         other => Err(unexpected(&other)),
     }
 }
@@ -166,6 +174,21 @@ impl RemoteGuest {
     ) -> Result<(Self, SecretsPage), PspError> {
         let mut socket = Socket::connect(socket)?;
         let (guest, secrets) = launch(&mut socket, firmware, host_data, policy)?;
+        Ok((Self { socket, guest }, secrets))
+    }
+
+    /// Launches a guest of these stretches, and yields its secrets page whole, for a launcher that hands it on.
+    ///
+    /// # Errors
+    /// [`PspError`].
+    pub fn launch_stretches(
+        socket: &Path,
+        stretches: &[Stretch],
+        host_data: &[u8; 32],
+        policy: u64,
+    ) -> Result<(Self, Zeroizing<Page>), PspError> {
+        let mut socket = Socket::connect(socket)?;
+        let (guest, secrets) = launch_stretches(&mut socket, stretches, host_data, policy)?;
         Ok((Self { socket, guest }, secrets))
     }
 

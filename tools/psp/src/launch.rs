@@ -24,6 +24,36 @@ pub(crate) fn pages(firmware: &[u8]) -> impl Iterator<Item = [u8; PAGE_BYTES]> {
     })
 }
 
+/// Memory that a launch begins with: whole pages of one type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// What is measured of it.
+    pub page_type: PageType,
+    /// Guest-physical address of its first page.
+    pub gpa: u64,
+    /// Its pages, a multiple of 4 KiB.
+    pub bytes: Vec<u8>,
+}
+
+/// The stretches of a firmware that is one blob: it ends at 4 GiB.
+pub(crate) fn blob(firmware: &[u8]) -> Stretch {
+    let bytes = pages(firmware).flatten().collect();
+    Stretch { page_type: PageType::Normal, gpa: firmware_gpa(firmware), bytes }
+}
+
+/// The MEASUREMENT that a launch with these stretches, in this order, has.
+#[must_use]
+pub fn expected_measurement_of(stretches: &[Stretch]) -> [u8; 48] {
+    let mut digest = LaunchDigest::default();
+    for stretch in stretches {
+        for (page, gpa) in pages(&stretch.bytes).zip((stretch.gpa..).step_by(PAGE_BYTES)) {
+            digest.extend(stretch.page_type, gpa, &page);
+        }
+    }
+    digest.extend(PageType::Secrets, SECRETS_GPA, &[0; PAGE_BYTES]);
+    digest.value()
+}
+
 /// Where a launch through this crate puts the firmware: so that its last page ends at 4 GiB.
 #[must_use]
 pub fn firmware_gpa(firmware: &[u8]) -> u64 {
@@ -33,12 +63,5 @@ pub fn firmware_gpa(firmware: &[u8]) -> u64 {
 /// The MEASUREMENT that a launch of `firmware` through this crate has.
 #[must_use]
 pub fn expected_measurement(firmware: &[u8]) -> [u8; 48] {
-    let mut digest = LaunchDigest::default();
-    let mut gpa = firmware_gpa(firmware);
-    for page in pages(firmware) {
-        digest.extend(PageType::Normal, gpa, &page);
-        gpa += PAGE_BYTES as u64;
-    }
-    digest.extend(PageType::Secrets, SECRETS_GPA, &[0; PAGE_BYTES]);
-    digest.value()
+    expected_measurement_of(&[blob(firmware)])
 }

@@ -26,7 +26,9 @@ pub mod server;
 pub use cli::{Args, run};
 pub use guest::{LocalGuest, Mailbox, PspError, RemoteGuest};
 pub use identity::{Entropy, Identity, IdentityError, os_entropy};
-pub use launch::{LaunchDigest, PageType, SECRETS_GPA, expected_measurement, firmware_gpa};
+pub use launch::{
+    LaunchDigest, PageType, SECRETS_GPA, Stretch, expected_measurement, expected_measurement_of, firmware_gpa,
+};
 pub use processor::{GUESTS_MAX, Processor, SharedProcessor};
-pub use protocol::{Refusal, Reply, Request};
+pub use protocol::{Page, Refusal, Reply, Request};
 pub use reporter::PspReporter;

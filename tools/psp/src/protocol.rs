@@ -16,7 +16,7 @@ pub(crate) const PAGES_MAX: usize = 256;
 const FRAME_BYTES_MAX: usize = 1 + 8 + 1 + 8 + PAGES_MAX * PAGE_BYTES;
 
 /// A page of a message or of a guest.
-pub(crate) type Page = [u8; PAGE_BYTES];
+pub type Page = [u8; PAGE_BYTES];
 
 /// What a hypervisor asks.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,0 +1,143 @@
+//! The command `husk run`.
+
+use crate::image::Image;
+use crate::machine::{self, Acceleration, GUEST_CPUS_MAX};
+use crate::payload::Inputs;
+use crate::run::Plan;
+use anyhow::{Context, bail};
+use husk_relay::pipe::{HttpPipe, Pipe};
+use husk_relay::tamper::{Mode, Tampered};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Start a machine with the image in it, and an unmodified kernel below.
+///
+/// QEMU's standard input and output are the guest's serial console; the firmware's own lines are among it. Ctrl-C cuts
+/// the machine's power. The exit code is 0 for an orderly end, 10 and the family for a fault of the firmware's (12 host,
+/// 13 broker, 14 seal, 15 engine, 16 a defect), 1 for QEMU's own.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print the launch measurement of the image, for `husk vm enroll --measurement`, and start nothing
+    #[arg(long)]
+    measure_only: bool,
+    /// The image [default: husk-image beside this program]
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// The guest's kernel, a bzImage
+    #[arg(long, value_name = "FILE", required_unless_present = "measure_only")]
+    kernel: Option<PathBuf>,
+    /// The guest's initial RAM file system
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// The kernel's command line
+    #[arg(long, value_name = "WORDS", default_value = "console=ttyS0")]
+    append: String,
+    /// The volume file; one machine at a time
+    #[arg(long, value_name = "FILE", required_unless_present = "measure_only")]
+    volume: Option<PathBuf>,
+    /// The unit that the volume's medium writes without touching neighbours, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 512, value_parser = block_bytes)]
+    block_bytes: u32,
+    /// The broker, such as http://127.0.0.1:8630
+    #[arg(long, value_name = "URL", required_unless_present = "measure_only")]
+    broker: Option<String>,
+    /// The launch configuration that `husk vm enroll` wrote
+    #[arg(long, value_name = "FILE", required_unless_present = "measure_only")]
+    config: Option<PathBuf>,
+    /// The socket of `husk psp serve`, which plays the secure processor
+    #[arg(long, value_name = "PATH", required_unless_present = "measure_only")]
+    psp: Option<PathBuf>,
+    /// How many processors the guest has; the machine has one more, which serves the TPM
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(GUEST_CPUS_MAX)))]
+    vcpus: u8,
+    /// The machine's memory in MiB; the guest gets what firmware and payload leave
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    memory: u64,
+    /// QEMU's x86-64 system emulator
+    #[arg(long, value_name = "FILE", default_value = "qemu-system-x86_64")]
+    qemu: PathBuf,
+    /// What runs the machine's processors: tcg, or kvm on an AMD host with nested virtualisation
+    #[arg(long, value_name = "WORD", default_value = "tcg", value_parser = acceleration)]
+    accel: Acceleration,
+    /// Print the command line that would run, and start nothing
+    #[arg(long, conflicts_with = "measure_only")]
+    print: bool,
+    /// Do to the broker's frames what a hostile host would, to see it fail; see `husk relay --help`
+    #[arg(long, value_name = "MODE")]
+    test_tamper: Option<Mode>,
+    /// More words for QEMU. A device that could write memory makes the firmware refuse to start
+    #[arg(last = true, value_name = "QEMU ARGUMENTS")]
+    extra: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// One line: what, whose fault, what to do; or [`Ended`](crate::run::Ended).
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let image_path = args.image.clone().map_or_else(beside, Ok)?;
+    let image = Image::open(&image_path)?;
+    if args.measure_only {
+        println!("{}", hex::encode(image.measurement()));
+        return Ok(());
+    }
+    let (Some(kernel), Some(volume), Some(broker), Some(config), Some(psp)) =
+        (&args.kernel, &args.volume, &args.broker, &args.config, &args.psp)
+    else {
+        bail!("a machine needs --kernel, --volume, --broker, --config and --psp");
+    };
+    let inputs = Inputs::read(kernel, args.initrd.as_deref(), &args.append, config, args.memory)?;
+    let pipe = pipe(broker, args.test_tamper)?;
+    let plan = Plan {
+        qemu: args.qemu,
+        image_path,
+        image,
+        inputs,
+        volume: volume.clone(),
+        block_bytes: args.block_bytes,
+        psp: psp.clone(),
+        guest_cpus: args.vcpus,
+        memory_mib: args.memory,
+        acceleration: args.accel,
+        extra: args.extra,
+    };
+    if args.print {
+        let machine = plan.machine(Path::new("RUN"));
+        println!("{}", machine::shown(&plan.qemu, &machine.words()));
+        return Ok(());
+    }
+    plan.run(pipe)
+}
+
+fn beside() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot tell where this program is; give --image")?;
+    Ok(own.with_file_name("husk-image"))
+}
+
+fn pipe(broker: &str, tamper: Option<Mode>) -> anyhow::Result<Arc<dyn Pipe>> {
+    if !broker.starts_with("http://") && !broker.starts_with("https://") {
+        bail!("`{broker}` is not a broker's address; one starts with http:// or https://");
+    }
+    let http = HttpPipe::new(broker);
+    match tamper {
+        None => Ok(Arc::new(http)),
+        Some(mode) => {
+            eprintln!("husk run: the way to the broker is hostile, as it was told to: {mode:?}");
+            Ok(Arc::new(Tampered::new(http, mode).context("the recording failed")?))
+        }
+    }
+}
+
+fn block_bytes(text: &str) -> Result<u32, String> {
+    let bytes =
+        text.parse().ok().filter(|bytes: &u32| bytes.is_power_of_two() && (512..=4096).contains(bytes));
+    bytes.ok_or_else(|| "a block is a power of two from 512 to 4096".to_owned())
+}
+
+fn acceleration(text: &str) -> Result<Acceleration, String> {
+    match text {
+        "tcg" => Ok(Acceleration::Emulation),
+        "kvm" => Ok(Acceleration::Kvm),
+        _ => Err("tcg or kvm".to_owned()),
+    }
+}

@@ -1,0 +1,248 @@
+//! One machine's life: checked, launched, run, ended.
+
+use crate::channel::{Ends, Launched, serve};
+use crate::image::Image;
+use crate::machine::{self, Acceleration, Machine};
+use crate::payload::Inputs;
+use anyhow::{Context, bail};
+use husk::fault::Family;
+use husk_psp::RemoteGuest;
+use husk_relay::pipe::Pipe;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Guest policy of the simulated launch: ABI 1.51 or later, SMT allowed, the bit that must be one (AMD 56860, table
+/// GUEST_POLICY); no debugging, no migration agent.
+const GUEST_POLICY: u64 = 0x3_0133;
+/// The least that a volume has, in bytes.
+const VOLUME_BYTES_MIN: u64 = 16 * 1024;
+/// What the firmware tells QEMU's exit device at an orderly end; a fault's family otherwise.
+const ORDERLY: i32 = 0x10;
+/// How long QEMU may take to end once it was told.
+const QUIT_WAIT: Duration = Duration::from_secs(5);
+/// A fault's exit code is this and the number of its family, as for every command of `husk`.
+const FAULT_BASE: u8 = 10;
+
+/// How the machine ended, if not well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    /// The firmware stopped the machine; its last line on the console says why.
+    #[error("the firmware stopped the machine, and its last line on the console says why (to blame: {})", .0.word())]
+    Stopped(Family),
+    /// QEMU ended by itself.
+    #[error("QEMU ended with {0}; what it said is above")]
+    Qemu(ExitStatus),
+}
+
+impl Ended {
+    /// The exit code of the command.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Stopped(family) => FAULT_BASE + *family as u8,
+            Self::Qemu(_) => 1,
+        }
+    }
+
+    /// Reads QEMU's exit status: its exit device answers `value` with `2 × value + 1`.
+    fn judge(status: ExitStatus) -> Result<(), Self> {
+        const FAMILIES: [Family; 6] =
+            [Family::Guest, Family::Host, Family::Broker, Family::Seal, Family::Engine, Family::Bug];
+        let code = status.code().unwrap_or(1);
+        let family = FAMILIES.into_iter().find(|family| code == 2 * i32::from(*family as u8) + 1);
+        match (code, family) {
+            (0, _) => Ok(()),
+            (code, _) if code == 2 * ORDERLY + 1 => Ok(()),
+            (_, Some(family)) => Err(Self::Stopped(family)),
+            (_, None) => Err(Self::Qemu(status)),
+        }
+    }
+}
+
+/// Everything that a run is made of.
+#[derive(Debug)]
+pub struct Plan {
+    /// QEMU.
+    pub qemu: PathBuf,
+    /// The image.
+    pub image_path: PathBuf,
+    /// The image, read.
+    pub image: Image,
+    /// What the guest starts from.
+    pub inputs: Inputs,
+    /// The volume's file.
+    pub volume: PathBuf,
+    /// The volume's block in bytes.
+    pub block_bytes: u32,
+    /// The simulated processor's socket.
+    pub psp: PathBuf,
+    /// How many processors the guest has.
+    pub guest_cpus: u8,
+    /// The machine's memory in MiB.
+    pub memory_mib: u64,
+    /// How its processors come about.
+    pub acceleration: Acceleration,
+    /// More words for QEMU.
+    pub extra: Vec<String>,
+}
+
+impl Plan {
+    /// The machine, with what is made for one run in `folder`.
+    #[must_use]
+    pub fn machine(&self, folder: &Path) -> Machine {
+        Machine {
+            image: self.image_path.clone(),
+            payload: folder.join("payload"),
+            volume: self.volume.clone(),
+            block_bytes: self.block_bytes,
+            channel: folder.join("channel"),
+            control: folder.join("control"),
+            guest_cpus: self.guest_cpus,
+            memory_mib: self.memory_mib,
+            acceleration: self.acceleration,
+            extra: self.extra.clone(),
+        }
+    }
+
+    /// Launches and runs the machine to its end. `broker` is the way to the broker.
+    ///
+    /// # Errors
+    /// What kept the machine from starting, or [`Ended`].
+    pub fn run(&self, broker: Arc<dyn Pipe>) -> anyhow::Result<()> {
+        let _volume = lock(&self.volume)?;
+        machine::check(&self.qemu, self.acceleration)?;
+        let folder = tempfile::tempdir().context("cannot make a folder for this run")?;
+        let machine = self.machine(folder.path());
+        self.write_payload(&machine.payload)?;
+        let host_data = self.inputs.launch.host_data();
+        let (guest, secrets) =
+            RemoteGuest::launch_stretches(&self.psp, &self.image.stretches, &host_data, GUEST_POLICY)?;
+        let ends = Ends { broker, processor: Arc::new(Mutex::new(Launched::new(guest, secrets))) };
+        listen(&machine.channel, ends)?;
+        let words = machine.words();
+        eprintln!("husk run: {}", machine::shown(&self.qemu, &words));
+        let mut child = Command::new(&self.qemu)
+            .args(&words)
+            .spawn()
+            .with_context(|| format!("{} does not start", self.qemu.display()))?;
+        end_with_signals(machine.control.clone())?;
+        Ok(Ended::judge(wait(&mut child)?)?)
+    }
+
+    fn write_payload(&self, path: &Path) -> anyhow::Result<()> {
+        let cannot = || format!("cannot write the payload {}", path.display());
+        let file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(cannot)?;
+        let mut file = BufWriter::new(file);
+        self.inputs.write(&mut file).and_then(|()| file.flush()).with_context(cannot)
+    }
+}
+
+/// Holds the volume for this process, as a help against mistakes: what keeps a VM from running twice is its broker.
+fn lock(path: &Path) -> anyhow::Result<File> {
+    let shown = path.display();
+    let file = OpenOptions::new().read(true).write(true).open(path).with_context(|| {
+        format!(
+            "cannot open the volume {shown}; check the path, or make a blank one with `husk volume create`"
+        )
+    })?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            bail!("the volume {shown} is in use by another machine; stop that one first")
+        }
+        Err(TryLockError::Error(why)) => return Err(why).context(format!("cannot lock the volume {shown}")),
+    }
+    let bytes = file.metadata().with_context(|| shown.to_string())?.len();
+    if bytes < VOLUME_BYTES_MIN || !bytes.is_multiple_of(4096) {
+        bail!("the volume {shown} has {bytes} bytes; make one of 1 MiB with `husk volume create`");
+    }
+    Ok(file)
+}
+
+/// Serves the first firmware that connects.
+fn listen(path: &Path, ends: Ends) -> anyhow::Result<()> {
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+    std::thread::Builder::new().name("channel".to_owned()).spawn(move || {
+        let served = listener.accept().and_then(|(stream, _)| serve(stream, &ends));
+        if let Err(error) = served {
+            eprintln!("husk run: the firmware's channel was closed: {error}");
+        }
+    })?;
+    Ok(())
+}
+
+/// Has QEMU end in order when this process is asked to.
+fn end_with_signals(control: PathBuf) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (mut interrupt, mut terminate) =
+                (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if let Err(error) = quit(&control) {
+                    eprintln!("husk run: QEMU cannot be told to end: {error}");
+                }
+            }
+            #[expect(
+                unreachable_code,
+                reason = "the loop ends with the process; this gives the block its type"
+            )]
+            Ok::<(), std::io::Error>(())
+        })
+    })?;
+    Ok(())
+}
+
+/// Tells QEMU to end, by its control socket (QEMU Machine Protocol).
+///
+/// # Errors
+/// The socket's: QEMU may have ended by itself.
+pub fn quit(control: &Path) -> std::io::Result<()> {
+    let mut stream = UnixStream::connect(control)?;
+    stream.set_read_timeout(Some(QUIT_WAIT))?;
+    let mut lines = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    lines.read_line(&mut line)?;
+    for command in ["qmp_capabilities", "quit"] {
+        stream.write_all(format!("{{\"execute\":\"{command}\"}}\n").as_bytes())?;
+        line.clear();
+        lines.read_line(&mut line)?;
+    }
+    Ok(())
+}
+
+fn wait(child: &mut Child) -> anyhow::Result<ExitStatus> {
+    child.wait().context("QEMU is lost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ended;
+    use husk::fault::Family;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    #[test]
+    fn the_exit_code_tells_whose_fault_it_was() {
+        let judge =
+            |code: i32| Ended::judge(ExitStatus::from_raw(code << 8)).map_err(|ended| ended.exit_code());
+        assert_eq!([0, 33].map(judge), [Ok(()); 2]);
+        assert_eq!([3, 5, 7, 9, 11, 13].map(judge), [11, 12, 13, 14, 15, 16].map(Err));
+        assert_eq!([1, 2, 15, 255].map(judge), [Err(1); 4]);
+        assert_eq!(Ended::judge(ExitStatus::from_raw(9)).map_err(|ended| ended.exit_code()), Err(1));
+        assert!(Ended::Stopped(Family::Seal).to_string().contains("seal"));
+    }
+}
