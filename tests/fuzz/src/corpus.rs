@@ -92,6 +92,8 @@ each_target! {
     launch_config
     permall
     relay_frames
+    image_igvm
+    image_ovmf
 }
 
 #[test]

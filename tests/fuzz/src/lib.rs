@@ -20,6 +20,7 @@ mod command;
 mod corpus;
 mod crb;
 mod evidence;
+mod image;
 mod input;
 #[cfg(test)]
 mod mutator;
@@ -93,6 +94,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "launch_config", run: attest::launch, seeds: attest::launch_seeds, mutations: 20_000 },
     Target { name: "permall", run: state::permall, seeds: state::seeds, mutations: 20_000 },
     Target { name: "relay_frames", run: release::relay, seeds: release::relay_seeds, mutations: 20_000 },
+    Target { name: "image_igvm", run: image::igvm, seeds: image::igvm_seeds, mutations: 3_000 },
+    Target { name: "image_ovmf", run: image::ovmf, seeds: image::ovmf_seeds, mutations: 10_000 },
 ];
 
 /// Runs the target of that name.

@@ -1,6 +1,7 @@
 //! Entries for fuzzers: any bytes, no verdict but that they end.
 //!
-//! **What.** [`igvm`] and [`ovmf`] run everything that outside bytes reach: reading, planning, describing, rewriting.
+//! **What.** [`igvm`] and [`ovmf`] run everything that outside bytes reach: reading, planning, describing, rewriting;
+//! [`sealed`] makes a file of headers.
 //! **Trust.** None.
 //! **Laws.** No panic, whatever the bytes; no memory beyond a small multiple of them.
 //! **Not here.** The fuzzers.
@@ -15,6 +16,8 @@ use crate::plan::{IgvmLaunch, Plan, VmsaScope, ZeroPages};
 use crate::rewrite;
 use crate::run::Run;
 use crate::vcpu::{CpuSignature, FEATURE_SNP, Vcpus};
+use core::mem::offset_of;
+use igvm_defs::IGVM_FIXED_HEADER;
 use zerocopy::FromZeros as _;
 
 /// Launches of more pages are planned but not hashed: hashing has no surprises, and takes long.
@@ -45,4 +48,27 @@ pub fn ovmf(bytes: &[u8]) -> bool {
     let launch = OvmfLaunch { ovmf: &ovmf, image_digest: Some([0; 48]), kernel: None, vcpus: VCPUS };
     launch.sections().is_ok_and(|sections| few(&sections) && launch.digest().is_ok())
         || ovmf.sections.is_empty()
+}
+
+/// The headers of an IGVM file, followed by a page of data, with sizes and checksum made right: so that what fuzzers
+/// change behind them is read.
+#[must_use]
+pub fn sealed(headers: &[u8]) -> Vec<u8> {
+    const FIXED_BYTES: usize = size_of::<IGVM_FIXED_HEADER>();
+    const CHECKSUM_AT: usize = offset_of!(IGVM_FIXED_HEADER, checksum);
+    let mut file = headers.to_vec();
+    file.resize(headers.len().max(FIXED_BYTES), 0);
+    let end = file.len();
+    file.resize(end + PAGE_BYTES, 0x5A);
+    let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+    let put = |at: usize, number: u32, file: &mut Vec<u8>| {
+        file.iter_mut().skip(at).zip(number.to_le_bytes()).for_each(|(place, byte)| *place = byte);
+    };
+    let total = size(file.len());
+    put(offset_of!(IGVM_FIXED_HEADER, variable_header_size), size(end - FIXED_BYTES), &mut file);
+    put(offset_of!(IGVM_FIXED_HEADER, total_file_size), total, &mut file);
+    put(CHECKSUM_AT, 0, &mut file);
+    let sum = crc32fast::hash(file.get(..end).unwrap_or_default());
+    put(CHECKSUM_AT, sum, &mut file);
+    file
 }
