@@ -71,9 +71,22 @@ fn build() -> Result<PathBuf, Failure> {
     cargo.args(["build", "--quiet", "--release", "--package", "husk-firmware", "--bin", "husk-image"]);
     cargo
         .args(["--target", TARGET, "--message-format", "json-render-diagnostics"])
+        .args(["--config", &remapped_paths()?])
         .current_dir(house::root());
     let messages = process::output(&mut cargo)?;
     let mut made =
         messages.lines().filter_map(|line| line.split("\"executable\":\"").nth(1)?.split('"').next());
     made.next_back().map(PathBuf::from).ok_or_else(|| refused("cargo made no program".into()))
+}
+
+/// Tells the compiler to name sources the same wherever they lie: panic messages carry their paths, and the same commit
+/// gives the same image. A line of cargo's configuration, which adds to the flags of `.cargo/config.toml`.
+fn remapped_paths() -> Result<String, Failure> {
+    let sysroot = process::output(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+    let home = home.ok_or_else(|| refused("neither CARGO_HOME nor HOME is set".into()))?;
+    let places = [(house::root(), "/husk"), (home.as_path(), "/cargo"), (Path::new(sysroot.trim()), "/rust")];
+    let flags = places.map(|(place, name)| format!("'--remap-path-prefix={}={name}'", place.display()));
+    Ok(format!("target.{TARGET}.rustflags=[{}]", flags.join(",")))
 }
