@@ -128,6 +128,8 @@ impl Device {
             Effect::Execute(locality) => {
                 self.pending = Some(locality);
                 WAITS.store(true, Ordering::Release);
+                #[cfg(target_os = "none")]
+                crate::boot::wake();
             }
             Effect::Cancel => {
                 if let Some(canceller) = CANCELLER.get() {

@@ -7,7 +7,7 @@
 //! neither happens without the other.
 //! **Not here.** What a command does: `husk`.
 
-use crate::boot::{Acpi, BootInfo, cpus};
+use crate::boot::{self, Acpi, BootInfo, cpus};
 use crate::clock::{self, Counter};
 use crate::console::{self, Serial};
 use crate::entropy::Processor;
@@ -22,7 +22,6 @@ use crate::svm::start::Protected;
 use crate::svm::{self, Request};
 use crate::virtio::hardware::{DiskQueue, Stream, channel, volume};
 use crate::{crb_device, guest::GuestFault};
-use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, Ordering};
 use husk::attest::launch::CONFIG_BYTES_MAX;
 use husk::engine::COMMAND_BYTES_MAX;
@@ -199,7 +198,7 @@ impl Server {
                 });
             }
             match svm::request() {
-                None => spin_loop(),
+                None => boot::rest(),
                 Some(Request::Reset) => self.reset(),
                 Some(Request::PowerOff) => return self.power_off(),
             }
@@ -231,7 +230,7 @@ impl Server {
         svm::shut_down();
         loop {
             stop::halt_if_stopping();
-            spin_loop();
+            boot::rest();
         }
     }
 }

@@ -67,6 +67,16 @@ impl LocalApic {
         self.send(0, MODE_NMI | ASSERT | ALL_BUT_SELF)
     }
 
+    /// The destination in the command register, which outlives a command.
+    pub(super) fn destination(&self) -> u32 {
+        self.0.read32(COMMAND_HIGH)
+    }
+
+    /// Puts it back.
+    pub(super) fn set_destination(&mut self, destination: u32) {
+        self.0.write32(COMMAND_HIGH, destination);
+    }
+
     fn send(&mut self, high: u32, low: u32) -> bool {
         let free = self.accepted();
         self.0.write32(COMMAND_HIGH, high);

@@ -8,6 +8,7 @@
 //! Every vector enters through a stub of its own on a stack of its own (IST), so that it neither writes into a red zone of C code
 //! nor needs a stack that may have overflowed. `husk_exception` gets a pointer to the saved registers, exclusive while it runs.
 
+use super::rest;
 use super::segments::{FAULT_STACK, INTERRUPT_STACK};
 use crate::stop::{self, Stop};
 use core::arch::global_asm;
@@ -163,12 +164,13 @@ pub fn nmis() -> u32 {
 /// # Safety
 /// Called by the stubs only, with their frame.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn husk_exception(frame: *const Frame) {
+unsafe extern "C" fn husk_exception(frame: *mut Frame) {
     // SAFETY: by this function's contract.
-    let frame = unsafe { &*frame };
+    let frame = unsafe { &mut *frame };
     if frame.vector == VECTOR_NMI {
         NMIS.fetch_add(1, Relaxed);
         stop::halt_if_stopping();
+        frame.rip = rest::past_halt(frame.rip);
         return;
     }
     let at = if frame.vector == VECTOR_PAGE_FAULT { Cr2::read_raw() } else { frame.error };

@@ -22,6 +22,9 @@ mod entry;
 #[expect(unsafe_code, reason = "entered by the processor on an exception")]
 mod exceptions;
 #[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "halts in assembly")]
+mod rest;
+#[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "loads descriptor tables")]
 pub mod segments;
 #[cfg(target_os = "none")]
@@ -34,6 +37,8 @@ pub use apic::LocalApic;
 #[cfg(target_os = "none")]
 pub use exceptions::nmis;
 pub use pvh::{BootError, BootInfo};
+#[cfg(target_os = "none")]
+pub use rest::{rest, wake};
 
 /// How many processors a machine may have.
 pub const CPUS_MAX: usize = 8;

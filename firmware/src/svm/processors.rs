@@ -2,7 +2,7 @@
 
 use super::start::Protected;
 use super::vcpu::Mailbox;
-use crate::boot::{CPUS_MAX, LocalApic};
+use crate::boot::{self, CPUS_MAX, LocalApic};
 use crate::memory::Registers;
 use crate::stop;
 use core::hint::spin_loop;
@@ -133,11 +133,13 @@ pub(super) fn await_reset() {
         spin_loop();
     }
     REQUEST.store(RESET, Ordering::Release);
+    boot::wake();
 }
 
 /// Asks for the TPM's shutdown and waits for it, at most `polls` looks.
 pub(super) fn await_shut_down(patience_ms: u64) -> bool {
     REQUEST.store(POWER_OFF, Ordering::Release);
+    boot::wake();
     let began = crate::clock::now_ms();
     while !SHUT_DOWN.load(Ordering::Acquire) {
         stop::halt_if_stopping();
