@@ -132,3 +132,106 @@ fn table(memory: &impl Reach, address: u64) -> Option<Table> {
     let sound = (HEADER_BYTES..=TABLE_BYTES_MAX).contains(&bytes) && address.checked_add(bytes).is_some();
     sound.then_some(Table { address, bytes })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Acpi, CPUS_MAX, HEADER_BYTES, Table};
+    use crate::memory::{OutOfReach, Reach};
+    use std::vec::Vec;
+
+    const RSDP: usize = 0x10;
+    const RSDT: usize = 0x100;
+    const MADT: usize = 0x200;
+    const FADT: usize = 0x400;
+
+    struct Low(Vec<u8>);
+
+    impl Reach for Low {
+        fn copy_in(&self, address: u64, into: &mut [u8]) -> Result<(), OutOfReach> {
+            let start = usize::try_from(address).map_err(|_| OutOfReach)?;
+            let end = start.checked_add(into.len()).ok_or(OutOfReach)?;
+            into.copy_from_slice(self.0.get(start..end).ok_or(OutOfReach)?);
+            Ok(())
+        }
+
+        fn copy_out(&mut self, _address: u64, _from: &[u8]) -> Result<(), OutOfReach> {
+            Err(OutOfReach)
+        }
+    }
+
+    impl Low {
+        fn put(&mut self, at: usize, bytes: &[u8]) {
+            self.0[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+
+        fn table(&mut self, at: usize, signature: [u8; 4], body: &[u8]) {
+            let bytes = u32::try_from(36 + body.len()).expect("a short table");
+            self.put(at, &signature);
+            self.put(at + 4, &bytes.to_le_bytes());
+            self.put(at + 36, body);
+        }
+    }
+
+    /// A machine with these entries in its MADT.
+    fn machine(entries: &[&[u8]]) -> Low {
+        let mut low = Low([0; 4096].into());
+        low.put(RSDP, b"RSD PTR ");
+        low.put(RSDP + 16, &(RSDT as u32).to_le_bytes());
+        low.table(RSDT, *b"RSDT", &[MADT as u32, 0xFFFF_0000, FADT as u32].map(u32::to_le_bytes).concat());
+        low.table(MADT, *b"APIC", &[&[0; 8], entries.concat().as_slice()].concat());
+        let mut body = [0; 44];
+        body[20..24].copy_from_slice(&0x600_u32.to_le_bytes());
+        body[40..44].copy_from_slice(&0x608_u32.to_le_bytes());
+        low.table(FADT, *b"FACP", &body);
+        low
+    }
+
+    fn processors(entries: &[&[u8]]) -> Option<Vec<u8>> {
+        let low = machine(entries);
+        let found = Acpi::find(&low, RSDP as u64).expect("a root").processors();
+        found.map(|ids| ids.iter().copied().collect())
+    }
+
+    #[test]
+    fn processors_timer_and_power_block_are_found() {
+        let entries: [&[u8]; 3] =
+            [&[0, 8, 0, 0, 1, 0, 0, 0], &[1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[0, 8, 1, 4, 1, 0, 0, 0]];
+        let low = machine(&entries);
+        let acpi = Acpi::find(&low, RSDP as u64).expect("a root");
+        assert_eq!(acpi.root(), (Table { address: RSDT as u64, bytes: HEADER_BYTES + 12 }, 4));
+        assert_eq!((acpi.timer_port(), acpi.power_block()), (Some(0x608), Some(0x600)));
+        assert_eq!(processors(&entries), Some([0, 4].into()));
+        // One that is not enabled is not there.
+        assert_eq!(processors(&[entries[0], &[0, 8, 1, 5, 0, 0, 0, 0]]), Some([0].into()));
+    }
+
+    #[test]
+    fn processors_that_cannot_all_be_started_are_none() {
+        let one = |id: u8| [0, 8, id, id, 1, 0, 0, 0];
+        let many: Vec<[u8; 8]> = (0..).map(one).take(CPUS_MAX + 1).collect();
+        let many: Vec<&[u8]> = many.iter().map(|entry| entry.as_slice()).collect();
+        assert_eq!(processors(&many[..CPUS_MAX]).map(|ids| ids.len()), Some(CPUS_MAX));
+        assert_eq!(processors(&many), None);
+        let large = [9, 16, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(processors(&[&one(0), &large]), None, "an identifier that does not fit");
+        assert_eq!(processors(&[]), None);
+    }
+
+    #[test]
+    fn whatever_the_tables_say_ends() {
+        for broken in [&[0_u8, 0][..], &[0, 1], &[0, 200, 0, 0, 1, 0, 0, 0]] {
+            assert_eq!(processors(&[broken]), None, "{broken:?}");
+        }
+        let good = machine(&[&[0, 8, 0, 0, 1, 0, 0, 0]]);
+        for at in RSDP..FADT + 80 {
+            for value in [0, 1, 0x7F, 0xFF] {
+                let mut low = Low(good.0.clone());
+                low.0[at] = value;
+                let Some(acpi) = Acpi::find(&low, RSDP as u64) else { continue };
+                assert!(acpi.tables().count() <= 64);
+                assert!(acpi.processors().is_none_or(|ids| ids.len() <= CPUS_MAX));
+            }
+        }
+        assert!(Acpi::find(&good, u64::MAX - 3).is_none());
+    }
+}
