@@ -144,6 +144,10 @@ mod tests {
     const MADT: usize = 0x200;
     const FADT: usize = 0x400;
 
+    fn short(at: usize) -> u32 {
+        u32::try_from(at).expect("below 4 KiB")
+    }
+
     struct Low(Vec<u8>);
 
     impl Reach for Low {
@@ -176,8 +180,8 @@ mod tests {
     fn machine(entries: &[&[u8]]) -> Low {
         let mut low = Low([0; 4096].into());
         low.put(RSDP, b"RSD PTR ");
-        low.put(RSDP + 16, &(RSDT as u32).to_le_bytes());
-        low.table(RSDT, *b"RSDT", &[MADT as u32, 0xFFFF_0000, FADT as u32].map(u32::to_le_bytes).concat());
+        low.put(RSDP + 16, &short(RSDT).to_le_bytes());
+        low.table(RSDT, *b"RSDT", &[short(MADT), 0xFFFF_0000, short(FADT)].map(u32::to_le_bytes).concat());
         low.table(MADT, *b"APIC", &[&[0; 8], entries.concat().as_slice()].concat());
         let mut body = [0; 44];
         body[20..24].copy_from_slice(&0x600_u32.to_le_bytes());
