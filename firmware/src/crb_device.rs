@@ -4,8 +4,8 @@
 //! processor that serves takes a command's bytes under the lock, executes without it, and comes back with the response.
 //!
 //! # Soundness
-//! [`BUFFER`] is the page that guests read and write without exits, at any instant: no Rust reference to its bytes is made, and all
-//! accesses are volatile and of bytes. [`Device`] holds a reference to a type that has no state of its own; the lock gives it to one
+//! `BUFFER` is the page that guests read and write without exits, at any instant: no Rust reference to its bytes is made, and all
+//! accesses are volatile and of bytes. `Device` holds a reference to a type that has no state of its own; the lock gives it to one
 //! processor at a time.
 
 use core::cell::UnsafeCell;

@@ -1,7 +1,7 @@
 //! The machine's memory: which of it is the layer's, how the rest is reached.
 //!
-//! **What.** [`Map`] is the checked memory map, `tables` the layer's page tables, [`Physical`] the one way to bytes that
-//! are not the layer's, [`Registers`] the one way to a device's.
+//! **What.** [`Map`] is the checked memory map, `tables` the layer's page tables, `Physical` the one way to bytes that
+//! are not the layer's, `Registers` the one way to a device's.
 //! **Trust.** None in the map, which the loader alleges, nor in any byte that is reached: guest and devices may write it at
 //! any instant.
 //! **Laws.** Foreign memory is copied by volatile accesses; no Rust reference to it ever exists. Nothing that touches the
