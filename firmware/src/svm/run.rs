@@ -1,7 +1,7 @@
 //! A guest's processor from its claim to the end of the machine.
 
 use super::bus::{Below, configuration_write};
-use super::counters::{Counter, SHOWN, count, value};
+use super::counters::{Counter, SHOWN, count, value as value_of};
 use super::emulate::{Verdict, emulate};
 use super::hardware::{self, Processor, port_in, port_out};
 use super::machine::{Config, Machine, machine};
@@ -244,8 +244,8 @@ impl Guest {
         let action = self.machine.ports.lock().judge(access, written);
         let found = match action {
             Action::Pass if access.reads => port_in(access.port, access.bytes),
-            Action::Pass => self.out(access, written),
-            Action::Write(value) => self.out(access, value),
+            Action::Pass => out(access, written),
+            Action::Write(value) => out(access, value),
             Action::Hole => {
                 count(Counter::HiddenPort);
                 u32::MAX
@@ -255,7 +255,7 @@ impl Guest {
                 processors::reset();
                 u32::MAX
             }
-            Action::PowerOff(value) => self.power_off(access, value),
+            Action::PowerOff(value) => Self::power_off(access, value),
         };
         if access.reads {
             self.processor.area.registers.0[RAX] = match access.bytes {
@@ -265,12 +265,6 @@ impl Guest {
             };
         }
         self.processor.area.vmcb.advance_to(next);
-    }
-
-    fn out(&self, access: Access, value: u32) -> u32 {
-        let _guest = self.cpu;
-        port_out(access.port, access.bytes, value);
-        u32::MAX
     }
 
     fn configuration(&self, access: Access, written: u32) -> u32 {
@@ -305,13 +299,13 @@ impl Guest {
     }
 
     /// The TPM goes first, then what was counted is shown, then the machine goes off.
-    fn power_off(&self, access: Access, value: u32) -> u32 {
+    fn power_off(access: Access, value: u32) -> u32 {
         let in_order = processors::await_shut_down(SHUT_DOWN_MS_MAX);
         console::line("husk: the guest is off; the TPM shut down first", u32::from(in_order));
         for (counter, text) in SHOWN {
-            console::line(text, u32::try_from(self::value(counter)).unwrap_or(u32::MAX));
+            console::line(text, u32::try_from(value_of(counter)).unwrap_or(u32::MAX));
         }
-        self.out(access, value)
+        out(access, value)
     }
 
     fn nested_fault(&mut self) {
@@ -353,6 +347,12 @@ impl Guest {
             None => vmcb.advance(bytes),
         }
     }
+}
+
+/// Writes the port; what a read would find is nothing.
+fn out(access: Access, value: u32) -> u32 {
+    port_out(access.port, access.bytes, value);
+    u32::MAX
 }
 
 const fn low(value: u64) -> u32 {

@@ -1,0 +1,160 @@
+# A guest that extends a PCR, writes an NV index, resets its machine, and looks again; then it switches the machine off.
+# Memory keeps its content over a reset: that is how it knows which time it is.
+    .intel_syntax noprefix
+    .code32
+    .set CRB, 0xFED40000
+    .set APIC, 0xFEE00000
+    .set MARK, 0x00500000
+    .set SERIAL, 0x3F8
+
+    .macro say text
+    mov esi, offset 9f
+    call print
+    jmp 8f
+9:  .asciz "\text"
+8:
+    .endm
+    .macro verdict name
+    sete byte ptr [zero]
+    say "REBOOT \name "
+    call say_zero
+    .endm
+    .macro send name
+    mov esi, offset \name
+    mov ecx, offset \name\()_end - \name
+    call command
+    .endm
+
+    .globl _start
+_start:
+    cli
+    cld
+    mov esp, offset stack_end
+    cmp dword ptr [MARK], 0x5EC0D0AD
+    je again
+    mov dword ptr [MARK], 0x5EC0D0AD
+    send read
+    cmp dword ptr [CRB + 0x1000 + 30], 0
+    verdict "first-pcr-is-zero"
+    send extend
+    cmp dword ptr [CRB + 0x1000 + 6], 0
+    verdict "extends"
+    send read
+    cmp dword ptr [CRB + 0x1000 + 30], 0
+    setne al
+    cmp al, 1
+    verdict "pcr-is-extended"
+    send define
+    cmp dword ptr [CRB + 0x1000 + 6], 0
+    verdict "defines"
+    # The second processor runs while the first resets the machine.
+    mov esi, offset trampoline
+    mov edi, 0x9000
+    mov ecx, offset trampoline_end - trampoline
+    rep movsb
+    mov dword ptr [APIC + 0x310], 0x01000000
+    mov dword ptr [APIC + 0x300], 0x4500
+    mov dword ptr [APIC + 0x300], 0x4609
+    mov ecx, 10000000
+1:  pause
+    cmp dword ptr [0x9800], 0
+    jne 2f
+    loop 1b
+2:  cmp dword ptr [0x9800], 0
+    setne al
+    cmp al, 1
+    verdict "second-processor-runs"
+    mov al, 6
+    mov dx, 0xCF9
+    out dx, al
+1:  jmp 1b
+
+again:
+    mov eax, [0x9800]
+    mov ecx, 1000000
+1:  pause
+    loop 1b
+    cmp eax, [0x9800]
+    verdict "second-processor-stopped"
+    send read
+    cmp dword ptr [CRB + 0x1000 + 30], 0
+    verdict "pcr-is-zero-again"
+    send define
+    # TPM_RC_NV_DEFINED: the index is still there.
+    cmp dword ptr [CRB + 0x1000 + 6], 0x4C010000
+    verdict "index-is-kept"
+    say "REBOOT end PASS\n"
+    mov ax, 0x2000
+    mov dx, 0x604
+    out dx, ax
+1:  hlt
+    jmp 1b
+
+command:
+    mov dword ptr [CRB + 8], 1
+    mov ebx, 10000
+1:  mov dword ptr [CRB + 0x40], 1
+    test dword ptr [CRB + 0x44], 2
+    jz 2f
+    dec ebx
+    jnz 1b
+2:  mov edi, CRB + 0x1000
+    rep movsb
+    mov dword ptr [CRB + 0x4C], 1
+1:  pause
+    test dword ptr [CRB + 0x4C], 1
+    jnz 1b
+    ret
+
+say_zero:
+    mov esi, offset text_pass
+    cmp byte ptr [zero], 1
+    je print
+    mov esi, offset text_fail
+print:
+    mov dx, SERIAL + 5
+1:  in al, dx
+    test al, 0x20
+    jz 1b
+    lodsb
+    test al, al
+    jz 2f
+    mov dx, SERIAL
+    out dx, al
+    jmp print
+2:  ret
+
+    .code16
+    .balign 16
+# Counts in memory for ever.
+trampoline:
+    cli
+    xor ax, ax
+    mov ds, ax
+1:  .byte 0xFF, 0x06
+    .word 0x9800
+    jmp 1b
+trampoline_end:
+    .code32
+
+# TPM2_PCR_Read of PCR 16 in SHA-256: the digest begins 30 bytes into the response.
+read:
+    .byte 0x80, 1, 0, 0, 0, 20, 0, 0, 1, 0x7E, 0, 0, 0, 1, 0, 0x0B, 3, 0, 0, 1
+read_end:
+# TPM2_PCR_Extend of PCR 16 in SHA-256.
+extend:
+    .byte 0x80, 2, 0, 0, 0, 65, 0, 0, 1, 0x82, 0, 0, 0, 16, 0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0
+    .byte 0, 0, 0, 1, 0, 0x0B
+    .fill 32, 1, 0x5A
+extend_end:
+# TPM2_NV_DefineSpace under the owner: 8 bytes, AUTHREAD, AUTHWRITE, NO_DA.
+define:
+    .byte 0x80, 2, 0, 0, 0, 45, 0, 0, 1, 0x2A, 0x40, 0, 0, 1, 0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0
+    .byte 0, 0, 0, 14, 1, 0x80, 0, 1, 0, 0x0B, 0x02, 0x04, 0x00, 0x04, 0, 0, 0, 8
+define_end:
+text_pass: .asciz "PASS\n"
+text_fail: .asciz "FAIL\n"
+zero: .long 0
+    .balign 16
+stack: .skip 4096
+stack_end:
