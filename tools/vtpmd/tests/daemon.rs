@@ -98,6 +98,18 @@ fn a_signal_is_an_orderly_end() {
 }
 
 #[test]
+fn a_signal_ends_a_daemon_whose_sockets_nobody_can_reach_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let daemon = Daemon::ready(&sockets(&path));
+    folder.close().unwrap();
+    daemon.signal("TERM");
+    let (status, said) = daemon.end();
+    assert!(status.success() && said.contains("ended in order"), "{status} {said}");
+    assert!(!path.exists());
+}
+
+#[test]
 fn a_clients_shutdown_is_answered_and_is_an_orderly_end() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = Daemon::ready(&sockets(folder.path()));

@@ -145,7 +145,7 @@ fn the_platform_switches_the_tpm_and_a_frame_chooses_its_locality() {
     assert_eq!(platform(POWER_OFF), [0; 4]);
     assert_eq!(command(0, &READ_CLOCK), failure);
     assert_eq!(ask(simulator.data, &words(&[15, 1]), 12), words(&[1, 1, 0]), "a handshake");
-    assert_eq!(platform(21), [], "a stop is an end");
+    assert_eq!(platform(21), Vec::<u8>::new(), "a stop is an end");
     simulator.serving.wait_for_end();
 }
 
@@ -158,10 +158,10 @@ fn what_is_no_frame_ends_its_connection_and_nothing_else() {
     }
     let too_long = [&words(&[8])[..], &[0], &words(&[4097])].concat();
     for nonsense in [too_long, frame(5, &READ_CLOCK), READ_CLOCK.to_vec(), words(&[20]), words(&[21])] {
-        assert_eq!(ask(simulator.data, &nonsense, 100), []);
+        assert_eq!(ask(simulator.data, &nonsense, 100), Vec::<u8>::new());
     }
     for unknown in [0, 3, 12, 13, 20, 30, u32::MAX] {
-        assert_eq!(ask(simulator.platform, &words(&[unknown]), 100), []);
+        assert_eq!(ask(simulator.platform, &words(&[unknown]), 100), Vec::<u8>::new());
     }
     assert!(!simulator.serving.is_over(), "the commands' socket stops nothing");
     assert_eq!(ask(simulator.platform, &words(&[POWER_ON]), 4), [0; 4]);

@@ -4,7 +4,7 @@ use crate::sys;
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// How long waking our own listener may take.
-const WAKE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long asking whether somebody listens at a path may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// `unix:PATH`, or `tcp:ADDRESS:PORT` on loopback.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Address {
     fn listen_unix(&self, path: &Path) -> Result<Listener, ListenError> {
         let refused = |error| ListenError::Refused { address: self.clone(), error };
         if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
-            if sys::connect(path, WAKE_TIMEOUT).is_ok() {
+            if sys::connect(path, ASK_TIMEOUT).is_ok() {
                 return Err(ListenError::InUse { address: self.clone() });
             }
             fs::remove_file(path).map_err(refused)?;
@@ -109,17 +109,6 @@ impl Address {
         let listener = UnixListener::bind(path).map_err(refused)?;
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(refused)?;
         Ok(Listener::Unix(listener))
-    }
-
-    /// Makes a listener that waits there look up.
-    pub(super) fn wake(&self) {
-        let woken = match self {
-            Self::Unix(path) => sys::connect(path, WAKE_TIMEOUT).map(drop),
-            Self::Tcp(address) => TcpStream::connect_timeout(address, WAKE_TIMEOUT).map(drop),
-        };
-        if let Err(error) = woken {
-            eprintln!("vtpmd: the listener at {self} had already gone: {error}");
-        }
     }
 
     pub(super) fn remove(&self) {
@@ -137,19 +126,29 @@ pub(super) enum Listener {
 }
 
 impl Listener {
-    /// The next connection; none if the listener broke.
+    /// What ends this listener from another thread, also where nobody can reach its address any more.
+    pub(super) fn closer(&self) -> io::Result<Closer> {
+        let stream = match self {
+            Self::Unix(listener) => Stream::Unix(UnixStream::from(OwnedFd::from(listener.try_clone()?))),
+            Self::Tcp(listener) => Stream::Tcp(TcpStream::from(OwnedFd::from(listener.try_clone()?))),
+        };
+        Ok(Closer(stream))
+    }
+
+    /// The next connection; none if the listener was closed or broke.
     pub(super) fn accept(&self) -> Option<Stream> {
         loop {
             let accepted = match self {
                 Self::Unix(listener) => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
-                Self::Tcp(listener) => listener.accept().and_then(|(stream, _)| {
-                    stream.set_nodelay(true)?;
-                    Ok(Stream::Tcp(stream))
-                }),
+                Self::Tcp(listener) => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
             };
             match accepted {
+                // A client that had gone before we looked has no options to set.
+                Ok(Stream::Tcp(stream)) if stream.set_nodelay(true).is_err() => {}
                 Ok(stream) => return Some(stream),
                 Err(error) if is_fleeting(&error) => {}
+                // accept(2): the socket does not listen any more.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return None,
                 Err(error) => {
                     eprintln!("vtpmd: cannot accept connections any more: {error}");
                     return None;
@@ -159,10 +158,24 @@ impl Listener {
     }
 }
 
+/// The same socket as a listener's.
+#[derive(Debug)]
+pub(super) struct Closer(Stream);
+
+impl Closer {
+    /// Ends the waiting for connections (shutdown(2) of a listening socket).
+    pub(super) fn close(&self) -> io::Result<()> {
+        match &self.0 {
+            Stream::Unix(socket) => socket.shutdown(Shutdown::Both),
+            Stream::Tcp(socket) => socket.shutdown(Shutdown::Both),
+        }
+    }
+}
+
 /// The client had gone before we looked.
 fn is_fleeting(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, InvalidInput, NotConnected};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | InvalidInput | NotConnected)
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, NotConnected};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | NotConnected)
 }
 
 /// A connection.

@@ -22,7 +22,7 @@ mod wire;
 pub use address::{Address, AddressError, ListenError};
 
 use crate::serving::Serving;
-use address::{Listener, Stream};
+use address::{Closer, Listener, Stream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub struct Sockets {
 /// The listeners of one machine.
 #[derive(Debug, Default)]
 pub struct Server {
-    listening: Vec<(Address, JoinHandle<()>)>,
+    listening: Vec<(Address, Closer, JoinHandle<()>)>,
 }
 
 impl Server {
@@ -76,8 +76,13 @@ impl Server {
             (&sockets.mssim_platform, mssim::serve_platform as Serve),
         ] {
             let Some(address) = address else { continue };
-            match address.listen() {
-                Ok(listener) => server.accept(address, listener, serve, &connections),
+            let opened = address.listen().and_then(|listener| {
+                let closer = listener.closer();
+                let refused = |error| ListenError::Refused { address: address.clone(), error };
+                closer.map(|closer| (listener, closer)).map_err(refused)
+            });
+            match opened {
+                Ok(opened) => server.accept(address, opened, serve, &connections),
                 Err(error) => {
                     serving.end();
                     server.stop();
@@ -91,7 +96,7 @@ impl Server {
     fn accept(
         &mut self,
         address: &Address,
-        listener: Listener,
+        (listener, closer): (Listener, Closer),
         serve: Serve,
         connections: &Arc<Connections>,
     ) {
@@ -104,16 +109,19 @@ impl Server {
                 place.start(stream, serve);
             }
         });
-        self.listening.push((address.clone(), thread));
+        self.listening.push((address.clone(), closer, thread));
     }
 
     /// After [`Serving::end`]: stops listening and removes the sockets from the file system. Connections that are open
     /// answer with failures until their clients go.
     pub fn stop(self) {
-        for (address, thread) in self.listening {
-            address.wake();
-            if thread.join().is_err() {
-                eprintln!("vtpmd: the listener at {address} had failed");
+        for (address, closer, thread) in self.listening {
+            match closer.close() {
+                Ok(()) if thread.join().is_err() => {
+                    eprintln!("vtpmd: the listener at {address} had failed");
+                }
+                Ok(()) => {}
+                Err(error) => eprintln!("vtpmd: the listener at {address} had already gone: {error}"),
             }
             address.remove();
         }
