@@ -6,7 +6,7 @@ use crate::boot::{self, CPUS_MAX, LocalApic};
 use crate::memory::Registers;
 use crate::stop;
 use core::hint::spin_loop;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use spin::Mutex;
 
 use super::machine::{LOCAL_APIC, machine};
@@ -34,7 +34,6 @@ static RESETTING: AtomicBool = AtomicBool::new(false);
 /// What the processor that serves is asked for.
 static REQUEST: AtomicU8 = AtomicU8::new(NONE);
 static SHUT_DOWN: AtomicBool = AtomicBool::new(false);
-static STARTS: AtomicU32 = AtomicU32::new(0);
 
 const NONE: u8 = 0;
 const RESET: u8 = 1;
@@ -62,7 +61,6 @@ pub fn request() -> Option<Request> {
 /// The guest is loaded: its first processor begins there.
 pub fn begin(at: Protected) {
     *ENTRY.lock() = Some(at);
-    STARTS.fetch_add(1, Ordering::AcqRel);
     ENTRY_IS_SET.store(true, Ordering::Release);
 }
 
@@ -136,7 +134,7 @@ pub(super) fn await_reset() {
     boot::wake();
 }
 
-/// Asks for the TPM's shutdown and waits for it, at most `polls` looks.
+/// Asks for the TPM's shutdown and waits for it so many milliseconds. Returns whether it came.
 pub(super) fn await_shut_down(patience_ms: u64) -> bool {
     REQUEST.store(POWER_OFF, Ordering::Release);
     boot::wake();
