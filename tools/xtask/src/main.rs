@@ -70,8 +70,8 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "demo",
         help: demo::HELP,
-        flags: &["--keep"],
-        run: |flags| demo::run(flags.has("--keep")),
+        flags: &["--keep", "--image"],
+        run: |flags| demo::run(flags.has("--keep"), flags.has("--image")),
     },
     Subcommand { name: "image", help: image::HELP, flags: &[], run: |_| image::run() },
     Subcommand {

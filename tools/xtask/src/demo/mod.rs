@@ -8,6 +8,7 @@
 //! honest state boots afterwards.
 //! **Not here.** The laws on a simulated disk, at every byte: `tests/`.
 
+mod image;
 mod refusals;
 mod stage;
 
@@ -19,21 +20,27 @@ use crate::{house, setup};
 use stage::Stage;
 
 pub(crate) const HELP: &str = "\
-cargo xtask demo [--keep]
+cargo xtask demo [--keep] [--image]
 
 Enrols a VM with a broker, boots Debian's kernel on its TPM, cuts the power in the
 middle of writes, boots again, then tries what a hostile host would try. Needs no
 silicon: the secure processor is simulated and says so. With --keep, disks and logs
-stay in target/husk/demo; they also stay when a step fails. The last line counts.";
+stay in target/husk/demo; they also stay when a step fails. The last line counts.
+With --image the TPM lives in the bootable image, above the guest, and the story is
+shorter: two boots, the event log, a power cut, a clone, yesterday's disk.";
 
 /// How many acknowledged writes there must be before the power is cut.
 const WRITES_BEFORE_CUT: u64 = 5;
 
-/// Runs the demo.
-pub(crate) fn run(keep: bool) -> Result<(), Failure> {
+/// Runs the demo, with the component in a host process or in the image.
+pub(crate) fn run(keep: bool, through_image: bool) -> Result<(), Failure> {
     setup::to_boot()?;
     let mut steps = Steps::default();
-    into(&mut steps, keep)?;
+    if through_image {
+        image::into(&mut steps, keep)?;
+    } else {
+        into(&mut steps, keep)?;
+    }
     println!("demo: {} steps, {} passed, {} failed", steps.passed + steps.failed, steps.passed, steps.failed);
     if steps.all_passed() { Ok(()) } else { Err(Failure::failed("demo: something failed, see above")) }
 }
