@@ -135,6 +135,21 @@ fn the_keys_survive_clear_kills_and_a_saved_state() {
     assert_eq!(bench.told().unwrap(), made);
 }
 
+/// The golden state is what libtpms 0.9 once stored; whoever has a certificate over these keys must find them again.
+#[test]
+fn a_state_of_long_ago_still_has_its_keys() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
+    let mut bench = Bench::new(1);
+    bench.put_back_state(&std::fs::read(format!("{folder}/engine/libtpms-0.09.state")).unwrap());
+    bench.learn().unwrap();
+    let keys = bench.told().unwrap().concat();
+    let golden = format!("{folder}/svsm/keys-of-libtpms-0.09.bin");
+    if std::env::var_os("HUSK_BLESS").is_some() {
+        std::fs::write(&golden, &keys).unwrap();
+    }
+    assert!(std::fs::read(golden).unwrap() == keys);
+}
+
 #[test]
 fn another_seed_is_never_shown_with_the_old_keys() {
     let mut bench = Bench::started();

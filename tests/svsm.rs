@@ -9,6 +9,8 @@ mod attestation;
 mod guest_ram;
 #[path = "svsm/stand_in.rs"]
 mod stand_in;
+#[path = "support/tpm.rs"]
+mod tpm;
 #[path = "svsm/vtpm.rs"]
 mod vtpm;
 #[path = "svsm/wild.rs"]

@@ -12,6 +12,7 @@ use husk::seams::{REPORT_BYTES, REPORT_DATA_BYTES};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::guest_ram::GuestRam;
+use crate::tpm::{self, Bytes};
 
 /// What the processor does when it is asked for a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,14 +68,26 @@ impl StandIn {
         }
     }
 
-    /// A key of the right length: its number, then counting bytes.
+    /// A public area of the right template, with a key of counting bytes.
     pub(crate) fn key(key: EndorsementKey) -> Vec<u8> {
-        let bytes = match key {
-            EndorsementKey::Rsa2048 => 314,
-            EndorsementKey::P256 => 122,
-            EndorsementKey::P384 => 170,
-        };
-        (0..=u8::MAX).cycle().take(bytes).map(|at| at.wrapping_mul(key as u8 * 2 + 3)).collect()
+        let counting = |bytes| (0..=u8::MAX).cycle().skip(key as usize * 7 + 1).take(bytes);
+        match key {
+            EndorsementKey::Rsa2048 => {
+                with_key(&tpm::endorsement_template("L-1"), 258, 256, &[counting(256).collect()])
+            }
+            EndorsementKey::P256 => with_key(
+                &tpm::endorsement_template("L-2"),
+                68,
+                32,
+                &[counting(32).collect(), counting(32).collect()],
+            ),
+            EndorsementKey::P384 => with_key(
+                &tpm::endorsement_template("H-3"),
+                4,
+                48,
+                &[counting(48).collect(), counting(48).collect()],
+            ),
+        }
     }
 
     /// One call over `ram`.
@@ -171,4 +184,10 @@ impl Attested for StandIn {
         into[..self.certificate.len()].copy_from_slice(&self.certificate);
         self.certificate.len()
     }
+}
+
+/// A template whose last `unique` bytes give way to `parts`, each of `bytes` bytes.
+fn with_key(template: &[u8], unique: usize, bytes: usize, parts: &[Vec<u8>]) -> Vec<u8> {
+    let head = Bytes::new().raw(&template[..template.len() - unique]);
+    parts.iter().inspect(|part| assert_eq!(part.len(), bytes)).fold(head, |key, part| key.sized(part)).0
 }

@@ -100,6 +100,28 @@ pub enum EvidenceError {
         /// Its common name.
         name: String,
     },
+    /// A services manifest breaks its layout.
+    #[error("the manifest is malformed: {0}. Whoever sent it garbled it, or another program's SVSM wrote it")]
+    BadManifest(&'static str),
+    /// The report does not cover the manifest and the nonce.
+    #[error(
+        "the report does not cover this manifest and this nonce: it was made for others. Ask for a new report"
+    )]
+    ManifestUnbound,
+    /// A manifest counts only under a report at VMPL 0.
+    #[error(
+        "the report is of VMPL {vmpl}, so the guest made it, not the firmware beneath. Ask the SVSM for one"
+    )]
+    NotVmpl0 {
+        /// The report's VMPL.
+        vmpl: u32,
+    },
+    /// The file holds no report.
+    #[error("this is neither a report of 1184 bytes nor a processor's answer that holds one. Check the file")]
+    NoReport,
+    /// The file holds no certificate of a signing key.
+    #[error("no certificate of a signing key is here: {0}. Supply the VCEK or VLEK of the report")]
+    NoCertificate(&'static str),
     /// The file or folder could not be read.
     #[error("cannot read {path}: {why}. Check the path and its permissions")]
     Unreadable {

@@ -2,7 +2,7 @@
 
 use crate::certificate::{Certificate, Dates};
 use crate::roots::{Authority, Root, SignerKind, is_amd_root, is_root, is_simulated_name};
-use crate::{EvidenceError, Vek, VekCertificate};
+use crate::{EvidenceError, Vek, VekCertificate, report_data};
 use husk::attest::report::{Generation, Report, SigningKey, Tcb};
 use husk::seams::REPORT_BYTES;
 use p384::ecdsa::Signature;
@@ -99,6 +99,18 @@ impl Verified<'_> {
         match &self.vek {
             Vek::Vcek { hwid } => Some(hwid),
             Vek::Vlek { .. } => None,
+        }
+    }
+
+    /// Whether the firmware at VMPL 0 vouches for `manifest`, freshly for `nonce`.
+    ///
+    /// # Errors
+    /// [`EvidenceError::NotVmpl0`]; [`EvidenceError::ManifestUnbound`].
+    pub fn covers(&self, manifest: &[u8], nonce: &[u8; 64]) -> Result<(), EvidenceError> {
+        match self.report.vmpl() {
+            0 if *self.report.report_data() == report_data(nonce, manifest) => Ok(()),
+            0 => Err(EvidenceError::ManifestUnbound),
+            vmpl => Err(EvidenceError::NotVmpl0 { vmpl }),
         }
     }
 

@@ -4,6 +4,8 @@
 //! made is there already · 5 another broker serves the database. `husk vtpmd` and `husk run` end with 10 and the number of the family
 //! whose fault it is: 12 host · 13 broker · 14 seal · 15 engine · 16 a defect.
 
+mod evidence;
+
 use clap::{Parser, Subcommand};
 use husk::fault::Fault;
 use husk_broker::cli::{BrokerCommand, TenantCommand, VmCommand, exit_code};
@@ -50,6 +52,9 @@ enum Command {
     Relay(husk_relay::cli::Args),
     /// Start a machine with the image in it.
     Run(Box<husk_launcher::cli::Args>),
+    /// Show and verify attestation reports and SVSM manifests.
+    #[command(subcommand)]
+    Evidence(evidence::EvidenceCommand),
     /// Look at a sealed volume without its keys.
     #[command(subcommand)]
     Volume(husk_volume::cli::VolumeCommand),
@@ -65,6 +70,7 @@ fn main() -> ExitCode {
         Command::Vtpmd(args) => husk_vtpmd::daemon::run(&args),
         Command::Relay(args) => husk_relay::cli::run(&args),
         Command::Run(args) => husk_launcher::cli::run(*args),
+        Command::Evidence(command) => command.run(),
         Command::Volume(command) => command.run(),
     };
     match result {

@@ -1,0 +1,197 @@
+//! `husk evidence`: reports, certificates and manifests, shown and verified. Thin over `husk-evidence`.
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use husk_evidence::view::{CertificateView, ManifestView, ReportView, VerifiedView};
+use husk_evidence::{Manifest, VekCertificate, Verifier, key_certificate_in, report_in};
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The longest file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// `husk evidence`
+#[derive(Subcommand, Debug)]
+pub(crate) enum EvidenceCommand {
+    /// Show what reports, certificates of signing keys and SVSM manifests say. Verifies nothing.
+    Show(ShowArgs),
+    /// Verify a report down to AMD's roots, and that it covers an SVSM manifest.
+    Verify(Box<VerifyArgs>),
+}
+
+/// `husk evidence show`
+#[derive(Args, Debug)]
+pub(crate) struct ShowArgs {
+    /// Reports (1184 bytes, or a processor's answer), certificates (DER, PEM, or the table of an extended report),
+    /// manifests (the table of all services, the vTPM's version 0 or 1).
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Print the result as one JSON array.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `husk evidence verify`
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// The report.
+    #[arg(long, value_name = "FILE")]
+    report: PathBuf,
+    /// The certificate of the key that signed it: DER, PEM, or the table of an extended report.
+    #[arg(long, value_name = "FILE")]
+    certificate: PathBuf,
+    /// More of AMD's intermediate certificates (PEM), as its key service gives them; for VLEKs.
+    #[arg(long, value_name = "FILE")]
+    intermediates: Vec<PathBuf>,
+    /// For tests: also accept this simulated processor (chain.pem of `husk psp init`).
+    #[arg(long, value_name = "FILE")]
+    accept_simulated_silicon: Option<PathBuf>,
+    /// The SVSM manifest that the report must cover, at VMPL 0.
+    #[arg(long, value_name = "FILE", requires = "nonce")]
+    manifest: Option<PathBuf>,
+    /// The nonce that was asked with: 128 hexadecimal digits.
+    #[arg(long, value_name = "HEX", requires = "manifest", value_parser = bytes::<64>)]
+    nonce: Option<[u8; 64]>,
+    /// The launch digest that the report must have: 96 hexadecimal digits.
+    #[arg(long, value_name = "HEX", value_parser = bytes::<48>)]
+    measurement: Option<[u8; 48]>,
+    /// The HOST_DATA that the report must have: 64 hexadecimal digits.
+    #[arg(long, value_name = "HEX", value_parser = bytes::<32>)]
+    host_data: Option<[u8; 32]>,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+fn bytes<const N: usize>(text: &str) -> Result<[u8; N], String> {
+    let mut out = [0; N];
+    hex::decode_to_slice(text, &mut out).map_err(|_| format!("{} hexadecimal digits are wanted", 2 * N))?;
+    Ok(out)
+}
+
+impl EvidenceCommand {
+    /// Does it.
+    ///
+    /// # Errors
+    /// One line: what, whose fault, what to do.
+    pub(crate) fn run(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Show(args) => show(args),
+            Self::Verify(args) => verify(args),
+        }
+    }
+}
+
+fn show(args: &ShowArgs) -> anyhow::Result<()> {
+    let shown: Vec<Value> = args.files.iter().map(|file| view(file)).collect::<anyhow::Result<_>>()?;
+    if args.json {
+        println!("{:#}", Value::Array(shown));
+        return Ok(());
+    }
+    for object in &shown {
+        print!("{}", text(object, 0));
+    }
+    println!("Nothing of this is verified; `husk evidence verify` does that.");
+    Ok(())
+}
+
+/// What a file holds, by its first bytes and its length.
+fn view(file: &Path) -> anyhow::Result<Value> {
+    let bytes = read(file)?;
+    let (kind, content) = if let Ok(report) = report_in(&bytes) {
+        let report = husk::attest::report::Report::parse(report).map_err(husk_evidence::EvidenceError::from);
+        let report = report.with_context(|| file.display().to_string())?;
+        ("report", serde_json::to_value(ReportView::from(&report))?)
+    } else if let Ok(der) = key_certificate_in(&bytes) {
+        let certificate = VekCertificate::from_der(&der).with_context(|| file.display().to_string())?;
+        ("certificate", serde_json::to_value(CertificateView::from(&certificate))?)
+    } else {
+        let manifest = Manifest::parse(&bytes).with_context(|| {
+            format!("{}: it is no report and no certificate; read as a manifest", file.display())
+        })?;
+        ("manifest", serde_json::to_value(ManifestView::from(&manifest))?)
+    };
+    let mut object = Map::new();
+    object.insert("file".into(), json!(file.display().to_string()));
+    object.insert("kind".into(), json!(kind));
+    object.insert(kind.into(), content);
+    Ok(Value::Object(object))
+}
+
+fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
+    let verifier = verifier(args)?;
+    let report = read(&args.report)?;
+    let report = report_in(&report).with_context(|| args.report.display().to_string())?;
+    let certificate = key_certificate_in(&read(&args.certificate)?)
+        .with_context(|| args.certificate.display().to_string())?;
+    let verified = verifier.verify(report, &certificate)?;
+    if args.measurement.is_some_and(|wanted| wanted != *verified.report.measurement()) {
+        anyhow::bail!("the report is genuine, but of other firmware: its MEASUREMENT is another");
+    }
+    if args.host_data.is_some_and(|wanted| wanted != *verified.report.host_data()) {
+        anyhow::bail!("the report is genuine, but of another launch configuration: its HOST_DATA is another");
+    }
+    let manifest = args.manifest.as_deref().zip(args.nonce.as_ref());
+    let manifest = manifest.map(|(file, nonce)| -> anyhow::Result<Manifest> {
+        let bytes = read(file)?;
+        verified.covers(&bytes, nonce)?;
+        Manifest::parse(&bytes).with_context(|| file.display().to_string())
+    });
+    let manifest = manifest.transpose()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let view = serde_json::to_value(VerifiedView::new(&verified, manifest.as_ref(), now))?;
+    if args.json {
+        println!("{view:#}");
+        return Ok(());
+    }
+    print!("{}", text(&view, 0));
+    let whose = if verified.silicon.is_simulated() { "a SIMULATED processor" } else { "AMD's silicon" };
+    println!(
+        "The report is {whose}'s; whether its measurement and patch levels are the right ones is for you to say."
+    );
+    Ok(())
+}
+
+fn verifier(args: &VerifyArgs) -> anyhow::Result<Verifier> {
+    let mut verifier = Verifier::new()?;
+    for file in &args.intermediates {
+        verifier = verifier.with_intermediates(&read(file)?).with_context(|| file.display().to_string())?;
+    }
+    if let Some(file) = &args.accept_simulated_silicon {
+        verifier = verifier.accept_simulated(&read(file)?).with_context(|| file.display().to_string())?;
+    }
+    Ok(verifier)
+}
+
+fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let name = || format!("cannot read {}; check the path and its permissions", file.display());
+    let size = std::fs::metadata(file).with_context(name)?.len();
+    if size > FILE_BYTES_MAX {
+        anyhow::bail!("{}: it is longer than any evidence; name another file", file.display());
+    }
+    std::fs::read(file).with_context(name)
+}
+
+/// JSON as lines of names and values, for people.
+fn text(value: &Value, depth: usize) -> String {
+    let indent = "  ".repeat(depth);
+    let line = |name: &str, value: &Value| match value {
+        Value::Object(_) => format!("{indent}{name}\n{}", text(value, depth + 1)),
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            let items = items.iter().map(|item| text(item, depth + 1)).collect::<Vec<_>>();
+            format!("{indent}{name}\n{}", items.join(&format!("{indent}  -\n")))
+        }
+        Value::Array(items) => {
+            let words: Vec<_> = items.iter().map(plain).collect();
+            format!("{indent}{name} {}\n", words.join(" "))
+        }
+        Value::Null => String::new(),
+        other => format!("{indent}{name} {}\n", plain(other)),
+    };
+    value.as_object().into_iter().flatten().map(|(name, value)| line(name, value)).collect()
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
