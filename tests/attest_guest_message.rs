@@ -223,6 +223,106 @@ fn a_refusal_of_the_processor_keeps_the_conversation_alive() {
     assert!(ask(&mut messenger, &mut world).is_ok());
 }
 
+/// What a host says to extended requests; plain ones are carried, after it was busy once.
+struct Extended {
+    inner: World,
+    say: Option<GuestRequestError>,
+    table: usize,
+    busy: u32,
+    asked: Vec<Page>,
+}
+
+impl Extended {
+    fn new(say: Option<GuestRequestError>, table: usize, busy: u32) -> Self {
+        Self { inner: World::new(Trick::Honest), say, table, busy, asked: Vec::new() }
+    }
+
+    fn is_busy(&mut self, request: &Page) -> bool {
+        self.asked.push(*request);
+        let busy = self.busy > 0;
+        self.busy = self.busy.saturating_sub(1);
+        busy
+    }
+}
+
+impl GuestRequest for Extended {
+    fn exchange(&mut self, request: &Page, response: &mut Page) -> Result<(), GuestRequestError> {
+        if self.is_busy(request) {
+            return Err(GuestRequestError::Busy);
+        }
+        self.inner.exchange(request, response)
+    }
+
+    fn exchange_extended(
+        &mut self,
+        request: &Page,
+        response: &mut Page,
+        certificates: &mut [u8],
+    ) -> Result<usize, GuestRequestError> {
+        if let Some(error) = self.say {
+            self.asked.push(*request);
+            return Err(error);
+        }
+        self.exchange(request, response)?;
+        certificates.fill(0x77);
+        Ok(self.table)
+    }
+}
+
+fn ask_extended(
+    messenger: &mut Messenger,
+    host: &mut Extended,
+    table: &mut [u8],
+) -> Result<usize, AttestFault> {
+    messenger.extended_report(host, (&[0x5A; 64], 2), &mut [0; REPORT_BYTES], table)
+}
+
+#[test]
+fn an_extended_request_that_does_not_fit_goes_out_again_plainly_with_the_very_same_bytes() {
+    for busy in [0, 3] {
+        let mut messenger = messenger();
+        let mut host = Extended::new(Some(GuestRequestError::InvalidLength), 0, busy);
+        assert_eq!(ask_extended(&mut messenger, &mut host, &mut [0; 100]), Ok(0));
+        assert!(host.asked.iter().all(|page| *page == host.asked[0]), "one number, one ciphertext");
+        assert_eq!(host.asked.len(), 2 + busy as usize);
+        assert!(!messenger.is_wiped());
+        assert_eq!(ask_extended(&mut messenger, &mut host, &mut []), Ok(0), "the conversation goes on");
+    }
+}
+
+#[test]
+fn an_extended_request_brings_what_the_host_has_and_never_more_than_there_is_room_for() {
+    let (mut first, mut table) = (messenger(), [0; 100]);
+    let mut host = Extended::new(None, 40, 2);
+    assert_eq!(ask_extended(&mut first, &mut host, &mut table), Ok(40));
+    assert!(host.asked.iter().all(|page| *page == host.asked[0]));
+    let mut lying = Extended::new(None, usize::MAX, 0);
+    assert_eq!(ask_extended(&mut messenger(), &mut lying, &mut table), Ok(100));
+    // A host that has no extended requests at all: the trait's own answer.
+    let mut plain = World::new(Trick::Honest);
+    let asked = (&[0x5A; 64], 2);
+    let outcome = messenger().extended_report(&mut plain, asked, &mut [0; REPORT_BYTES], &mut table);
+    assert_eq!((outcome, plain.seen.len()), (Ok(0), 1));
+}
+
+#[test]
+fn an_extended_request_that_fails_otherwise_costs_the_key() {
+    let mut messenger = messenger();
+    let mut host = Extended::new(Some(GuestRequestError::Failed), 0, 0);
+    assert_eq!(ask_extended(&mut messenger, &mut host, &mut [0; 10]), Err(AttestFault::NoReport));
+    assert!(messenger.is_wiped());
+    assert_eq!(host.asked.len(), 1);
+}
+
+#[test]
+fn every_message_kind_has_its_own_numbers() {
+    for kind in MessageKind::ALL {
+        assert_eq!(MessageKind::from_numbers(kind.numbers()), Some(kind));
+    }
+    let unknown = (0..=255).flat_map(|kind| [(kind, 0), (kind, 3), (kind, 255)]);
+    assert_eq!(unknown.filter_map(MessageKind::from_numbers).next(), None);
+}
+
 #[test]
 fn the_secrets_page_gives_its_key_once() {
     let mut page = secrets_page();

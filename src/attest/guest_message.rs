@@ -9,12 +9,19 @@
 //! same bytes go out again, and only so often. Requests are built and responses opened in private memory.
 //! **Not here.** What the report's caller data binds: [`binding`](super::binding). The GHCB exits: the firmware's.
 
+mod key;
+mod report;
+mod secrets;
+mod time;
+
+pub use key::{KEY_REQUEST_BYTES, KEY_RESPONSE_BYTES, KeyFields, KeyRequest, KeyRoot};
+pub use report::{REPORT_REQUEST_BYTES, REPORT_RESPONSE_BYTES};
+pub use secrets::SecretsPage;
+pub use time::{TSC_INFO_BYTES, TscInfo};
+
 use super::AttestFault;
-use super::report::Layout;
-use crate::seams::{REPORT_BYTES, REPORT_DATA_BYTES};
 use crate::secret::Secret;
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
-use subtle::ConstantTimeEq;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use zeroize::Zeroize;
@@ -26,10 +33,6 @@ pub const HEADER_BYTES: usize = HEADER_SIZE as usize;
 const HEADER_SIZE: u16 = 0x60;
 /// The longest payload that the processor takes or gives.
 pub const PAYLOAD_BYTES_MAX: usize = 4000;
-/// Size of MSG_REPORT_REQ.
-pub const REPORT_REQUEST_BYTES: usize = 96;
-/// Size of MSG_REPORT_RSP with a report in it.
-pub const REPORT_RESPONSE_BYTES: usize = 0x20 + REPORT_BYTES;
 /// How often a request that the host calls busy goes out again before its key is wiped.
 pub const BUSY_RETRIES_MAX: u32 = 64;
 /// Size of a VMPCK: AES-256.
@@ -37,31 +40,63 @@ const KEY_BYTES: usize = 32;
 /// ALGO 1: AES-256-GCM; HDR_VERSION 1.
 const ALGO_AES_256_GCM: u8 = 1;
 const HEADER_VERSION: u8 = 1;
-/// MSG_VERSION of every message used here.
-const MESSAGE_VERSION: u8 = 1;
 /// The additional data: from ALGO to the end of the header. The sequence number is the nonce instead.
 const AAD_OFFSET: usize = 0x30;
 const TAG_BYTES: usize = 16;
 
-/// MSG_TYPE.
+/// MSG_TYPE and MSG_VERSION. A response has the version of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum MessageKind {
+    /// MSG_KEY_REQ.
+    KeyRequest,
+    /// MSG_KEY_RSP.
+    KeyResponse,
+    /// MSG_KEY_REQ, version 2: with LAUNCH_MIT_VECTOR.
+    KeyRequest2,
+    /// MSG_KEY_RSP to version 2.
+    KeyResponse2,
     /// MSG_REPORT_REQ.
-    ReportRequest = 5,
+    ReportRequest,
     /// MSG_REPORT_RSP.
-    ReportResponse = 6,
+    ReportResponse,
+    /// MSG_TSC_INFO_REQ.
+    TscInfoRequest,
+    /// MSG_TSC_INFO_RSP.
+    TscInfoResponse,
 }
 
 impl MessageKind {
-    /// The message of that number, if it is one that this code knows.
+    /// Every message that this code knows.
+    pub const ALL: [Self; 8] = [
+        Self::KeyRequest,
+        Self::KeyResponse,
+        Self::KeyRequest2,
+        Self::KeyResponse2,
+        Self::ReportRequest,
+        Self::ReportResponse,
+        Self::TscInfoRequest,
+        Self::TscInfoResponse,
+    ];
+
+    /// MSG_TYPE and MSG_VERSION.
     #[must_use]
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            5 => Some(Self::ReportRequest),
-            6 => Some(Self::ReportResponse),
-            _ => None,
+    pub const fn numbers(self) -> (u8, u8) {
+        match self {
+            Self::KeyRequest => (3, 1),
+            Self::KeyResponse => (4, 1),
+            Self::KeyRequest2 => (3, 2),
+            Self::KeyResponse2 => (4, 2),
+            Self::ReportRequest => (5, 1),
+            Self::ReportResponse => (6, 1),
+            Self::TscInfoRequest => (17, 1),
+            Self::TscInfoResponse => (18, 1),
         }
+    }
+
+    /// The message of those numbers, if it is one that this code knows.
+    #[must_use]
+    pub fn from_numbers(numbers: (u8, u8)) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.numbers() == numbers)
     }
 }
 
@@ -93,7 +128,7 @@ const _: () =
 /// What a header says, beyond the constants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// MSG_TYPE.
+    /// MSG_TYPE and MSG_VERSION.
     pub kind: MessageKind,
     /// MSG_SEQNO: odd from the guest, even from the processor, never used twice.
     pub sequence: u64,
@@ -112,11 +147,12 @@ impl Envelope {
     /// [`Unauthentic`] if it is no message of a kind known here.
     pub fn claimed(page: &[u8; PAGE_BYTES]) -> Result<Self, Unauthentic> {
         let (header, _) = Header::ref_from_prefix(page).map_err(|_| Unauthentic)?;
-        let kind = MessageKind::from_number(header.kind).ok_or(Unauthentic)?;
+        let kind = MessageKind::from_numbers((header.kind, header.version)).ok_or(Unauthentic)?;
         Ok(Self { kind, sequence: header.sequence.get(), vmpck: header.vmpck })
     }
 
     fn header(&self, payload_bytes: u16) -> Header {
+        let (kind, version) = self.kind.numbers();
         Header {
             tag: [0; TAG_BYTES],
             tag_unused: [0; 16],
@@ -125,8 +161,8 @@ impl Envelope {
             algo: ALGO_AES_256_GCM,
             header_version: HEADER_VERSION,
             header_bytes: U16::new(HEADER_SIZE),
-            kind: self.kind as u8,
-            version: MESSAGE_VERSION,
+            kind,
+            version,
             payload_bytes: U16::new(payload_bytes),
             reserved_38: U32::ZERO,
             vmpck: self.vmpck,
@@ -228,67 +264,22 @@ pub trait GuestRequest {
         request: &[u8; PAGE_BYTES],
         response: &mut [u8; PAGE_BYTES],
     ) -> Result<(), GuestRequestError>;
-}
 
-/// The secrets page that the processor wrote at launch (AMD 56860, table "secrets page format"), taken apart.
-#[derive(Debug)]
-pub struct SecretsPage {
-    version: u32,
-    vmpck0: Secret<KEY_BYTES>,
-}
-
-impl SecretsPage {
-    /// Offset of VMPCK0; the other three follow.
-    const VMPCK0: usize = 0x20;
-
-    /// Takes VMPCK0 out of `page`, where it is wiped: no other code in the guest may speak with this key.
-    ///
-    /// The other keys stay for lower privilege levels.
+    /// As [`exchange`](Self::exchange), as an extended request (NAE 0x8000_0012): the host also writes its table of certificates into
+    /// `certificates`, and the length of that in bytes comes back. All of it is the host's word.
     ///
     /// # Errors
-    /// [`AttestFault::SecretsAbsent`] if the page was never written or its key was taken before.
-    pub fn take(page: &mut [u8; PAGE_BYTES]) -> Result<Self, AttestFault> {
-        let absent = AttestFault::SecretsAbsent;
-        let version = U32::read_from_prefix(page).map_err(|_| absent)?.0.get();
-        let key = page[Self::VMPCK0..].first_chunk_mut::<KEY_BYTES>().ok_or(absent)?;
-        let empty = key.ct_eq(&[0; KEY_BYTES]);
-        let vmpck0 = Secret::take(key);
-        if version == 0 || bool::from(empty) {
-            return Err(absent);
-        }
-        Ok(Self { version, vmpck0 })
-    }
-
-    /// VERSION of the page.
-    #[must_use]
-    pub const fn version(&self) -> u32 {
-        self.version
+    /// [`GuestRequestError::InvalidLength`] where the table does not fit, and where there are no such requests: the same bytes are then
+    /// carried plainly, so that their number is not lost.
+    fn exchange_extended(
+        &mut self,
+        _request: &[u8; PAGE_BYTES],
+        _response: &mut [u8; PAGE_BYTES],
+        _certificates: &mut [u8],
+    ) -> Result<usize, GuestRequestError> {
+        Err(GuestRequestError::InvalidLength)
     }
 }
-
-/// MSG_REPORT_REQ. KEY_SEL 0: the VLEK where one is installed, else the VCEK; firmware that has no KEY_SEL takes it too.
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-struct ReportRequest {
-    report_data: [u8; REPORT_DATA_BYTES],
-    vmpl: U32,
-    key_select: U32,
-    reserved: [u8; 24],
-}
-
-const _: () = assert!(size_of::<ReportRequest>() == REPORT_REQUEST_BYTES);
-
-/// MSG_REPORT_RSP.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-struct ReportResponse {
-    status: U32,
-    report_bytes: U32,
-    reserved: [u8; 24],
-    report: [u8; REPORT_BYTES],
-}
-
-const _: () = assert!(size_of::<ReportResponse>() == REPORT_RESPONSE_BYTES);
 
 /// Speaks to the processor with VMPCK0. See the module's laws.
 #[derive(Debug)]
@@ -311,29 +302,6 @@ impl Messenger {
         self.next.is_none()
     }
 
-    /// Asks for a report that carries `data` and `vmpl`, and writes it into `out`.
-    ///
-    /// # Errors
-    /// [`AttestFault::ProcessorRefused`] leaves the key usable. [`AttestFault::NoReport`] (the host did not carry the
-    /// request) and [`AttestFault::MessageRefused`] (what came back is not the answer) leave it wiped;
-    /// [`AttestFault::KeyWiped`] says that it was wiped before.
-    pub fn report(
-        &mut self,
-        host: &mut dyn GuestRequest,
-        data: &[u8; REPORT_DATA_BYTES],
-        vmpl: u32,
-        out: &mut [u8; REPORT_BYTES],
-    ) -> Result<(), AttestFault> {
-        let request = ReportRequest {
-            report_data: *data,
-            vmpl: U32::new(vmpl),
-            key_select: U32::ZERO,
-            reserved: [0; 24],
-        };
-        let pair = (MessageKind::ReportRequest, MessageKind::ReportResponse);
-        self.exchange(host, pair, request.as_bytes(), &mut |payload| read_report(payload, &request, out))
-    }
-
     /// One request and its response, which `read` sees once it authenticated.
     ///
     /// Whatever goes wrong before that wipes the key.
@@ -341,15 +309,15 @@ impl Messenger {
     fn exchange(
         &mut self,
         host: &mut dyn GuestRequest,
-        (ask, answer): (MessageKind, MessageKind),
-        payload: &[u8],
+        payload: Payload<'_>,
         read: &mut dyn FnMut(&[u8]) -> Result<(), AttestFault>,
     ) -> Result<(), AttestFault> {
+        let Payload { ask, answer, bytes } = payload;
         let sequence = self.next.take().ok_or(AttestFault::KeyWiped)?;
         let request = Envelope { kind: ask, sequence, vmpck: 0 };
         let expected = Envelope { kind: answer, sequence: sequence.wrapping_add(1), vmpck: 0 };
         let mut page = [0; PAGE_BYTES];
-        let outcome = match seal(&self.key, &request, payload, &mut page) {
+        let outcome = match seal(&self.key, &request, bytes, &mut page) {
             Ok(()) => deliver(host, &page, &self.key, &expected, read),
             Err(Unauthentic) => Err(AttestFault::NoReport),
         };
@@ -365,6 +333,13 @@ impl Messenger {
         }
         outcome
     }
+}
+
+/// A request, and which message answers it.
+struct Payload<'b> {
+    ask: MessageKind,
+    answer: MessageKind,
+    bytes: &'b [u8],
 }
 
 /// Lets the host carry `request`, the same bytes as often as it is busy, and opens what comes back.
@@ -393,25 +368,4 @@ fn deliver(
     };
     response.zeroize();
     outcome
-}
-
-/// Reads MSG_REPORT_RSP: a status, and a report that answers exactly this request.
-fn read_report(
-    payload: &[u8],
-    request: &ReportRequest,
-    out: &mut [u8; REPORT_BYTES],
-) -> Result<(), AttestFault> {
-    let refused = AttestFault::MessageRefused;
-    let (status, _) = U32::read_from_prefix(payload).map_err(|_| refused)?;
-    if status != U32::ZERO {
-        return Err(AttestFault::ProcessorRefused);
-    }
-    let (response, _) = ReportResponse::ref_from_prefix(payload).map_err(|_| refused)?;
-    let report: &Layout = zerocopy::transmute_ref!(&response.report);
-    let answers = report.report_data == request.report_data && report.vmpl == request.vmpl;
-    if !answers || usize::try_from(response.report_bytes.get()) != Ok(REPORT_BYTES) {
-        return Err(refused);
-    }
-    out.copy_from_slice(&response.report);
-    Ok(())
 }

@@ -11,6 +11,7 @@
 //! | [`image`] | the bootable image: its memory, its boot in ten steps, how it ends, what it shows |
 //! | [`bench`](mod@bench) | what each promise costs, measured |
 //! | [`fuzzing`] | which bytes from outside are tried, how to try more, how to add a target |
+//! | [`building`] | the seams, what each must promise, and the order of calls |
 //! | [`decisions`] | why it is so and not otherwise |
 //! | [`volume_format`] | the sealed volume, byte by byte (normative) |
 //! | [`manifest_format`](crate::frontend::svsm::manifest_format) | the services manifests, byte by byte (normative) |
@@ -36,6 +37,9 @@ pub mod measurement {}
 
 #[doc = include_str!("image.md")]
 pub mod image {}
+
+#[doc = include_str!("building.md")]
+pub mod building {}
 
 #[doc = include_str!("bench.md")]
 pub mod bench {}

@@ -36,7 +36,7 @@ impl GuestRequest for Host<'_> {
             3 => put(response, self.script.sized()),
             4 => {
                 let payload = self.script.sized().to_vec();
-                let kind = MessageKind::from_number(what >> 3).unwrap_or(MessageKind::ReportResponse);
+                let kind = MessageKind::from_numbers((what >> 3, 1)).unwrap_or(MessageKind::ReportResponse);
                 let sequence = asked.sequence.wrapping_add(u64::from(change & 3));
                 let payload = &payload[..payload.len().min(4000)];
                 seal(&key(), &Envelope { kind, sequence, vmpck: 0 }, payload, response).unwrap();

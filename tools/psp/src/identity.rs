@@ -190,6 +190,11 @@ impl Identity {
         Ok(())
     }
 
+    /// What this chip's derived keys come from: its signing key, as good as a secret of its own in a simulation.
+    pub(crate) fn root_of_keys(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.vcek.to_bytes().to_vec())
+    }
+
     /// Intermediate and root as PEM: what a verifier that accepts this simulation is given.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 //! nobody from its host. A relying party must refuse its root unless it is testing; `husk-evidence` does.
 //! **Laws.** Every name in its certificates says that it is simulated. A message key meets each sequence number once. A
 //! REPORT_ID ends with its guest and never comes back.
-//! **Not here.** Memory encryption, the RMP, ID blocks, migration, VLEKs, derived keys.
+//! **Not here.** Memory encryption, the RMP, ID blocks, migration, VLEKs.
 //!
 //! [`Processor`] is pure: no sockets, no clock, entropy is handed in. Three ways to it: a world in one process
 //! ([`LocalGuest`]), the socket of `husk psp serve` ([`client::Guest`]), and either of them behind [`PspReporter`], which
@@ -17,6 +17,7 @@ pub mod client;
 mod guest;
 mod identity;
 mod issue;
+mod keys;
 mod launch;
 mod processor;
 mod protocol;

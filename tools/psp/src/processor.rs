@@ -7,10 +7,12 @@
 //! **Not here.** Sockets and threads: `server.rs`.
 
 use crate::identity::{CPUID, Entropy, Identity, TCB};
+use crate::keys::{self, GuestFields};
 use crate::launch::{LaunchDigest, PAGE_BYTES, PageType};
 use crate::protocol::{PAGES_MAX, Page, Refusal, Reply, Request};
 use husk::attest::guest_message::{
-    Envelope, MessageKind, REPORT_REQUEST_BYTES, REPORT_RESPONSE_BYTES, open, seal,
+    Envelope, KEY_RESPONSE_BYTES, MessageKind, REPORT_REQUEST_BYTES, REPORT_RESPONSE_BYTES, TSC_INFO_BYTES,
+    open, seal,
 };
 use husk::attest::report::{Layout, PlatformInfo, Policy, SIGNATURE_ALGO_ECDSA_P384_SHA384};
 use husk::seams::REPORT_BYTES;
@@ -33,8 +35,15 @@ const REPORT_VERSION: u32 = 5;
 /// ABI of the firmware: build, minor, major; the newest guest policy it satisfies is 1.55.
 const FIRMWARE: [u8; 3] = [43, 55, 1];
 /// STATUS of MSG_REPORT_RSP.
-const STATUS_INVALID_PARAMETER: u32 = 0x16;
-const STATUS_INVALID_KEY: u32 = 0x27;
+pub(crate) const STATUS_INVALID_PARAMETER: u32 = 0x16;
+pub(crate) const STATUS_INVALID_KEY: u32 = 0x27;
+/// GUEST_TSC_SCALE of every guest: 1 in 8.32 fixed point; and TSC_FACTOR.
+const TSC_SCALE: u64 = 1 << 32;
+const TSC_FACTOR: u32 = 200;
+/// Offset of TSC_FACTOR in the secrets page.
+const SECRETS_TSC_FACTOR: usize = 0x160;
+/// LAUNCH_MIT_VECTOR of every guest.
+const LAUNCH_MIT_VECTOR: u64 = 1;
 
 /// A processor that several owners share.
 pub type SharedProcessor = Arc<Mutex<Processor>>;
@@ -48,6 +57,16 @@ struct Running {
     vmpcks: [Secret<32>; VMPCKS],
     /// MSG_SEQNO that the next request under each key must have.
     sequences: [u64; VMPCKS],
+}
+
+impl Running {
+    fn fields(&self) -> GuestFields {
+        GuestFields {
+            policy: self.policy,
+            measurement: self.measurement,
+            launch_mit_vector: LAUNCH_MIT_VECTOR,
+        }
+    }
 }
 
 enum Guest {
@@ -156,6 +175,7 @@ impl Processor {
         let entropy = &mut self.entropy;
         let mut secrets = Zeroizing::new([0; PAGE_BYTES]);
         secrets[0] = SECRETS_VERSION;
+        secrets[SECRETS_TSC_FACTOR..SECRETS_TSC_FACTOR + 4].copy_from_slice(&TSC_FACTOR.to_le_bytes());
         let keys = &mut secrets[SECRETS_VMPCK0..SECRETS_VMPCK0 + 32 * VMPCKS];
         entropy(keys).map_err(|_| Refusal::Failed)?;
         let (keys, _) = keys.as_chunks::<32>();
@@ -185,18 +205,58 @@ impl Processor {
         else {
             return Err(Refusal::Message);
         };
-        let expected = Envelope { kind: MessageKind::ReportRequest, sequence, vmpck: claimed.vmpck };
+        let answer = answer_to(claimed.kind).ok_or(Refusal::Message)?;
+        let expected = Envelope { kind: claimed.kind, sequence, vmpck: claimed.vmpck };
         let mut page = *request;
         let payload = open(key, &expected, &mut page).map_err(|_| Refusal::Message)?;
         let next = sequence.checked_add(2).ok_or(Refusal::Message)?;
-        let response = report_response(&self.identity, running, claimed.vmpck, payload);
-        let answer =
-            Envelope { kind: MessageKind::ReportResponse, sequence: sequence + 1, vmpck: claimed.vmpck };
+        let response = match claimed.kind {
+            MessageKind::ReportRequest => report_response(&self.identity, running, claimed.vmpck, payload),
+            MessageKind::TscInfoRequest => tsc_response(payload),
+            _ => key_response(&self.identity, running, &claimed, payload),
+        };
+        let answer = Envelope { kind: answer, sequence: sequence + 1, vmpck: claimed.vmpck };
         let mut out = [0; PAGE_BYTES];
         seal(key, &answer, &response, &mut out).map_err(|_| Refusal::Failed)?;
         running.sequences[index] = next;
         Ok(Reply::Response(Box::new(out)))
     }
+}
+
+/// The response that answers a request; `None` for what is no request.
+const fn answer_to(request: MessageKind) -> Option<MessageKind> {
+    match request {
+        MessageKind::ReportRequest => Some(MessageKind::ReportResponse),
+        MessageKind::KeyRequest => Some(MessageKind::KeyResponse),
+        MessageKind::KeyRequest2 => Some(MessageKind::KeyResponse2),
+        MessageKind::TscInfoRequest => Some(MessageKind::TscInfoResponse),
+        MessageKind::ReportResponse
+        | MessageKind::KeyResponse
+        | MessageKind::KeyResponse2
+        | MessageKind::TscInfoResponse => None,
+    }
+}
+
+/// MSG_TSC_INFO_RSP: a counter of this machine's own speed.
+fn tsc_response(payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; TSC_INFO_BYTES];
+    if payload.len() == TSC_INFO_BYTES && payload.iter().all(|byte| *byte == 0) {
+        out[0x08..0x10].copy_from_slice(&TSC_SCALE.to_le_bytes());
+        out[0x18..0x1C].copy_from_slice(&TSC_FACTOR.to_le_bytes());
+    } else {
+        out[..4].copy_from_slice(&STATUS_INVALID_PARAMETER.to_le_bytes());
+    }
+    out
+}
+
+/// MSG_KEY_RSP: a key, or a status and nothing.
+fn key_response(identity: &Identity, guest: &Running, asked: &Envelope, payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; KEY_RESPONSE_BYTES];
+    match keys::derive(identity, &guest.fields(), asked, payload) {
+        Ok(key) => out[0x20..].copy_from_slice(&key[..]),
+        Err(status) => out[..4].copy_from_slice(&status.to_le_bytes()),
+    }
+    out
 }
 
 /// MSG_REPORT_RSP to the payload of a MSG_REPORT_REQ: a report, or a status and nothing.
@@ -256,7 +316,7 @@ fn unsigned_report(identity: &Identity, guest: &Running) -> Layout {
     layout.chip_id = *identity.hwid();
     layout.current_firmware = FIRMWARE;
     layout.committed_firmware = FIRMWARE;
-    layout.launch_mit_vector.set(1);
+    layout.launch_mit_vector.set(LAUNCH_MIT_VECTOR);
     layout.current_mit_vector.set(1);
     layout
 }
