@@ -89,7 +89,7 @@ fn a_field_out_of_its_range_is_refused() {
         (0x34, &[1], "reserved"),
         (0x48, &[0; 8], "no commit"),
         (0x80, &[0], "an engine without a name"),
-        (0x9F, &[b'x'], "bytes behind the engine's name"),
+        (0x9F, b"x", "bytes behind the engine's name"),
         (0xA0, &[0x0A], "another key first"),
         (0xA4, &[0xC5], "a gap before the first key"),
     ];
