@@ -42,7 +42,7 @@ impl SecretsPage {
     }
 
     /// TSC_FACTOR: by how many hundred-thousandths the mean frequency of the guest's counter lies below the nominal one. The same number is in
-    /// [`TscInfo`].
+    /// [`TscInfo`](super::TscInfo).
     #[must_use]
     pub const fn tsc_factor(&self) -> u32 {
         self.tsc_factor

@@ -1,6 +1,6 @@
 //! Entries for fuzzers: any bytes, no verdict but that they end.
 //!
-//! **What.** [`igvm`] and [`ovmf`] run everything that outside bytes reach: reading, planning, describing, rewriting;
+//! **What.** [`igvm()`] and [`ovmf`] run everything that outside bytes reach: reading, planning, describing, rewriting;
 //! [`sealed`] makes a file of headers.
 //! **Trust.** None.
 //! **Laws.** No panic, whatever the bytes; no memory beyond a small multiple of them.
