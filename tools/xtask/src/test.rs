@@ -11,8 +11,8 @@ pub(crate) const HELP: &str = "\
 cargo xtask test [--all] [--peers]
 
 Runs `check`, builds the image, then every test of the workspace, then the peers: swtpm,
-tpm2-pytss and a kernel guest under QEMU's own TPM devices, then the demo, then a soak
-of 20 seconds. With --all the long tests run too (HUSK_LONG=1), all of tpm2-pytss'
+tpm2-pytss and a kernel guest under QEMU's own TPM devices, then the demo, in a host
+process and through the image, then a soak of 20 seconds. With --all the long tests run too (HUSK_LONG=1), all of tpm2-pytss'
 own, libFuzzer for 20 seconds a target, and a soak of 5 minutes.
 HUSK_EVIDENCE_DIR may name a folder with more attestation reports and certificates.
 With --peers nothing but the peers runs. The last line is `N passed, N failed`.";
@@ -29,6 +29,7 @@ pub(crate) fn run(all: bool, peers_only: bool) -> Result<(), Failure> {
     peers::into(&mut steps, all)?;
     if !peers_only {
         demo::into(&mut steps, false)?;
+        demo::image::into(&mut steps, false)?;
         tried_at_length(all, &mut steps)?;
     }
     println!("{} passed, {} failed", steps.passed, steps.failed);

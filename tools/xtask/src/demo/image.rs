@@ -34,7 +34,7 @@ struct Stage {
 }
 
 /// Runs the story as steps.
-pub(super) fn into(steps: &mut Steps, keep: bool) -> Result<(), Failure> {
+pub(crate) fn into(steps: &mut Steps, keep: bool) -> Result<(), Failure> {
     let folder = house::fresh_workshop("demo-image")?;
     let failed_before = steps.failed;
     if let Err(failure) = story(steps, &folder) {

@@ -8,7 +8,7 @@
 //! honest state boots afterwards.
 //! **Not here.** The laws on a simulated disk, at every byte: `tests/`.
 
-mod image;
+pub(crate) mod image;
 mod refusals;
 mod stage;
 
