@@ -81,12 +81,12 @@ fn init(args: &InitArgs) -> anyhow::Result<()> {
     let keys = RootKeys::generate(&Machine::start())?;
     keys.write(&args.root_key).context("the root key was not written")?;
     or_remove(&args.root_key, || {
-        let path = &args.database.database;
-        Store::create(path, &keys).with_context(|| path.display().to_string()).map(|_| ())
+        let location = &args.database.database;
+        Store::create_at(location, &keys).with_context(|| location.to_string()).map(|_| ())
     })?;
     args.shape.print(&json!({
         "broker": hex::encode(keys.broker()),
-        "database": args.database.database.display().to_string(),
+        "database": args.database.database.to_string(),
         "root_key": args.root_key.display().to_string(),
     }));
     Ok(())
@@ -96,18 +96,20 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let keys = Arc::new(RootKeys::read(&args.root_key).context("the root key was not read")?);
     let world: Arc<dyn World> = Arc::new(Machine::start());
     let verifier = verifier(args)?;
-    let path = &args.database.database;
-    let store = Store::open(path).with_context(|| path.display().to_string())?;
+    let store = args.database.open()?;
     let lease_ms = args.lease_seconds.saturating_mul(1000);
     let serving = Serving::begin(store, Arc::clone(&keys), Arc::clone(&world), lease_ms)
-        .with_context(|| path.display().to_string())?;
+        .with_context(|| args.database.database.to_string())?;
     let service = Arc::new(Service::new(serving, keys, world, Box::new(verifier)));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("the runtime did not start")?;
-    runtime.block_on(listen(args, service))
+    // The service outlives the runtime: a database's connection may not be closed within one.
+    let listened = runtime.block_on(listen(args, Arc::clone(&service)));
+    drop(runtime);
+    listened
 }
 
 fn verifier(args: &ServeArgs) -> anyhow::Result<Verifier> {

@@ -13,18 +13,24 @@ pub use broker::{BrokerCommand, ServeArgs};
 pub use tenant::TenantCommand;
 pub use vm::VmCommand;
 
-use crate::store::StoreError;
+use crate::store::{Location, Store, StoreError};
 use crate::vault::VaultError;
+use anyhow::Context as _;
 use clap::Args;
 use husk_files::{ConfigFileError, PrivateFileError};
-use std::path::PathBuf;
 
 /// Where the database is.
 #[derive(Args, Clone, Debug)]
 pub struct Database {
-    /// The broker's database file.
-    #[arg(long, value_name = "FILE")]
-    pub database: PathBuf,
+    /// The broker's database: a SQLite file, or a PostgreSQL database as postgres:///NAME?host=/run/postgresql.
+    #[arg(long, value_name = "FILE|URL")]
+    pub database: Location,
+}
+
+impl Database {
+    fn open(&self) -> anyhow::Result<Store> {
+        Store::open_at(&self.database).with_context(|| self.database.to_string())
+    }
 }
 
 /// How the result shows.

@@ -2,7 +2,7 @@
 
 use super::{Database, Shape, or_remove, random_id};
 use crate::ids::TenantId;
-use crate::store::{Store, Tenant};
+use crate::store::Tenant;
 use crate::vault::{RootKeys, TenantRoot};
 use crate::world::Machine;
 use anyhow::Context as _;
@@ -49,9 +49,8 @@ impl TenantCommand {
 }
 
 fn init(args: &InitArgs) -> anyhow::Result<()> {
-    let path = &args.database.database;
     let keys = RootKeys::read(&args.root_key).context("the broker's root key was not read")?;
-    let mut store = Store::open(path).with_context(|| path.display().to_string())?;
+    let mut store = args.database.open()?;
     store.belongs_to(&keys)?;
     let id = args.tenant.map_or_else(|| random_id().map(TenantId), Ok)?;
     let root = TenantRoot::generate(&Machine::start())?;

@@ -4,9 +4,8 @@ use super::{Database, Shape, or_remove, random_id};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::{ChipId, Measurement, Policy, chip, measurement, tcb};
 use crate::rules::{Life, Order, Row};
-use crate::store::{Enrolment, Store};
+use crate::store::Enrolment;
 use crate::vault::KEY_GENERATION;
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
 use husk::attest::report::Tcb;
@@ -134,12 +133,8 @@ impl VmCommand {
     }
 }
 
-fn open(database: &Database) -> anyhow::Result<Store> {
-    Store::open(&database.database).with_context(|| database.database.display().to_string())
-}
-
 fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
-    let mut store = open(&args.database)?;
+    let mut store = args.database.open()?;
     let tenant = store.tenant(args.tenant)?;
     let vm = args.vm.map_or_else(|| random_id().map(VmId), Ok)?;
     let name = VmName { tenant: args.tenant, vm };
@@ -190,7 +185,7 @@ fn shown(name: &VmName, row: &Row) -> Value {
 }
 
 fn list(args: &ListArgs) -> anyhow::Result<()> {
-    let mut store = open(&args.database)?;
+    let mut store = args.database.open()?;
     let names = store.vms(args.tenant)?;
     let rows: Vec<Value> =
         names.iter().map(|name| store.row(name).map(|row| shown(name, &row))).collect::<Result<_, _>>()?;
@@ -208,7 +203,7 @@ fn list(args: &ListArgs) -> anyhow::Result<()> {
 }
 
 fn show(args: &OneArgs) -> anyhow::Result<()> {
-    let mut store = open(&args.database)?;
+    let mut store = args.database.open()?;
     let name = VmName { tenant: args.tenant, vm: args.vm };
     let mut value = shown(&name, &store.row(&name)?);
     let enrolment = store.enrolment(&name)?;
@@ -223,14 +218,14 @@ fn show(args: &OneArgs) -> anyhow::Result<()> {
 fn amend(args: &MeasurementArgs, change: impl FnOnce(&mut Policy, Measurement)) -> anyhow::Result<()> {
     let MeasurementArgs { one, measurement } = args;
     let name = VmName { tenant: one.tenant, vm: one.vm };
-    let policy = open(&one.database)?.amend(&name, |policy| change(policy, *measurement))?;
+    let policy = one.database.open()?.amend(&name, |policy| change(policy, *measurement))?;
     one.shape.print(&serde_json::to_value(policy)?);
     Ok(())
 }
 
 fn order(args: &OneArgs, order: Order) -> anyhow::Result<()> {
     let name = VmName { tenant: args.tenant, vm: args.vm };
-    let row = open(&args.database)?.operate(&name, order)?;
+    let row = args.database.open()?.operate(&name, order)?;
     args.shape.print(&shown(&name, &row));
     Ok(())
 }

@@ -17,7 +17,7 @@ use crate::evidence::{Evidence, EvidenceRefused};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::{Genuine, Measurement, guest_is_closed, refused};
 use crate::rules::{Grant, InstanceId, Reply, Request};
-use crate::store::{Decided, GrantSecrets, Serving, StoreError, Tenant};
+use crate::store::{Ask, Decided, Enrolment, GrantSecrets, Group, GroupError, Serving, StoreError, Tenant};
 use crate::vault::RootKeys;
 use crate::world::{World, WorldEntropy};
 use bodies::AttestParts;
@@ -39,7 +39,7 @@ use zeroize::Zeroize;
 
 /// The broker without its network.
 pub struct Service {
-    serving: Mutex<Serving>,
+    group: Group,
     sessions: Mutex<Sessions>,
     keys: Arc<RootKeys>,
     world: Arc<dyn World>,
@@ -65,13 +65,13 @@ impl Service {
         evidence: Box<dyn Evidence>,
     ) -> Self {
         let sessions = Mutex::new(Sessions::new(GREETED_MAX, ESTABLISHED_MAX));
-        Self { serving: Mutex::new(serving), sessions, keys, world, evidence }
+        Self { group: Group::new(serving), sessions, keys, world, evidence }
     }
 
     /// Whether it can answer: no request has died in the middle of a decision.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        !self.serving.is_poisoned() && !self.sessions.is_poisoned()
+        self.group.is_well() && !self.sessions.is_poisoned()
     }
 
     /// Answers one frame, whatever its bytes are.
@@ -124,10 +124,21 @@ impl Service {
 
     /// The tenant of a VM that is enrolled.
     fn tenant_of(&self, vm: &VmName) -> Result<Tenant, RefusalReason> {
-        let mut serving = locked(&self.serving)?;
-        let store = serving.store();
-        store.enrolment(vm).map_err(|error| unavailable(vm, &error))?;
-        store.tenant(vm.tenant).map_err(|error| unavailable(vm, &error))
+        self.stored(vm, |serving| serving.store().enrolled(vm)).map(|(_, tenant)| tenant)
+    }
+
+    fn enrolment(&self, vm: &VmName) -> Result<Enrolment, RefusalReason> {
+        self.stored(vm, |serving| serving.store().enrolment(vm))
+    }
+
+    /// What the store says of `vm`, beside the decisions.
+    fn stored<T>(
+        &self,
+        vm: &VmName,
+        ask: impl FnOnce(&mut Serving) -> Result<T, StoreError>,
+    ) -> Result<T, RefusalReason> {
+        let said = self.group.serving().and_then(|mut serving| Ok(ask(&mut serving)?));
+        said.map_err(|error| unavailable(vm, &error))
     }
 
     fn server_hello(
@@ -191,15 +202,15 @@ impl Service {
 
     /// Has the store decide.
     fn ask(&self, session: &Session, request: &Request) -> Outcome {
-        let decided = locked(&self.serving)?.decide(&session.vm, session.instance, request);
+        let ask = Ask { vm: session.vm, caller: session.instance, request: *request };
+        let decided = self.group.decide(ask);
         let Decided { reply, secrets } = decided.map_err(|error| unavailable(&session.vm, &error))?;
         Ok((reply, secrets))
     }
 
     /// The tenant may have forbidden the firmware while its instance waited for another's lease to end.
     fn grant(&self, session: &Session, report_id: [u8; 32], measurement: &Measurement) -> Outcome {
-        let enrolment = locked(&self.serving)?.store().enrolment(&session.vm);
-        let policy = enrolment.map_err(|error| unavailable(&session.vm, &error))?.policy;
+        let policy = self.enrolment(&session.vm)?.policy;
         if !policy.measurements.contains(measurement) {
             return Ok((Reply::Denied(DeniedReason::Measurement), None));
         }
@@ -240,8 +251,7 @@ impl Service {
         parts: &AttestParts<'_>,
     ) -> Result<Result<([u8; 32], Measurement), DeniedReason>, RefusalReason> {
         let vm = &session.vm;
-        let enrolment = locked(&self.serving)?.store().enrolment(vm);
-        let enrolment = enrolment.map_err(|error| unavailable(vm, &error))?;
+        let enrolment = self.enrolment(vm)?;
         let judged = self.genuine(vm, parts).and_then(|genuine| {
             let report = Report::parse(&parts.fixed.report).map_err(|_| DeniedReason::Evidence)?;
             let config_is_enrolled = <[u8; 32]>::from(Sha256::digest(parts.config)) == enrolment.host_data;
@@ -255,8 +265,8 @@ impl Service {
             Ok((*report.report_id(), *report.measurement()))
         });
         let Ok((report_id, measurement)) = judged else { return Ok(judged) };
-        let first = locked(&self.serving)?.store().bind_launch(vm, &report_id, session.instance);
-        let first = first.map_err(|error| unavailable(vm, &error))?;
+        let bind = |serving: &mut Serving| serving.store().bind_launch(vm, &report_id, session.instance);
+        let first = self.stored(vm, bind)?;
         Ok(refused(first, DeniedReason::InstanceReused).map(|()| (report_id, measurement)))
     }
 
@@ -332,8 +342,10 @@ fn locked<T>(mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>, RefusalReason> {
 }
 
 /// Says in the log what failed; a stranger learns no more than that it did.
-fn unavailable(vm: &VmName, error: &StoreError) -> RefusalReason {
-    if matches!(error, StoreError::UnknownTenant(_) | StoreError::UnknownVm(_)) {
+fn unavailable(vm: &VmName, error: &GroupError) -> RefusalReason {
+    if let GroupError::Store(error) = error
+        && matches!(**error, StoreError::UnknownTenant(_) | StoreError::UnknownVm(_))
+    {
         return RefusalReason::UnknownVm;
     }
     eprintln!("husk-broker: {vm}: {error}");

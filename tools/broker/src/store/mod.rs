@@ -1,42 +1,70 @@
-//! What the broker remembers, in SQLite.
+//! What the broker remembers, in SQLite or PostgreSQL.
 //!
 //! **What.** [`Store`] holds tenants, VMs, wrapped epoch secrets and launches, and serves the operator. [`Serving`] is
-//! the store of the one broker that serves: only it decides requests.
-//! **Trust.** The database file is as good as its disk; secrets in it are wrapped (`vault`). A database that was set
+//! the store of a broker that serves: only it decides requests. [`Group`] brings the requests of many VMs into one
+//! transaction. [`Location`] says which database.
+//! **Trust.** The database is as good as its disk; secrets in it are wrapped (`vault`). A database that was set
 //! back to an older copy is *not* noticed here.
-//! **Laws.** One broker serves a database. An answer exists only after COMMIT returned with `synchronous=FULL`. The clock is the database's own and
-//! never decreases; no calendar is asked. A secret exists exactly as long as its name is in the row.
-//! **Not here.** What the transitions are (`rules`). Another database: everything SQL is below this folder.
+//! **Laws.** One broker serves a SQLite file; any number serve a PostgreSQL database. An answer exists only after its durable
+//! COMMIT returned. Transactions are serial. The clock is the database's own and never decreases (`clock`). A secret
+//! exists exactly as long as its name is in the row.
+//! **Not here.** What the transitions are (`rules`). Everything SQL is below this folder.
 
+mod clock;
 mod columns;
+mod group;
+mod location;
+mod postgres;
 mod schema;
 mod serving;
+mod sql;
+mod sqlite;
 
-pub use serving::{Decided, GrantSecrets, Serving};
+pub use group::{Group, GroupError};
+pub use location::Location;
+pub use serving::{Ask, Decided, GrantSecrets, Serving};
 
+use self::postgres::Postgres;
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::Policy;
 use crate::rules::{InstanceId, Life, Order, Row, SecretName, operate};
 use crate::vault::{RootKeys, VaultError};
-use columns::{load, swap, to_sql};
+use columns::{load, swap};
 use husk::release::wire::{BrokerCertificate, POINT_BYTES};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
-use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use sql::{Database, Sql, to_sql, transact};
+use sqlite::Sqlite;
+use std::path::Path;
 use zerocopy::{FromBytes, IntoBytes};
+
+/// How many launches of a VM are remembered. Older ones ended long ago: each took the VM's token from the one before.
+pub const LAUNCHES_MAX: u32 = 64;
 
 /// Why the database gave nothing. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// SQLite failed.
+    /// A statement failed.
     #[error("the database failed: {0}")]
-    Database(#[from] rusqlite::Error),
+    Database(#[from] DatabaseError),
+    /// The database's disk is full.
+    #[error("the disk of the database is full, so nothing is decided; free space, and it goes on by itself")]
+    Full,
+    /// There is no way to the database.
+    #[error(
+        "the database cannot be reached, so nothing is decided ({0}); what was acknowledged is in it, and it goes on \
+         by itself once it can be reached"
+    )]
+    Unreachable(String),
+    /// The database server promises less than this needs.
+    #[error("this database server does not promise enough: {0}; change its configuration")]
+    Weaker(String),
+    /// The URL is no use.
+    #[error("the database's URL is refused: {0}")]
+    Url(String),
     /// The file is another program's.
-    #[error("this is not a husk broker database; point to the file that `husk broker init` made")]
+    #[error("this is not a husk broker database; point to the one that `husk broker init` made")]
     NotOurs,
     /// The file is there already.
-    #[error("the database exists already and is never overwritten; choose another name, or move it away")]
+    #[error("the database exists already and is never overwritten; choose another, or move it away")]
     Exists,
     /// The file could not be made.
     #[error("the database could not be made: {0}")]
@@ -61,8 +89,8 @@ pub enum StoreError {
     /// The lock file could not be made or locked.
     #[error("the lock file beside the database failed: {0}")]
     Lock(String),
-    /// Another process changed the row in between.
-    #[error("a row changed during its own transaction; only one broker may serve a database")]
+    /// Another transaction was in the way.
+    #[error("another transaction was in the way for too long; nothing was decided, ask again")]
     Raced,
     /// A counter reached its end.
     #[error("a counter reached its end")]
@@ -85,6 +113,27 @@ pub enum StoreError {
     /// The order makes no sense now.
     #[error("the VM is {0:?}, which bars this order")]
     Barred(Life),
+}
+
+/// What a database said.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// SQLite.
+    #[error(transparent)]
+    Sqlite(rusqlite::Error),
+    /// PostgreSQL.
+    #[error("{}", .0.as_db_error().map_or_else(|| .0.to_string(), ToString::to_string))]
+    Postgres(::postgres::Error),
+}
+
+impl StoreError {
+    /// Whether it is about one VM's row and leaves the transaction of its neighbours whole.
+    const fn is_of_one_row(&self) -> bool {
+        matches!(
+            self,
+            Self::Damaged | Self::WornOut | Self::Vault(_) | Self::UnknownTenant(_) | Self::UnknownVm(_)
+        )
+    }
 }
 
 /// A tenant, as registered.
@@ -112,10 +161,14 @@ pub struct Enrolment {
 }
 
 /// The database.
-#[derive(Debug)]
 pub struct Store {
-    connection: Connection,
-    path: Option<PathBuf>,
+    database: Box<dyn Database>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
 }
 
 impl Store {
@@ -124,13 +177,18 @@ impl Store {
     /// # Errors
     /// [`StoreError::Exists`], [`StoreError::Database`].
     pub fn create(path: &Path, keys: &RootKeys) -> Result<Self, StoreError> {
-        // SQLite gives the files beside it the same mode.
-        let made = File::options().write(true).create_new(true).mode(0o600).open(path);
-        made.map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => StoreError::Exists,
-            _ => StoreError::Uncreatable(error.to_string()),
-        })?;
-        Self::found(Connection::open(path)?, Some(path), keys)
+        Self::create_at(&Location::File(path.to_owned()), keys)
+    }
+
+    /// Makes a new database for `keys`: a file, or the tables in a PostgreSQL database that is there.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`], [`StoreError::Unreachable`] and others.
+    pub fn create_at(location: &Location, keys: &RootKeys) -> Result<Self, StoreError> {
+        match location {
+            Location::File(path) => Self::found(Sqlite::create(path)?, keys),
+            Location::Postgres(url) => Self::found(Postgres::create(url)?, keys),
+        }
     }
 
     /// A database that is gone with the process, for worlds that a test owns.
@@ -138,15 +196,18 @@ impl Store {
     /// # Errors
     /// [`StoreError::Database`].
     pub fn in_memory(keys: &RootKeys) -> Result<Self, StoreError> {
-        Self::found(Connection::open_in_memory()?, None, keys)
+        Self::found(Sqlite::in_memory()?, keys)
     }
 
-    fn found(mut connection: Connection, path: Option<&Path>, keys: &RootKeys) -> Result<Self, StoreError> {
-        schema::prepare(&connection)?;
-        schema::migrate(&mut connection)?;
+    fn found(database: impl Database + 'static, keys: &RootKeys) -> Result<Self, StoreError> {
+        let mut store = Self { database: Box::new(database) };
         let check = keys.database_check()?;
-        connection.execute("INSERT INTO broker VALUES (1, ?1, 0, 0)", params![check])?;
-        Ok(Self { connection, path: path.map(Path::to_owned) })
+        store.transact(|sql| {
+            let statement =
+                "INSERT INTO broker (\"only\", root_check, now_ms, lease_ms_max) VALUES (1, ?1, 0, 0)";
+            sql.execute(statement, &[check.into()])
+        })?;
+        Ok(store)
     }
 
     /// Opens an existing database file.
@@ -154,24 +215,34 @@ impl Store {
     /// # Errors
     /// [`StoreError::Missing`], [`StoreError::NotOurs`], [`StoreError::Newer`], [`StoreError::Database`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        if !path.exists() {
-            return Err(StoreError::Missing);
-        }
-        let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        schema::recognise(&connection)?;
-        schema::prepare(&connection)?;
-        schema::migrate(&mut connection)?;
-        Ok(Self { connection, path: Some(path.to_owned()) })
+        Self::open_at(&Location::File(path.to_owned()))
+    }
+
+    /// Opens an existing database.
+    ///
+    /// # Errors
+    /// As [`Store::open`]; also [`StoreError::Weaker`], [`StoreError::Unreachable`].
+    pub fn open_at(location: &Location) -> Result<Self, StoreError> {
+        let database: Box<dyn Database> = match location {
+            Location::File(path) => Box::new(Sqlite::open(path)?),
+            Location::Postgres(url) => Box::new(Postgres::open(url)?),
+        };
+        Ok(Self { database })
+    }
+
+    fn transact<T>(
+        &mut self,
+        work: impl FnOnce(&mut dyn Sql) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        transact(&mut *self.database, work)
     }
 
     /// Checks that `keys` are this database's.
     ///
     /// # Errors
     /// [`StoreError::OtherKeys`].
-    pub fn belongs_to(&self, keys: &RootKeys) -> Result<(), StoreError> {
-        let stored: [u8; 16] =
-            self.connection.query_row("SELECT root_check FROM broker", [], |row| row.get(0))?;
-        if stored == keys.database_check()? { Ok(()) } else { Err(StoreError::OtherKeys) }
+    pub fn belongs_to(&mut self, keys: &RootKeys) -> Result<(), StoreError> {
+        self.transact(|sql| belongs_to(sql, keys))
     }
 
     /// Carries out the operator's order.
@@ -179,24 +250,15 @@ impl Store {
     /// # Errors
     /// [`StoreError::Barred`], [`StoreError::UnknownVm`] and others.
     pub fn operate(&mut self, vm: &VmName, order: Order) -> Result<Row, StoreError> {
-        let transaction = begin(&mut self.connection)?;
-        let row = load(&transaction, vm)?.ok_or(StoreError::UnknownVm(*vm))?;
-        let new = operate(&row, order).map_err(StoreError::Barred)?;
-        swap(&transaction, vm, &row, &new)?;
-        erase(&transaction, vm, gone(&row, &new))?;
-        transaction.commit()?;
-        self.scrub_log();
+        let new = self.transact(|sql| {
+            let row = load(sql, vm)?.ok_or(StoreError::UnknownVm(*vm))?;
+            let new = operate(&row, order).map_err(StoreError::Barred)?;
+            swap(sql, vm, &row, &new)?;
+            erase(sql, vm, gone(&row, &new))?;
+            Ok(new)
+        })?;
+        self.database.scrub();
         Ok(new)
-    }
-
-    /// Overwritten pages leave their old content in the write-ahead log until it is written back. Another reader may
-    /// hold that up; the next erasure, or the orderly end, gets it.
-    fn scrub_log(&self) {
-        let scrubbed: Result<i64, _> =
-            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
-        if !matches!(scrubbed, Ok(0)) {
-            eprintln!("husk-broker: the write-ahead log is in use; erased secrets leave it later");
-        }
     }
 
     /// Registers a tenant.
@@ -204,12 +266,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::TenantExists`] and others.
     pub fn register(&mut self, id: TenantId, tenant: &Tenant) -> Result<(), StoreError> {
-        let transaction = begin(&mut self.connection)?;
-        let added = transaction.execute(
-            "INSERT OR IGNORE INTO tenants VALUES (?1, ?2, ?3)",
-            params![id.0, tenant.root, tenant.certificate.as_bytes()],
-        )?;
-        transaction.commit()?;
+        let added = self.transact(|sql| {
+            let statement = "INSERT INTO tenants (tenant, root, certificate) VALUES (?1, ?2, ?3)
+                ON CONFLICT DO NOTHING";
+            let certificate = tenant.certificate.as_bytes();
+            sql.execute(statement, &[id.0.into(), tenant.root.into(), certificate.into()])
+        })?;
         if added == 1 { Ok(()) } else { Err(StoreError::TenantExists(id)) }
     }
 
@@ -217,15 +279,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::UnknownTenant`] and others.
-    pub fn tenant(&self, id: TenantId) -> Result<Tenant, StoreError> {
-        let mut select =
-            self.connection.prepare_cached("SELECT root, certificate FROM tenants WHERE tenant = ?1")?;
-        let found =
-            select.query_row(params![id.0], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?))).optional()?;
-        let (root, certificate) = found.ok_or(StoreError::UnknownTenant(id))?;
-        let certificate =
-            BrokerCertificate::read_from_bytes(&certificate).map_err(|_| StoreError::Damaged)?;
-        Ok(Tenant { root, certificate })
+    pub fn tenant(&mut self, id: TenantId) -> Result<Tenant, StoreError> {
+        self.transact(|sql| tenant(sql, id))
     }
 
     /// Enrols a VM.
@@ -233,16 +288,20 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownTenant`], [`StoreError::VmExists`] and others.
     pub fn enrol(&mut self, vm: &VmName, enrolment: &Enrolment) -> Result<(), StoreError> {
-        self.tenant(vm.tenant)?;
         let policy = serde_json::to_string(&enrolment.policy).map_err(|_| StoreError::Damaged)?;
-        let transaction = begin(&mut self.connection)?;
         let row = Row::enrolled();
-        let added = transaction.execute(
-            "INSERT OR IGNORE INTO vms (tenant, vm, host_data, policy, life, generation, token, epoch, sequence,
-             digest, lease_until_ms, released) VALUES (?1, ?2, ?3, ?4, 0, 0, 0, 0, 0, ?5, 0, ?6)",
-            params![vm.tenant.0, vm.vm.0, enrolment.host_data, policy, row.head.digest, row.released],
-        )?;
-        transaction.commit()?;
+        let added = self.transact(|sql| {
+            tenant(sql, vm.tenant)?;
+            let statement = "INSERT INTO vms (tenant, vm, host_data, policy, life, generation, token, epoch,
+                sequence, digest, lease_until_ms, released) VALUES (?1, ?2, ?3, ?4, 0, 0, 0, 0, 0, ?5, 0, ?6)
+                ON CONFLICT DO NOTHING";
+            let host_data = enrolment.host_data.into();
+            let (digest, released) = (row.head.digest.into(), row.released.into());
+            sql.execute(
+                statement,
+                &[vm.tenant.0.into(), vm.vm.0.into(), host_data, policy.into(), digest, released],
+            )
+        })?;
         if added == 1 { Ok(()) } else { Err(StoreError::VmExists(*vm)) }
     }
 
@@ -250,8 +309,16 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::UnknownVm`] and others.
-    pub fn enrolment(&self, vm: &VmName) -> Result<Enrolment, StoreError> {
-        enrolment(&self.connection, vm)
+    pub fn enrolment(&mut self, vm: &VmName) -> Result<Enrolment, StoreError> {
+        self.transact(|sql| enrolment(sql, vm))
+    }
+
+    /// How a VM was enrolled, and its tenant.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownVm`] and others.
+    pub fn enrolled(&mut self, vm: &VmName) -> Result<(Enrolment, Tenant), StoreError> {
+        self.transact(|sql| Ok((enrolment(sql, vm)?, tenant(sql, vm.tenant)?)))
     }
 
     /// Changes what the tenant demands; yields the new policy. Who was granted keys before keeps them.
@@ -259,16 +326,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownVm`] and others.
     pub fn amend(&mut self, vm: &VmName, change: impl FnOnce(&mut Policy)) -> Result<Policy, StoreError> {
-        let transaction = begin(&mut self.connection)?;
-        let mut policy = enrolment(&transaction, vm)?.policy;
-        change(&mut policy);
-        let text = serde_json::to_string(&policy).map_err(|_| StoreError::Damaged)?;
-        transaction.execute(
-            "UPDATE vms SET policy = ?3 WHERE tenant = ?1 AND vm = ?2",
-            params![vm.tenant.0, vm.vm.0, text],
-        )?;
-        transaction.commit()?;
-        Ok(policy)
+        self.transact(|sql| {
+            let mut policy = enrolment(sql, vm)?.policy;
+            change(&mut policy);
+            let text = serde_json::to_string(&policy).map_err(|_| StoreError::Damaged)?;
+            sql.execute(
+                "UPDATE vms SET policy = ?3 WHERE tenant = ?1 AND vm = ?2",
+                &[vm.tenant.0.into(), vm.vm.0.into(), text.into()],
+            )?;
+            Ok(policy)
+        })
     }
 
     /// The row of a VM.
@@ -276,25 +343,25 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownVm`] and others.
     pub fn row(&mut self, vm: &VmName) -> Result<Row, StoreError> {
-        let transaction = self.connection.transaction()?;
-        load(&transaction, vm)?.ok_or(StoreError::UnknownVm(*vm))
+        self.transact(|sql| load(sql, vm)?.ok_or(StoreError::UnknownVm(*vm)))
     }
 
     /// Every VM, of one tenant or of all, in order.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn vms(&self, tenant: Option<TenantId>) -> Result<Vec<VmName>, StoreError> {
-        let mut select = self
-            .connection
-            .prepare("SELECT tenant, vm FROM vms WHERE ?1 IS NULL OR tenant = ?1 ORDER BY tenant, vm")?;
-        let rows = select.query_map(params![tenant.map(|id| id.0)], |row| {
-            Ok(VmName { tenant: TenantId(row.get(0)?), vm: VmId(row.get(1)?) })
+    pub fn vms(&mut self, tenant: Option<TenantId>) -> Result<Vec<VmName>, StoreError> {
+        let rows = self.transact(|sql| match tenant {
+            Some(id) => sql.query("SELECT tenant, vm FROM vms WHERE tenant = ?1 ORDER BY vm", &[id.0.into()]),
+            None => sql.query("SELECT tenant, vm FROM vms ORDER BY tenant, vm", &[]),
         })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        rows.into_iter()
+            .map(|mut row| Ok(VmName { tenant: TenantId(row.array()?), vm: VmId(row.array()?) }))
+            .collect()
     }
 
     /// Remembers that the launch `report_id` speaks with the key `instance`; false if it spoke with another before.
+    /// The newest [`LAUNCHES_MAX`] launches of a VM are remembered.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -304,34 +371,56 @@ impl Store {
         report_id: &[u8; 32],
         instance: InstanceId,
     ) -> Result<bool, StoreError> {
-        let transaction = begin(&mut self.connection)?;
-        transaction.execute(
-            "INSERT OR IGNORE INTO launches VALUES (?1, ?2, ?3, ?4)",
-            params![report_id, vm.tenant.0, vm.vm.0, instance.0],
-        )?;
-        let bound: [u8; 48] = transaction.query_row(
-            "SELECT instance FROM launches WHERE tenant = ?1 AND vm = ?2 AND report_id = ?3",
-            params![vm.tenant.0, vm.vm.0, report_id],
-            |row| row.get(0),
-        )?;
-        transaction.commit()?;
-        Ok(bound == instance.0)
+        self.transact(|sql| bind_launch(sql, vm, report_id, instance))
     }
 }
 
-fn enrolment(connection: &Connection, vm: &VmName) -> Result<Enrolment, StoreError> {
-    let mut select =
-        connection.prepare_cached("SELECT host_data, policy FROM vms WHERE tenant = ?1 AND vm = ?2")?;
-    let found = select
-        .query_row(params![vm.tenant.0, vm.vm.0], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))
-        .optional()?;
-    let (host_data, policy) = found.ok_or(StoreError::UnknownVm(*vm))?;
+fn belongs_to(sql: &mut dyn Sql, keys: &RootKeys) -> Result<(), StoreError> {
+    let stored = sql.one("SELECT root_check FROM broker", &[])?.ok_or(StoreError::Damaged)?.array::<16>()?;
+    if stored == keys.database_check()? { Ok(()) } else { Err(StoreError::OtherKeys) }
+}
+
+fn tenant(sql: &mut dyn Sql, id: TenantId) -> Result<Tenant, StoreError> {
+    let found = sql.one("SELECT root, certificate FROM tenants WHERE tenant = ?1", &[id.0.into()])?;
+    let mut found = found.ok_or(StoreError::UnknownTenant(id))?;
+    let (root, certificate) = (found.array()?, found.bytes()?);
+    let certificate = BrokerCertificate::read_from_bytes(&certificate).map_err(|_| StoreError::Damaged)?;
+    Ok(Tenant { root, certificate })
+}
+
+fn enrolment(sql: &mut dyn Sql, vm: &VmName) -> Result<Enrolment, StoreError> {
+    let statement = "SELECT host_data, policy FROM vms WHERE tenant = ?1 AND vm = ?2";
+    let found = sql.one(statement, &[vm.tenant.0.into(), vm.vm.0.into()])?;
+    let mut found = found.ok_or(StoreError::UnknownVm(*vm))?;
+    let (host_data, policy) = (found.array()?, found.text()?);
     let policy = serde_json::from_str(&policy).map_err(|_| StoreError::Damaged)?;
     Ok(Enrolment { host_data, policy })
 }
 
-fn begin(connection: &mut Connection) -> Result<Transaction<'_>, StoreError> {
-    Ok(connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
+fn bind_launch(
+    sql: &mut dyn Sql,
+    vm: &VmName,
+    report_id: &[u8; 32],
+    instance: InstanceId,
+) -> Result<bool, StoreError> {
+    const BOUND: &str = "SELECT instance FROM launches WHERE tenant = ?1 AND vm = ?2 AND report_id = ?3";
+    let name: [sql::Value; 2] = [vm.tenant.0.into(), vm.vm.0.into()];
+    let [tenant, id] = name.clone();
+    if let Some(mut bound) = sql.one(BOUND, &[tenant.clone(), id.clone(), (*report_id).into()])? {
+        return Ok(bound.array::<48>()? == instance.0);
+    }
+    let newest = "SELECT COALESCE(MAX(bound), 0) FROM launches WHERE tenant = ?1 AND vm = ?2";
+    let newest = sql.one(newest, &name)?.ok_or(StoreError::Damaged)?.integer()?;
+    let bound = newest.checked_add(1).ok_or(StoreError::WornOut)?;
+    sql.execute(
+        "INSERT INTO launches (tenant, vm, report_id, instance, bound) VALUES (?1, ?2, ?3, ?4, ?5)",
+        &[tenant.clone(), id.clone(), (*report_id).into(), instance.0.into(), bound.into()],
+    )?;
+    sql.execute(
+        "DELETE FROM launches WHERE tenant = ?1 AND vm = ?2 AND bound <= ?3",
+        &[tenant, id, (bound - i64::from(LAUNCHES_MAX)).into()],
+    )?;
+    Ok(true)
 }
 
 /// Names that `old` has and `new` has not.
@@ -342,15 +431,12 @@ fn gone<'r>(old: &'r Row, new: &'r Row) -> impl Iterator<Item = SecretName> + 'r
         .filter(|name| new.current != Some(*name) && new.next != Some(*name))
 }
 
-fn erase(
-    transaction: &Transaction<'_>,
-    vm: &VmName,
-    names: impl Iterator<Item = SecretName>,
-) -> Result<(), StoreError> {
+fn erase(sql: &mut dyn Sql, vm: &VmName, names: impl Iterator<Item = SecretName>) -> Result<(), StoreError> {
     for name in names {
-        transaction
-            .prepare_cached("DELETE FROM secrets WHERE tenant = ?1 AND vm = ?2 AND token = ?3")?
-            .execute(params![vm.tenant.0, vm.vm.0, to_sql(name.token)?])?;
+        sql.execute(
+            "DELETE FROM secrets WHERE tenant = ?1 AND vm = ?2 AND token = ?3",
+            &[vm.tenant.0.into(), vm.vm.0.into(), to_sql(name.token)?.into()],
+        )?;
     }
     Ok(())
 }

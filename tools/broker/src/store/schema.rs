@@ -1,15 +1,13 @@
 //! The database's tables, one migration per version.
 
 use super::StoreError;
-use rusqlite::Connection;
-
-/// Marks a SQLite file as ours: "Husk".
-const APPLICATION_ID: i64 = 0x4875_736B;
 
 /// The version that this code reads and writes.
-const VERSION: u32 = 1;
-/// One script per version, oldest first. A released script is never changed, only followed.
-const MIGRATIONS: [&str; VERSION as usize] = ["
+pub(super) const VERSION: u32 = 2;
+/// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
+/// [`for_postgres`].
+const MIGRATIONS: [&str; VERSION as usize] = [
+    "
 CREATE TABLE broker (
     only INTEGER PRIMARY KEY CHECK (only = 1),
     root_check BLOB NOT NULL,
@@ -58,33 +56,25 @@ CREATE TABLE launches (
     instance BLOB NOT NULL,
     PRIMARY KEY (tenant, vm, report_id)
 ) STRICT;
-"];
+",
+    // The clock of the database's own machine at the last transaction; how far a start assumed leases; how many
+    // transactions decided something; in which order launches were bound.
+    "
+ALTER TABLE broker ADD COLUMN server_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE broker ADD COLUMN assumed_until_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE broker ADD COLUMN commits INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE launches ADD COLUMN bound INTEGER NOT NULL DEFAULT 0;
+",
+];
 
-/// Settings of every connection: durable before COMMIT returns, erased content overwritten, other processes waited for.
-pub(super) fn prepare(connection: &Connection) -> Result<(), StoreError> {
-    connection.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;
-         PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000; PRAGMA trusted_schema = OFF;",
-    )?;
-    Ok(())
-}
-
-/// Brings a fresh or older database to this version, in one transaction.
-pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let version: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+/// The scripts that a database of `version` lacks.
+pub(super) fn pending(version: u32) -> Result<&'static [&'static str], StoreError> {
     let pending = usize::try_from(version).ok().and_then(|version| MIGRATIONS.get(version..));
-    let pending = pending.ok_or(StoreError::Newer)?;
-    for script in pending {
-        transaction.execute_batch(script)?;
-    }
-    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", VERSION)?;
-    Ok(transaction.commit()?)
+    pending.ok_or(StoreError::Newer)
 }
 
-/// Refuses a file that is another program's database.
-pub(super) fn recognise(connection: &Connection) -> Result<(), StoreError> {
-    let id: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    if id == APPLICATION_ID { Ok(()) } else { Err(StoreError::NotOurs) }
+/// The same script in PostgreSQL's words, of which `only` is one; its tables are always strict.
+pub(super) fn for_postgres(script: &str) -> String {
+    let words = [("INTEGER", "BIGINT"), ("BLOB", "BYTEA"), (") STRICT;", ");"), ("only ", "\"only\" ")];
+    words.iter().fold(script.to_owned(), |script, (from, to)| script.replace(from, to))
 }

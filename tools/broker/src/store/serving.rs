@@ -1,16 +1,14 @@
-//! The store of the one broker that serves: it decides requests, each in one transaction.
+//! The store of a broker that serves: it decides requests, many in one transaction.
 
-use super::columns::{from_sql, load, swap, to_sql};
-use super::{Store, StoreError, begin, erase, gone};
+use super::clock::{self, Seen};
+use super::columns::{load, swap};
+use super::sql::{Sql, Value, to_sql, transact};
+use super::{Store, StoreError, belongs_to, erase, gone};
 use crate::ids::VmName;
 use crate::rules::{InstanceId, Moment, Reply, Request, Row, SecretName, step};
 use crate::vault::{RootKeys, Wrapped, fresh_secret};
 use crate::world::World;
 use husk::secret::Secret;
-use rusqlite::{OptionalExtension, Transaction, named_params, params};
-use std::fs::{File, TryLockError};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::Arc;
 
 /// The secrets that leave with a grant.
@@ -31,16 +29,24 @@ pub struct Decided {
     pub secrets: Option<GrantSecrets>,
 }
 
-/// The store of the one broker that serves a database.
+/// A request of a proven instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// Whose row it is about.
+    pub vm: VmName,
+    /// Who asks.
+    pub caller: InstanceId,
+    /// What it asks.
+    pub request: Request,
+}
+
+/// The store of one broker that serves a database: the only one on SQLite, one of many on PostgreSQL.
 pub struct Serving {
     store: Store,
     keys: Arc<RootKeys>,
     world: Arc<dyn World>,
     lease_ms: u32,
-    /// The database's clock at start, and the world's at that moment.
-    started_ms: (u64, u64),
-    /// Held while this lives.
-    _lock: Option<File>,
+    seen: Seen,
 }
 
 impl std::fmt::Debug for Serving {
@@ -50,8 +56,7 @@ impl std::fmt::Debug for Serving {
 }
 
 impl Serving {
-    /// Takes the database for this process and assumes that everybody who has not released was given the longest
-    /// lease ever just now.
+    /// Begins to serve, and assumes that everybody who has not released was given the longest lease ever just now.
     ///
     /// # Errors
     /// [`StoreError::Served`], [`StoreError::OtherKeys`] and others.
@@ -61,22 +66,19 @@ impl Serving {
         world: Arc<dyn World>,
         lease_ms: u32,
     ) -> Result<Self, StoreError> {
-        store.belongs_to(&keys)?;
-        let lock = store.path.as_deref().map(lock).transpose()?;
-        let transaction = begin(&mut store.connection)?;
-        let stored_ms: i64 = transaction.query_row(
-            "UPDATE broker SET lease_ms_max = max(lease_ms_max, ?1) RETURNING now_ms",
-            params![lease_ms],
-            |row| row.get(0),
-        )?;
-        transaction.execute(
-            "UPDATE vms SET lease_until_ms =
-             max(lease_until_ms, (SELECT now_ms + lease_ms_max FROM broker)) WHERE NOT released",
-            [],
-        )?;
-        transaction.commit()?;
-        let started_ms = (from_sql(stored_ms)?, world.now_ms());
-        Ok(Self { store, keys, world, lease_ms, started_ms, _lock: lock })
+        store.database.serve()?;
+        let database_ms = transact(&mut *store.database, |sql| {
+            belongs_to(sql, &keys)?;
+            let now_ms = clock::look(sql)?;
+            sql.execute(
+                "UPDATE broker SET lease_ms_max = CASE WHEN lease_ms_max > ?1 THEN lease_ms_max ELSE ?1 END",
+                &[i64::from(lease_ms).into()],
+            )?;
+            sql.execute("UPDATE broker SET assumed_until_ms = now_ms + lease_ms_max", &[])?;
+            Ok(now_ms)
+        })?;
+        let seen = Seen { database_ms, world_ms: world.now_ms() };
+        Ok(Self { store, keys, world, lease_ms, seen })
     }
 
     /// The database, for what is not a decision.
@@ -84,8 +86,7 @@ impl Serving {
         &mut self.store
     }
 
-    /// Decides `request` of `caller` for `vm` and makes the decision durable: load, [`step`], compare-and-swap,
-    /// secrets, commit, in one IMMEDIATE transaction.
+    /// Decides one request and makes the decision durable.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was decided then.
@@ -95,106 +96,136 @@ impl Serving {
         caller: InstanceId,
         request: &Request,
     ) -> Result<Decided, StoreError> {
-        let world_ms = self.now_ms();
-        let transaction = begin(&mut self.store.connection)?;
-        let row = load(&transaction, vm)?.ok_or(StoreError::UnknownVm(*vm))?;
-        let now_ms = ratchet(&transaction, world_ms)?;
-        let at = Moment { now_ms, lease_ms: self.lease_ms };
-        let (change, reply) = step(&row, at, caller, request);
-        if let Some(new) = &change {
-            swap_with_secrets(&transaction, (&self.keys, &*self.world), vm, (&row, new))?;
+        let ask = Ask { vm: *vm, caller, request: *request };
+        self.decide_all(&[ask])?.pop().ok_or(StoreError::Raced)?
+    }
+
+    /// Decides requests in their order, each on what the earlier ones left, and makes all decisions durable in one
+    /// transaction. One that fails does not fail its neighbours: if the transaction fails for something else than the
+    /// database as a whole, each is tried again alone.
+    ///
+    /// # Errors
+    /// [`StoreError`] of all of them.
+    pub fn decide_all(&mut self, asks: &[Ask]) -> Result<Vec<Result<Decided, StoreError>>, StoreError> {
+        match self.decide_at_once(asks) {
+            Err(StoreError::Database(_)) if asks.len() > 1 => Ok(asks
+                .iter()
+                .map(|ask| {
+                    let decided = self.decide_at_once(std::slice::from_ref(ask))?;
+                    decided.into_iter().next().ok_or(StoreError::Raced)?
+                })
+                .collect()),
+            decided => decided,
+        }
+    }
+
+    fn decide_at_once(&mut self, asks: &[Ask]) -> Result<Vec<Result<Decided, StoreError>>, StoreError> {
+        let Self { store, keys, world, lease_ms, seen } = self;
+        let (decided, erased, now_seen) = transact(&mut *store.database, |sql| {
+            let seen = clock::ratchet(sql, *seen, || world.now_ms())?;
+            let at = Moment { now_ms: seen.database_ms, lease_ms: *lease_ms };
+            let mut one = One { sql, keys, world: &**world, at, erased: false };
+            let mut decided = Vec::with_capacity(asks.len());
+            for ask in asks {
+                decided.push(one.decide(ask)?);
+            }
+            let erased = one.erased;
+            Ok((decided, erased, seen))
+        })?;
+        *seen = now_seen;
+        if erased {
+            store.database.scrub();
+        }
+        Ok(decided)
+    }
+}
+
+/// One transaction at work.
+struct One<'t> {
+    sql: &'t mut dyn Sql,
+    keys: &'t RootKeys,
+    world: &'t dyn World,
+    at: Moment,
+    /// Secrets were erased.
+    erased: bool,
+}
+
+impl One<'_> {
+    /// The outer error fails the transaction, the inner one this request only: it has changed nothing.
+    fn decide(&mut self, ask: &Ask) -> Result<Result<Decided, StoreError>, StoreError> {
+        let prepared = match self.prepare(ask) {
+            Ok(prepared) => prepared,
+            Err(error) if error.is_of_one_row() => return Ok(Err(error)),
+            Err(error) => return Err(error),
+        };
+        let Prepared { row, change, decided, wrapped } = prepared;
+        if let Some(new) = change {
+            swap(self.sql, &ask.vm, &row, &new)?;
+            self.erased |= gone(&row, &new).next().is_some();
+            erase(self.sql, &ask.vm, gone(&row, &new))?;
+        }
+        for (name, wrapped) in wrapped {
+            insert(self.sql, &ask.vm, name, wrapped)?;
+        }
+        Ok(Ok(decided))
+    }
+
+    /// Everything that can fail for one row's sake, before anything is written.
+    fn prepare(&mut self, ask: &Ask) -> Result<Prepared, StoreError> {
+        let Ask { vm, caller, request } = ask;
+        let row = load(self.sql, vm)?.ok_or(StoreError::UnknownVm(*vm))?;
+        let (change, reply) = step(&row, self.at, *caller, request);
+        if change.as_ref().is_some_and(|new| !new.is_lawful()) {
+            return Err(StoreError::Damaged);
+        }
+        let (mut fresh, mut wrapped) = (Vec::new(), Vec::new());
+        for name in change.iter().flat_map(|new| gone(new, &row)) {
+            let secret = fresh_secret(self.world)?;
+            wrapped.push((name, self.keys.wrap(self.world, vm, name, &secret)?));
+            fresh.push((name, secret));
         }
         let secrets = match &reply {
-            Reply::Granted(grant) => Some(GrantSecrets {
-                current: grant.current.map(|name| unwrap(&transaction, &self.keys, vm, name)).transpose()?,
-                next: unwrap(&transaction, &self.keys, vm, grant.next)?,
-            }),
+            Reply::Granted(grant) => {
+                let next = fresh.into_iter().find(|(name, _)| *name == grant.next);
+                Some(GrantSecrets {
+                    current: grant.current.map(|name| self.unwrap(vm, name)).transpose()?,
+                    next: next.ok_or(StoreError::Damaged)?.1,
+                })
+            }
             _ => None,
         };
-        transaction.commit()?;
-        if change.is_some_and(|new| gone(&row, &new).next().is_some()) {
-            self.store.scrub_log();
-        }
-        Ok(Decided { reply, secrets })
+        Ok(Prepared { row, change, decided: Decided { reply, secrets }, wrapped })
     }
 
-    /// The database's clock: where it stood at start, and what passed since.
-    fn now_ms(&self) -> u64 {
-        let (database_ms, world_ms) = self.started_ms;
-        database_ms.saturating_add(self.world.now_ms().saturating_sub(world_ms))
+    fn unwrap(&mut self, vm: &VmName, name: SecretName) -> Result<Secret<32>, StoreError> {
+        let statement =
+            "SELECT salt, sealed FROM secrets WHERE tenant = ?1 AND vm = ?2 AND token = ?3 AND epoch = ?4";
+        let mut found = self.sql.one(statement, &place(vm, name)?)?.ok_or(StoreError::Damaged)?;
+        let wrapped = Wrapped { salt: found.array()?, sealed: found.array()? };
+        Ok(self.keys.unwrap(vm, name, &wrapped)?)
     }
 }
 
-/// One broker per database: the lock goes with the process, however it ends. The file is its owner's alone, since whoever
-/// can open it can hold its lock and keep the broker out.
-fn lock(database: &Path) -> Result<File, StoreError> {
-    let mut path = database.as_os_str().to_owned();
-    path.push(".serving");
-    let failed = |source: std::io::Error| StoreError::Lock(source.to_string());
-    let file =
-        File::options().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Served),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
+struct Prepared {
+    row: Row,
+    change: Option<Row>,
+    decided: Decided,
+    /// Secrets whose names are new.
+    wrapped: Vec<(SecretName, Wrapped)>,
 }
 
-/// Moves the database's clock on; it never goes back.
-fn ratchet(transaction: &Transaction<'_>, world_ms: u64) -> Result<u64, StoreError> {
-    let mut update =
-        transaction.prepare_cached("UPDATE broker SET now_ms = max(now_ms, ?1) RETURNING now_ms")?;
-    from_sql(update.query_row(params![to_sql(world_ms)?], |row| row.get(0))?)
+fn place(vm: &VmName, name: SecretName) -> Result<[Value; 4], StoreError> {
+    Ok([vm.tenant.0.into(), vm.vm.0.into(), to_sql(name.token)?.into(), to_sql(name.epoch)?.into()])
 }
 
-/// Swaps the row and makes the secrets follow their names: a new name gets a fresh secret, a lost one is erased.
-fn swap_with_secrets(
-    transaction: &Transaction<'_>,
-    (keys, world): (&RootKeys, &dyn World),
-    vm: &VmName,
-    (old, new): (&Row, &Row),
-) -> Result<(), StoreError> {
-    if !new.is_lawful() {
-        return Err(StoreError::Damaged);
-    }
-    swap(transaction, vm, old, new)?;
-    erase(transaction, vm, gone(old, new))?;
-    for name in gone(new, old) {
-        let secret = fresh_secret(world)?;
-        let wrapped = keys.wrap(world, vm, name, &secret)?;
-        transaction.prepare_cached("INSERT INTO secrets VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
-            params![
-                vm.tenant.0,
-                vm.vm.0,
-                to_sql(name.token)?,
-                to_sql(name.epoch)?,
-                wrapped.salt,
-                wrapped.sealed
-            ],
-        )?;
-    }
-    Ok(())
-}
-
-fn unwrap(
-    transaction: &Transaction<'_>,
-    keys: &RootKeys,
+fn insert(
+    sql: &mut dyn Sql,
     vm: &VmName,
     name: SecretName,
-) -> Result<Secret<32>, StoreError> {
-    let wrapped = transaction
-        .prepare_cached(
-            "SELECT salt, sealed FROM secrets
-             WHERE tenant = :tenant AND vm = :vm AND token = :token AND epoch = :epoch",
-        )?
-        .query_row(
-            named_params! {
-                ":tenant": vm.tenant.0, ":vm": vm.vm.0,
-                ":token": to_sql(name.token)?, ":epoch": to_sql(name.epoch)?,
-            },
-            |row| Ok(Wrapped { salt: row.get(0)?, sealed: row.get(1)? }),
-        )
-        .optional()?
-        .ok_or(StoreError::Damaged)?;
-    Ok(keys.unwrap(vm, name, &wrapped)?)
+    Wrapped { salt, sealed }: Wrapped,
+) -> Result<(), StoreError> {
+    let [tenant, vm, token, epoch] = place(vm, name)?;
+    let statement =
+        "INSERT INTO secrets (tenant, vm, token, epoch, salt, sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    sql.execute(statement, &[tenant, vm, token, epoch, salt.into(), sealed.into()]).map(drop)
 }

@@ -36,6 +36,7 @@ const NEEDED: &[&[&str]] = &[
     &["python3"],              // runs sev-snp-measure, a peer
     &["python3-cryptography"], // which it needs for ID blocks
     &["procps"],               // kill, which tests send signals with
+    &["postgresql"],           // the broker's other database; tests run servers of their own
 ];
 
 /// Installs what is missing.
