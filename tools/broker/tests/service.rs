@@ -14,6 +14,7 @@ use husk::attest::report::Layout;
 use husk::release::open::{Granted, ReleasedKey, Verdict};
 use husk::release::tenure::Tenure;
 use husk::release::{Anchor, Head, ReleaseFault};
+use husk_broker::rules::Order;
 use husk_broker::store::Store;
 
 type Change = fn(&mut Layout);
@@ -256,4 +257,26 @@ fn every_frame_replayed_is_refused_and_changes_nothing() {
         assert!(matches!(answer[4], 0xFF | 0x81), "a refusal, or a hello's worth");
     }
     running.commit(&head(2, 1), &head(3, 1)).unwrap();
+}
+
+/// What its disk shows is newer than this broker remembers: only the broker can have gone back.
+#[test]
+fn a_vm_that_is_newer_than_its_head_is_quarantined() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let bench = Bench::with(Some(&path), true);
+    let (mut running, _) = created(bench.launch(&VM, 1), &head(1, 1));
+    running.release().unwrap();
+    let missing = |number, fault: u32| {
+        let mut launch = bench.launch(&VM, number);
+        let (client, Granted::Open(grant)) = granted(&mut launch) else { panic!("not an opening") };
+        let tenure = Tenure::new(client, grant.pending);
+        launch.on(|platform| tenure.state_missing(platform, fault)).unwrap();
+    };
+    let other = husk::volume::VolumeFault::RolledBack.fault().code();
+    missing(2, other);
+    missing(3, husk::volume::VolumeFault::NewerThanAnchor.fault().code());
+    assert_eq!(refusal(&mut bench.launch(&VM, 4)), ReleaseFault::DeniedVm, "halted");
+    Store::open(&path).unwrap().operate(&VM, Order::Resume).unwrap();
+    drop(granted(&mut bench.launch(&VM, 5)));
 }

@@ -2,10 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where its world fails")]
 
+#[path = "store/back.rs"]
+mod back;
 #[path = "store/bench.rs"]
 mod bench;
 #[path = "store/group.rs"]
 mod group;
+#[path = "store/keys.rs"]
+mod keys;
 #[path = "store/laws.rs"]
 mod laws;
 #[path = "store/postgres.rs"]

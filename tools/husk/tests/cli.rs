@@ -117,3 +117,34 @@ fn one_broker_serves_and_ends_in_order() {
     assert!(asked.success());
     assert!(broker.0.wait().unwrap().success(), "SIGTERM is an orderly end");
 }
+
+/// A protected root key, its rotation, and a counter, from the command line.
+#[test]
+fn a_root_key_is_protected_and_rotated_and_commits_are_counted() {
+    let site = Site::new();
+    fs::write(site.path("words"), "correct horse battery\n").unwrap();
+    fs::set_permissions(site.path("words"), fs::Permissions::from_mode(0o600)).unwrap();
+    let words = ["--passphrase-file", "words"];
+    let database = ["--database", "db"];
+    let root = [&database[..], &["--root-key", "root"], &words].concat();
+    let made = site.json(&[&["broker", "init", "--json"], &root[..]].concat());
+    assert_eq!(made["root_key_protection"], "passphrase");
+    let (code, line) = fails(&site, &["broker", "serve", "--database", "db", "--root-key", "root"]);
+    assert_eq!((code, line.contains("--passphrase-file")), (1, true), "{line}");
+    site.json(&[&["tenant", "init", "--root-out", "tenant", "--json"], &root[..]].concat());
+    let rotate = [&["broker", "rotate", "--root-key-out", "new", "--json"], &root[..]].concat();
+    assert_eq!(site.json(&rotate)["root_key_protection"], "file mode");
+    let (code, line) = fails(&site, &[&["broker", "serve"], &root[..]].concat());
+    assert_eq!((code, line.contains("does not belong")), (1, true), "{line}");
+    let new = [&database[..], &["--root-key", "new"]].concat();
+    let count = [&["broker", "count", "--counter-out", "counter", "--json"], &new[..]].concat();
+    assert!(site.json(&count)["commits"].as_u64().unwrap() >= 2);
+    assert_eq!(fails(&site, &count).0, 4, "a counter is never made anew");
+    let serve =
+        |counter| [&["broker", "serve", "--listen", "127.0.0.1:0", "--counter", counter], &new[..]].concat();
+    let (code, line) = fails(&site, &serve("none"));
+    assert_eq!((code, line.contains("does not exist")), (3, true), "nothing is not zero: {line}");
+    let ready = [&serve("counter")[..], &["--ready-file", "ready"]].concat();
+    let (_broker, address) = site.start(&ready, "ready");
+    assert!(address.starts_with("127.0.0.1:"));
+}

@@ -1,10 +1,10 @@
 //! `husk broker`: make a broker, and serve.
 
-use super::{Database, Shape, or_remove};
+use super::{Database, RootKey, Shape, or_remove};
 use crate::http;
 use crate::service::Service;
-use crate::store::{Serving, Store};
-use crate::vault::RootKeys;
+use crate::store::{Counter, Serving, Store};
+use crate::vault::{Passphrase, RootKeys};
 use crate::world::{Machine, World};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -24,6 +24,42 @@ pub enum BrokerCommand {
     Init(InitArgs),
     /// Serve VMs until SIGTERM or Ctrl-C.
     Serve(ServeArgs),
+    /// Wrap every secret under a new root key: what copies of the database hold opens no more once the old file is
+    /// destroyed.
+    Rotate(RotateArgs),
+    /// Make an external counter for `serve --counter`: a database that is set back later is noticed.
+    Count(CountArgs),
+}
+
+/// `husk broker count`
+#[derive(Args, Debug)]
+pub struct CountArgs {
+    #[command(flatten)]
+    database: Database,
+    #[command(flatten)]
+    root_key: RootKey,
+    /// Where to write the counter: a disk that is not backed up and restored together with the database.
+    #[arg(long, value_name = "FILE")]
+    counter_out: PathBuf,
+    #[command(flatten)]
+    shape: Shape,
+}
+
+/// `husk broker rotate`
+#[derive(Args, Debug)]
+pub struct RotateArgs {
+    #[command(flatten)]
+    database: Database,
+    #[command(flatten)]
+    root_key: RootKey,
+    /// Where to write the new root key.
+    #[arg(long, value_name = "FILE")]
+    root_key_out: PathBuf,
+    /// A private file whose first line is a passphrase to protect the new root key with.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file_out: Option<PathBuf>,
+    #[command(flatten)]
+    shape: Shape,
 }
 
 /// `husk broker init`
@@ -34,6 +70,10 @@ pub struct InitArgs {
     /// Where to write the root key: it wraps every secret in the database and signs every grant.
     #[arg(long, value_name = "FILE")]
     root_key: PathBuf,
+    /// A private file whose first line is a passphrase to protect the root key with; otherwise only the file's mode
+    /// does.
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
     #[command(flatten)]
     shape: Shape,
 }
@@ -43,9 +83,8 @@ pub struct InitArgs {
 pub struct ServeArgs {
     #[command(flatten)]
     database: Database,
-    /// The root key file that `husk broker init` wrote.
-    #[arg(long, value_name = "FILE")]
-    root_key: PathBuf,
+    #[command(flatten)]
+    root_key: RootKey,
     /// Address and port; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8630")]
     listen: SocketAddr,
@@ -59,6 +98,10 @@ pub struct ServeArgs {
     /// How long a VM may answer without asking again.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
     lease_seconds: u32,
+    /// An external counter that `husk broker count` made: without it a database that was set back while no broker
+    /// served it is not noticed. One for each instance.
+    #[arg(long, value_name = "FILE")]
+    counter: Option<PathBuf>,
     /// Write the address here once the broker serves.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
@@ -73,13 +116,15 @@ impl BrokerCommand {
         match self {
             Self::Init(args) => init(&args),
             Self::Serve(args) => serve(&args),
+            Self::Rotate(args) => rotate(&args),
+            Self::Count(args) => count(&args),
         }
     }
 }
 
 fn init(args: &InitArgs) -> anyhow::Result<()> {
     let keys = RootKeys::generate(&Machine::start())?;
-    keys.write(&args.root_key).context("the root key was not written")?;
+    let protection = write(&keys, &args.root_key, args.passphrase_file.as_deref())?;
     or_remove(&args.root_key, || {
         let location = &args.database.database;
         Store::create_at(location, &keys).with_context(|| location.to_string()).map(|_| ())
@@ -88,18 +133,69 @@ fn init(args: &InitArgs) -> anyhow::Result<()> {
         "broker": hex::encode(keys.broker()),
         "database": args.database.database.to_string(),
         "root_key": args.root_key.display().to_string(),
+        "root_key_protection": protection,
+    }));
+    Ok(())
+}
+
+/// Writes a root key file; says what protects it.
+fn write(keys: &RootKeys, path: &Path, passphrase: Option<&Path>) -> anyhow::Result<&'static str> {
+    let (written, protection) = match passphrase {
+        Some(file) => {
+            let passphrase = Passphrase::read(file).context("the passphrase was not read")?;
+            (keys.write_protected(path, &passphrase, &Machine::start()), "passphrase")
+        }
+        None => (keys.write(path), "file mode"),
+    };
+    written.context("the root key was not written").map(|()| protection)
+}
+
+fn rotate(args: &RotateArgs) -> anyhow::Result<()> {
+    let old = args.root_key.read()?;
+    let mut store = args.database.open()?;
+    store.belongs_to(&old)?;
+    let world = Machine::start();
+    let new = old.rotated(&world)?;
+    let protection = write(&new, &args.root_key_out, args.passphrase_file_out.as_deref())?;
+    // The new file stays, whatever happens: if the connection breaks in the middle, it may be the one that counts.
+    let secrets = store.rotate(&world, &old, &new).context(
+        "the secrets were not wrapped anew, as far as is known; keep both root key files: the database takes only one, \
+         and says so",
+    )?;
+    args.shape.print(&json!({
+        "database": args.database.database.to_string(),
+        "root_key": args.root_key_out.display().to_string(),
+        "root_key_protection": protection,
+        "secrets": secrets,
+    }));
+    Ok(())
+}
+
+fn count(args: &CountArgs) -> anyhow::Result<()> {
+    let keys = args.root_key.read()?;
+    let mut store = args.database.open()?;
+    store.belongs_to(&keys)?;
+    let commits = store.commits()?;
+    Counter::create(&args.counter_out, keys.broker(), commits)?;
+    args.shape.print(&json!({
+        "counter": args.counter_out.display().to_string(),
+        "commits": commits,
     }));
     Ok(())
 }
 
 fn serve(args: &ServeArgs) -> anyhow::Result<()> {
-    let keys = Arc::new(RootKeys::read(&args.root_key).context("the root key was not read")?);
+    let keys = Arc::new(args.root_key.read()?);
     let world: Arc<dyn World> = Arc::new(Machine::start());
     let verifier = verifier(args)?;
     let store = args.database.open()?;
     let lease_ms = args.lease_seconds.saturating_mul(1000);
-    let serving = Serving::begin(store, Arc::clone(&keys), Arc::clone(&world), lease_ms)
-        .with_context(|| args.database.database.to_string())?;
+    let begun = Serving::begin(store, Arc::clone(&keys), Arc::clone(&world), lease_ms);
+    let serving = begun.and_then(|serving| match &args.counter {
+        Some(path) => serving.with_counter(Counter::open(path)?),
+        None => Ok(serving),
+    });
+    let serving = serving.with_context(|| args.database.database.to_string())?;
     let service = Arc::new(Service::new(serving, keys, world, Box::new(verifier)));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -14,10 +14,11 @@ pub use tenant::TenantCommand;
 pub use vm::VmCommand;
 
 use crate::store::{Location, Store, StoreError};
-use crate::vault::VaultError;
+use crate::vault::{Passphrase, RootKeys, VaultError};
 use anyhow::Context as _;
 use clap::Args;
 use husk_files::{ConfigFileError, PrivateFileError};
+use std::path::PathBuf;
 
 /// Where the database is.
 #[derive(Args, Clone, Debug)]
@@ -30,6 +31,24 @@ pub struct Database {
 impl Database {
     fn open(&self) -> anyhow::Result<Store> {
         Store::open_at(&self.database).with_context(|| self.database.to_string())
+    }
+}
+
+/// The broker's root key file.
+#[derive(Args, Clone, Debug)]
+pub struct RootKey {
+    /// The root key file that `husk broker init` wrote.
+    #[arg(long, value_name = "FILE")]
+    pub root_key: PathBuf,
+    /// A private file whose first line is the passphrase that protects the root key file.
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+impl RootKey {
+    fn read(&self) -> anyhow::Result<RootKeys> {
+        let passphrase = self.passphrase_file.as_deref().map(Passphrase::read).transpose()?;
+        RootKeys::read_with(&self.root_key, passphrase.as_ref()).context("the root key was not read")
     }
 }
 
@@ -82,7 +101,11 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             ConfigFileError::File(file) => Some(file),
             ConfigFileError::Malformed(_) => None,
         });
-        let file = in_vault.or(in_config).or_else(|| cause.downcast_ref());
+        let in_store = cause.downcast_ref().and_then(|error| match error {
+            StoreError::File(file) | StoreError::Vault(VaultError::File(file)) => Some(file),
+            _ => None,
+        });
+        let file = in_vault.or(in_config).or(in_store).or_else(|| cause.downcast_ref());
         match file {
             Some(PrivateFileError::Missing(_)) => return 3,
             Some(PrivateFileError::Exists(_)) => return 4,

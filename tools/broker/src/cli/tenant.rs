@@ -1,9 +1,9 @@
 //! `husk tenant`: a tenant's root key and its registration.
 
-use super::{Database, Shape, or_remove, random_id};
+use super::{Database, RootKey, Shape, or_remove, random_id};
 use crate::ids::TenantId;
 use crate::store::Tenant;
-use crate::vault::{RootKeys, TenantRoot};
+use crate::vault::TenantRoot;
 use crate::world::Machine;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -23,9 +23,8 @@ pub enum TenantCommand {
 pub struct InitArgs {
     #[command(flatten)]
     database: Database,
-    /// The broker's root key file, for the public key that is certified.
-    #[arg(long, value_name = "FILE")]
-    root_key: PathBuf,
+    #[command(flatten)]
+    root_key: RootKey,
     /// Where to write the tenant root key. The broker keeps no copy: store it offline.
     #[arg(long, value_name = "FILE")]
     root_out: PathBuf,
@@ -49,7 +48,7 @@ impl TenantCommand {
 }
 
 fn init(args: &InitArgs) -> anyhow::Result<()> {
-    let keys = RootKeys::read(&args.root_key).context("the broker's root key was not read")?;
+    let keys = args.root_key.read()?;
     let mut store = args.database.open()?;
     store.belongs_to(&keys)?;
     let id = args.tenant.map_or_else(|| random_id().map(TenantId), Ok)?;

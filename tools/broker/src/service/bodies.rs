@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, IntoBytes};
 /// operation is another.
 pub(super) fn request(operation: Operation, body: &[u8]) -> Option<Request> {
     match operation {
-        Operation::Attest | Operation::Grant => None,
+        Operation::Attest | Operation::Grant | Operation::StateMissing => None,
         Operation::Resume => {
             exactly::<Resume>(body).ok().map(|asked| Request::Resume { token: asked.token.get() })
         }
@@ -47,10 +47,12 @@ pub(super) fn request(operation: Operation, body: &[u8]) -> Option<Request> {
             generation: asked.generation.get(),
             head: Head::from(&asked.head),
         }),
-        Operation::StateMissing => {
-            exactly::<StateMissing>(body).ok().map(|asked| Request::StateMissing { token: asked.token.get() })
-        }
     }
+}
+
+/// The alarm that a VM's disk does not hold the state at head.
+pub(super) fn state_missing(body: &[u8]) -> Option<StateMissing> {
+    exactly(body).ok()
 }
 
 /// The parts of an ATTEST.

@@ -16,7 +16,7 @@ pub use sessions::{ESTABLISHED_MAX, GREETED_MAX};
 use crate::evidence::{Evidence, EvidenceRefused};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::{Genuine, Measurement, guest_is_closed, refused};
-use crate::rules::{Grant, InstanceId, Reply, Request};
+use crate::rules::{Grant, InstanceId, Order, Reply, Request};
 use crate::store::{Ask, Decided, Enrolment, GrantSecrets, Group, GroupError, Serving, StoreError, Tenant};
 use crate::vault::RootKeys;
 use crate::world::{World, WorldEntropy};
@@ -30,6 +30,7 @@ use husk::release::wire::{
     DeniedReason, FRAME_BYTES_MAX, FrameKind, GrantIntent, GrantReply, Hello, Operation, PROTOCOL,
     RefusalReason, SIGNATURE_BYTES, SUITE, ServerHello, Status, WireHead,
 };
+use husk::volume::VolumeFault;
 use sessions::{Session, Sessions, Stage};
 use sha2::{Digest as _, Sha256, Sha384};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -189,13 +190,15 @@ impl Service {
                 | Operation::Anchor
                 | Operation::Renew
                 | Operation::Bump
-                | Operation::Release
-                | Operation::StateMissing,
+                | Operation::Release,
                 Stage::Attested { .. } | Stage::Resumed,
             ) => match bodies::request(operation, body) {
                 Some(request) => self.ask(session, &request),
                 None => order,
             },
+            (Operation::StateMissing, Stage::Attested { .. } | Stage::Resumed) => {
+                self.state_missing(session, body)
+            }
             _ => order,
         }
     }
@@ -206,6 +209,25 @@ impl Service {
         let decided = self.group.decide(ask);
         let Decided { reply, secrets } = decided.map_err(|error| unavailable(&session.vm, &error))?;
         Ok((reply, secrets))
+    }
+
+    /// An instance that was granted the newest state and holds a newer one: the database was set back, as far as this VM
+    /// goes. Nothing is granted for it until its owner has looked.
+    fn state_missing(&self, session: &Session, body: &[u8]) -> Outcome {
+        let Some(alarm) = bodies::state_missing(body) else {
+            return Ok((Reply::Denied(DeniedReason::Order), None));
+        };
+        let outcome = self.ask(session, &Request::StateMissing { token: alarm.token.get() })?;
+        if outcome.0 == Reply::Done && alarm.fault.get() == VolumeFault::NewerThanAnchor.fault().code() {
+            let vm = &session.vm;
+            self.stored(vm, |serving| serving.store().operate(vm, Order::Halt))?;
+            eprintln!(
+                "husk-broker: {vm}: ALARM: halted: its disk holds a newer state than this database. If the database \
+                 was restored from a copy, restore the newest; if there is none, or if the host tampered with the \
+                 disk, its owner decides (`husk vm resume`, `husk vm retire`)"
+            );
+        }
+        Ok(outcome)
     }
 
     /// The tenant may have forbidden the firmware while its instance waited for another's lease to end.

@@ -38,37 +38,52 @@ impl Stored {
     }
 }
 
-/// Starts: what the clock shows. What passed before anybody of this process looked is not counted.
-pub(super) fn look(sql: &mut dyn Sql) -> Result<u64, StoreError> {
-    let stored = read(sql)?;
-    if let Some(server_ms) = sql.server_ms()? {
-        write(sql, Stored { server_ms, ..stored })?;
+/// The one row that all transactions share.
+pub(super) struct Shared {
+    clock: Stored,
+    /// How many transactions changed something, ever.
+    pub(super) commits: u64,
+    /// Tells whether wrapped secrets are under the keys at hand.
+    pub(super) root_check: [u8; 16],
+}
+
+impl Shared {
+    pub(super) fn read(sql: &mut dyn Sql) -> Result<Self, StoreError> {
+        let statement = "SELECT now_ms, server_ms, commits, root_check FROM broker";
+        let mut columns = sql.one(statement, &[])?.ok_or(StoreError::Damaged)?;
+        let clock = Stored { now_ms: columns.number()?, server_ms: columns.number()? };
+        Ok(Self { clock, commits: columns.number()?, root_check: columns.array()? })
     }
-    Ok(stored.now_ms)
-}
 
-/// Moves the clock on. `world_ms` is asked after the database was read, so that waiting for it counts for nobody.
-pub(super) fn ratchet(
-    sql: &mut dyn Sql,
-    seen: Seen,
-    world_ms: impl FnOnce() -> u64,
-) -> Result<Seen, StoreError> {
-    let stored = read(sql)?;
-    let server_ms = sql.server_ms()?;
-    let world_ms = world_ms();
-    let moved = stored.moved(server_ms, seen, world_ms);
-    write(sql, moved)?;
-    Ok(Seen { database_ms: moved.now_ms, world_ms })
-}
+    /// Starts: what the clock shows. What passed before anybody of this process looked is not counted.
+    pub(super) fn look(&mut self, sql: &mut dyn Sql) -> Result<u64, StoreError> {
+        if let Some(server_ms) = sql.server_ms()? {
+            self.clock.server_ms = server_ms;
+        }
+        Ok(self.clock.now_ms)
+    }
 
-fn read(sql: &mut dyn Sql) -> Result<Stored, StoreError> {
-    let mut columns = sql.one("SELECT now_ms, server_ms FROM broker", &[])?.ok_or(StoreError::Damaged)?;
-    Ok(Stored { now_ms: columns.number()?, server_ms: columns.number()? })
-}
+    /// Moves the clock on. `world_ms` is asked after the database was read, so that waiting for it counts for nobody.
+    pub(super) fn ratchet(
+        &mut self,
+        sql: &mut dyn Sql,
+        seen: Seen,
+        world_ms: impl FnOnce() -> u64,
+    ) -> Result<Seen, StoreError> {
+        let server_ms = sql.server_ms()?;
+        let world_ms = world_ms();
+        self.clock = self.clock.moved(server_ms, seen, world_ms);
+        Ok(Seen { database_ms: self.clock.now_ms, world_ms })
+    }
 
-fn write(sql: &mut dyn Sql, clock: Stored) -> Result<(), StoreError> {
-    let values = [to_sql(clock.now_ms)?.into(), to_sql(clock.server_ms)?.into()];
-    sql.execute("UPDATE broker SET now_ms = ?1, server_ms = ?2", &values).map(drop)
+    pub(super) fn write(&self, sql: &mut dyn Sql) -> Result<(), StoreError> {
+        let Self { clock, commits, root_check } = self;
+        let clock = [to_sql(clock.now_ms)?.into(), to_sql(clock.server_ms)?.into()];
+        let [now_ms, server_ms] = clock;
+        let values = [now_ms, server_ms, to_sql(*commits)?.into(), (*root_check).into()];
+        let statement = "UPDATE broker SET now_ms = ?1, server_ms = ?2, commits = ?3, root_check = ?4";
+        sql.execute(statement, &values).map(drop)
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! the store of a broker that serves: only it decides requests. [`Group`] brings the requests of many VMs into one
 //! transaction. [`Location`] says which database.
 //! **Trust.** The database is as good as its disk; secrets in it are wrapped (`vault`). A database that was set
-//! back to an older copy is *not* noticed here.
+//! back to an older copy is noticed with an external [`Counter`], and without one by the processes that still serve it.
 //! **Laws.** One broker serves a SQLite file; any number serve a PostgreSQL database. An answer exists only after its durable
 //! COMMIT returned. Transactions are serial. The clock is the database's own and never decreases (`clock`). A secret
 //! exists exactly as long as its name is in the row.
@@ -12,6 +12,8 @@
 
 mod clock;
 mod columns;
+mod counter;
+mod error;
 mod group;
 mod location;
 mod postgres;
@@ -20,6 +22,8 @@ mod serving;
 mod sql;
 mod sqlite;
 
+pub use counter::Counter;
+pub use error::{DatabaseError, StoreError};
 pub use group::{Group, GroupError};
 pub use location::Location;
 pub use serving::{Ask, Decided, GrantSecrets, Serving};
@@ -27,114 +31,19 @@ pub use serving::{Ask, Decided, GrantSecrets, Serving};
 use self::postgres::Postgres;
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::Policy;
-use crate::rules::{InstanceId, Life, Order, Row, SecretName, operate};
-use crate::vault::{RootKeys, VaultError};
+use crate::rules::{InstanceId, Order, Row, SecretName, operate};
+use crate::vault::{RootKeys, VaultError, Wrapped};
+use crate::world::World;
+use clock::Shared;
 use columns::{load, swap};
 use husk::release::wire::{BrokerCertificate, POINT_BYTES};
-use sql::{Database, Sql, to_sql, transact};
+use sql::{Columns, Database, Sql, to_sql, transact};
 use sqlite::Sqlite;
 use std::path::Path;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// How many launches of a VM are remembered. Older ones ended long ago: each took the VM's token from the one before.
 pub const LAUNCHES_MAX: u32 = 64;
-
-/// Why the database gave nothing. Nothing has changed then.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A statement failed.
-    #[error("the database failed: {0}")]
-    Database(#[from] DatabaseError),
-    /// The database's disk is full.
-    #[error("the disk of the database is full, so nothing is decided; free space, and it goes on by itself")]
-    Full,
-    /// There is no way to the database.
-    #[error(
-        "the database cannot be reached, so nothing is decided ({0}); what was acknowledged is in it, and it goes on \
-         by itself once it can be reached"
-    )]
-    Unreachable(String),
-    /// The database server promises less than this needs.
-    #[error("this database server does not promise enough: {0}; change its configuration")]
-    Weaker(String),
-    /// The URL is no use.
-    #[error("the database's URL is refused: {0}")]
-    Url(String),
-    /// The file is another program's.
-    #[error("this is not a husk broker database; point to the one that `husk broker init` made")]
-    NotOurs,
-    /// The file is there already.
-    #[error("the database exists already and is never overwritten; choose another, or move it away")]
-    Exists,
-    /// The file could not be made.
-    #[error("the database could not be made: {0}")]
-    Uncreatable(String),
-    /// The file is not there.
-    #[error("the database does not exist; make one with `husk broker init`")]
-    Missing,
-    /// The file was written by a newer broker.
-    #[error("the database was written by a newer husk; use that one")]
-    Newer,
-    /// The root key file belongs to another database.
-    #[error("this root key file does not belong to this database; use the one that was made with it")]
-    OtherKeys,
-    /// A row breaks the laws of `rules`.
-    #[error(
-        "a row of the database is damaged; restore the database, and halt its VMs first if the copy is old"
-    )]
-    Damaged,
-    /// Another broker serves it.
-    #[error("another broker serves this database; stop it first")]
-    Served,
-    /// The lock file could not be made or locked.
-    #[error("the lock file beside the database failed: {0}")]
-    Lock(String),
-    /// Another transaction was in the way.
-    #[error("another transaction was in the way for too long; nothing was decided, ask again")]
-    Raced,
-    /// A counter reached its end.
-    #[error("a counter reached its end")]
-    WornOut,
-    /// The vault refused.
-    #[error(transparent)]
-    Vault(#[from] VaultError),
-    /// No such tenant.
-    #[error("no tenant {0} is known here; make one with `husk tenant init`")]
-    UnknownTenant(TenantId),
-    /// No such VM.
-    #[error("no VM {0} is enrolled here; see `husk vm list`")]
-    UnknownVm(VmName),
-    /// The tenant is there.
-    #[error("tenant {0} is registered already")]
-    TenantExists(TenantId),
-    /// The VM is there.
-    #[error("VM {0} is enrolled already; `husk vm show` tells how")]
-    VmExists(VmName),
-    /// The order makes no sense now.
-    #[error("the VM is {0:?}, which bars this order")]
-    Barred(Life),
-}
-
-/// What a database said.
-#[derive(Debug, thiserror::Error)]
-pub enum DatabaseError {
-    /// SQLite.
-    #[error(transparent)]
-    Sqlite(rusqlite::Error),
-    /// PostgreSQL.
-    #[error("{}", .0.as_db_error().map_or_else(|| .0.to_string(), ToString::to_string))]
-    Postgres(::postgres::Error),
-}
-
-impl StoreError {
-    /// Whether it is about one VM's row and leaves the transaction of its neighbours whole.
-    const fn is_of_one_row(&self) -> bool {
-        matches!(
-            self,
-            Self::Damaged | Self::WornOut | Self::Vault(_) | Self::UnknownTenant(_) | Self::UnknownVm(_)
-        )
-    }
-}
 
 /// A tenant, as registered.
 #[derive(Clone)]
@@ -245,12 +154,57 @@ impl Store {
         self.transact(|sql| belongs_to(sql, keys))
     }
 
+    /// As [`Store::transact`], and counts as a commit: an older copy of the database lacks it.
+    fn change<T>(
+        &mut self,
+        work: impl FnOnce(&mut dyn Sql) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.transact(|sql| {
+            let made = work(sql)?;
+            sql.execute("UPDATE broker SET commits = commits + 1", &[])?;
+            Ok(made)
+        })
+    }
+
+    /// How many transactions changed something, ever.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn commits(&mut self) -> Result<u64, StoreError> {
+        self.transact(|sql| Shared::read(sql).map(|shared| shared.commits))
+    }
+
+    /// Wraps every secret anew, under `new` in place of `old`; how many there were. Brokers that serve with the old keys
+    /// decide nothing from then on.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherKeys`], [`StoreError::Served`] and others. [`StoreError::Unreachable`] leaves it open which
+    /// keys are the database's: [`Store::belongs_to`] tells.
+    pub fn rotate(&mut self, world: &dyn World, old: &RootKeys, new: &RootKeys) -> Result<usize, StoreError> {
+        self.database.serve()?;
+        let check = new.database_check()?;
+        let secrets = self.change(|sql| {
+            belongs_to(sql, old)?;
+            let secrets = sql.query("SELECT tenant, vm, token, epoch, salt, sealed FROM secrets", &[])?;
+            let count = secrets.len();
+            for columns in secrets {
+                rewrap(sql, columns, |vm, name, wrapped| {
+                    new.wrap(world, vm, name, &old.unwrap(vm, name, wrapped)?)
+                })?;
+            }
+            sql.execute("UPDATE broker SET root_check = ?1", &[check.into()])?;
+            Ok(count)
+        })?;
+        self.database.scrub();
+        Ok(secrets)
+    }
+
     /// Carries out the operator's order.
     ///
     /// # Errors
     /// [`StoreError::Barred`], [`StoreError::UnknownVm`] and others.
     pub fn operate(&mut self, vm: &VmName, order: Order) -> Result<Row, StoreError> {
-        let new = self.transact(|sql| {
+        let new = self.change(|sql| {
             let row = load(sql, vm)?.ok_or(StoreError::UnknownVm(*vm))?;
             let new = operate(&row, order).map_err(StoreError::Barred)?;
             swap(sql, vm, &row, &new)?;
@@ -266,7 +220,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::TenantExists`] and others.
     pub fn register(&mut self, id: TenantId, tenant: &Tenant) -> Result<(), StoreError> {
-        let added = self.transact(|sql| {
+        let added = self.change(|sql| {
             let statement = "INSERT INTO tenants (tenant, root, certificate) VALUES (?1, ?2, ?3)
                 ON CONFLICT DO NOTHING";
             let certificate = tenant.certificate.as_bytes();
@@ -290,7 +244,7 @@ impl Store {
     pub fn enrol(&mut self, vm: &VmName, enrolment: &Enrolment) -> Result<(), StoreError> {
         let policy = serde_json::to_string(&enrolment.policy).map_err(|_| StoreError::Damaged)?;
         let row = Row::enrolled();
-        let added = self.transact(|sql| {
+        let added = self.change(|sql| {
             tenant(sql, vm.tenant)?;
             let statement = "INSERT INTO vms (tenant, vm, host_data, policy, life, generation, token, epoch,
                 sequence, digest, lease_until_ms, released) VALUES (?1, ?2, ?3, ?4, 0, 0, 0, 0, 0, ?5, 0, ?6)
@@ -326,7 +280,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownVm`] and others.
     pub fn amend(&mut self, vm: &VmName, change: impl FnOnce(&mut Policy)) -> Result<Policy, StoreError> {
-        self.transact(|sql| {
+        self.change(|sql| {
             let mut policy = enrolment(sql, vm)?.policy;
             change(&mut policy);
             let text = serde_json::to_string(&policy).map_err(|_| StoreError::Damaged)?;
@@ -351,13 +305,13 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn vms(&mut self, tenant: Option<TenantId>) -> Result<Vec<VmName>, StoreError> {
-        let rows = self.transact(|sql| match tenant {
-            Some(id) => sql.query("SELECT tenant, vm FROM vms WHERE tenant = ?1 ORDER BY vm", &[id.0.into()]),
-            None => sql.query("SELECT tenant, vm FROM vms ORDER BY tenant, vm", &[]),
-        })?;
-        rows.into_iter()
-            .map(|mut row| Ok(VmName { tenant: TenantId(row.array()?), vm: VmId(row.array()?) }))
-            .collect()
+        self.transact(|sql| match tenant {
+            Some(id) => {
+                let statement = "SELECT tenant, vm FROM vms WHERE tenant = ?1 ORDER BY vm";
+                vm_names(sql.query(statement, &[id.0.into()])?)
+            }
+            None => all_vms(sql),
+        })
     }
 
     /// Remembers that the launch `report_id` speaks with the key `instance`; false if it spoke with another before.
@@ -371,8 +325,36 @@ impl Store {
         report_id: &[u8; 32],
         instance: InstanceId,
     ) -> Result<bool, StoreError> {
-        self.transact(|sql| bind_launch(sql, vm, report_id, instance))
+        self.change(|sql| bind_launch(sql, vm, report_id, instance))
     }
+}
+
+fn all_vms(sql: &mut dyn Sql) -> Result<Vec<VmName>, StoreError> {
+    vm_names(sql.query("SELECT tenant, vm FROM vms ORDER BY tenant, vm", &[])?)
+}
+
+fn vm_names(rows: Vec<Columns>) -> Result<Vec<VmName>, StoreError> {
+    rows.into_iter()
+        .map(|mut row| Ok(VmName { tenant: TenantId(row.array()?), vm: VmId(row.array()?) }))
+        .collect()
+}
+
+/// Replaces one wrapped secret.
+fn rewrap(
+    sql: &mut dyn Sql,
+    mut columns: Columns,
+    wrap: impl FnOnce(&VmName, SecretName, &Wrapped) -> Result<Wrapped, VaultError>,
+) -> Result<(), StoreError> {
+    let vm = VmName { tenant: TenantId(columns.array()?), vm: VmId(columns.array()?) };
+    let name = SecretName { token: columns.number()?, epoch: columns.number()? };
+    let Wrapped { salt, sealed } =
+        wrap(&vm, name, &Wrapped { salt: columns.array()?, sealed: columns.array()? })?;
+    let token = to_sql(name.token)?.into();
+    sql.execute(
+        "UPDATE secrets SET salt = ?4, sealed = ?5 WHERE tenant = ?1 AND vm = ?2 AND token = ?3",
+        &[vm.tenant.0.into(), vm.vm.0.into(), token, salt.into(), sealed.into()],
+    )
+    .map(drop)
 }
 
 fn belongs_to(sql: &mut dyn Sql, keys: &RootKeys) -> Result<(), StoreError> {

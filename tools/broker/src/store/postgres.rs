@@ -8,9 +8,9 @@
 //! **Not here.** Making the PostgreSQL database and its users; replicas. A promoted asynchronous replica lacks
 //! acknowledged commits: never promote one.
 
+use super::DatabaseError;
 use super::sql::{Columns, Database, Sql, Value, Work};
 use super::{StoreError, schema};
-use crate::store::DatabaseError;
 use postgres::config::Host;
 use postgres::error::SqlState;
 use postgres::types::private::BytesMut;

@@ -1,11 +1,12 @@
 //! The store of a broker that serves: it decides requests, many in one transaction.
 
-use super::clock::{self, Seen};
+use super::clock::{Seen, Shared};
 use super::columns::{load, swap};
+use super::counter::Counter;
 use super::sql::{Sql, Value, to_sql, transact};
-use super::{Store, StoreError, belongs_to, erase, gone};
+use super::{Store, StoreError, all_vms, erase, gone};
 use crate::ids::VmName;
-use crate::rules::{InstanceId, Moment, Reply, Request, Row, SecretName, step};
+use crate::rules::{InstanceId, Moment, Order, Reply, Request, Row, SecretName, operate, step};
 use crate::vault::{RootKeys, Wrapped, fresh_secret};
 use crate::world::World;
 use husk::secret::Secret;
@@ -47,6 +48,10 @@ pub struct Serving {
     world: Arc<dyn World>,
     lease_ms: u32,
     seen: Seen,
+    /// Commits of the database that this process knows of.
+    commits: u64,
+    root_check: [u8; 16],
+    counter: Option<Counter>,
 }
 
 impl std::fmt::Debug for Serving {
@@ -67,18 +72,40 @@ impl Serving {
         lease_ms: u32,
     ) -> Result<Self, StoreError> {
         store.database.serve()?;
-        let database_ms = transact(&mut *store.database, |sql| {
-            belongs_to(sql, &keys)?;
-            let now_ms = clock::look(sql)?;
+        let root_check = keys.database_check()?;
+        let (database_ms, commits) = transact(&mut *store.database, |sql| {
+            let mut shared = Shared::read(sql)?;
+            if shared.root_check != root_check {
+                return Err(StoreError::OtherKeys);
+            }
+            let now_ms = shared.look(sql)?;
+            shared.write(sql)?;
             sql.execute(
                 "UPDATE broker SET lease_ms_max = CASE WHEN lease_ms_max > ?1 THEN lease_ms_max ELSE ?1 END",
                 &[i64::from(lease_ms).into()],
             )?;
             sql.execute("UPDATE broker SET assumed_until_ms = now_ms + lease_ms_max", &[])?;
-            Ok(now_ms)
+            Ok((now_ms, shared.commits))
         })?;
         let seen = Seen { database_ms, world_ms: world.now_ms() };
-        Ok(Self { store, keys, world, lease_ms, seen })
+        Ok(Self { store, keys, world, lease_ms, seen, commits, root_check, counter: None })
+    }
+
+    /// Holds the database to an external counter: if that one knows of more commits, the database was set back, and
+    /// every VM is halted.
+    ///
+    /// # Errors
+    /// [`StoreError::Counter`] and others.
+    pub fn with_counter(mut self, counter: Counter) -> Result<Self, StoreError> {
+        if counter.broker() != self.keys.broker() {
+            return Err(StoreError::Counter("it is another broker's".to_owned()));
+        }
+        if counter.commits() > self.commits {
+            self.commits = counter.commits();
+            self.halt_all()?;
+        }
+        self.counter = Some(counter);
+        Ok(self)
     }
 
     /// The database, for what is not a decision.
@@ -107,11 +134,11 @@ impl Serving {
     /// # Errors
     /// [`StoreError`] of all of them.
     pub fn decide_all(&mut self, asks: &[Ask]) -> Result<Vec<Result<Decided, StoreError>>, StoreError> {
-        match self.decide_at_once(asks) {
+        match self.decide_on_the_newest(asks) {
             Err(StoreError::Database(_)) if asks.len() > 1 => Ok(asks
                 .iter()
                 .map(|ask| {
-                    let decided = self.decide_at_once(std::slice::from_ref(ask))?;
+                    let decided = self.decide_on_the_newest(std::slice::from_ref(ask))?;
                     decided.into_iter().next().ok_or(StoreError::Raced)?
                 })
                 .collect()),
@@ -119,24 +146,76 @@ impl Serving {
         }
     }
 
+    /// As [`Serving::decide_all`], in one transaction or not at all; a database that was set back while this process
+    /// served it is noticed first.
+    fn decide_on_the_newest(&mut self, asks: &[Ask]) -> Result<Vec<Result<Decided, StoreError>>, StoreError> {
+        let decided = match self.decide_at_once(asks) {
+            Err(StoreError::SetBack) => {
+                self.halt_all()?;
+                self.decide_at_once(asks)
+            }
+            decided => decided,
+        };
+        if let Some(counter) = &mut self.counter {
+            counter.raise(self.commits)?;
+        }
+        decided
+    }
+
     fn decide_at_once(&mut self, asks: &[Ask]) -> Result<Vec<Result<Decided, StoreError>>, StoreError> {
-        let Self { store, keys, world, lease_ms, seen } = self;
-        let (decided, erased, now_seen) = transact(&mut *store.database, |sql| {
-            let seen = clock::ratchet(sql, *seen, || world.now_ms())?;
+        let Self { store, keys, world, lease_ms, seen, commits, root_check, .. } = self;
+        let (decided, erased, (now_seen, now_commits)) = transact(&mut *store.database, |sql| {
+            let mut shared = Shared::read(sql)?;
+            if shared.root_check != *root_check {
+                return Err(StoreError::OtherKeys);
+            }
+            if shared.commits < *commits {
+                return Err(StoreError::SetBack);
+            }
+            let seen = shared.ratchet(sql, *seen, || world.now_ms())?;
             let at = Moment { now_ms: seen.database_ms, lease_ms: *lease_ms };
-            let mut one = One { sql, keys, world: &**world, at, erased: false };
+            let mut one = One { sql, keys, world: &**world, at, changed: false, erased: false };
             let mut decided = Vec::with_capacity(asks.len());
             for ask in asks {
                 decided.push(one.decide(ask)?);
             }
-            let erased = one.erased;
-            Ok((decided, erased, seen))
+            let One { sql, changed, erased, .. } = one;
+            shared.commits += u64::from(changed);
+            shared.write(sql)?;
+            Ok((decided, erased, (seen, shared.commits)))
         })?;
-        *seen = now_seen;
+        (*seen, *commits) = (now_seen, now_commits);
         if erased {
             store.database.scrub();
         }
         Ok(decided)
+    }
+
+    /// Halts every VM, since the database is older than what was acknowledged from it.
+    fn halt_all(&mut self) -> Result<(), StoreError> {
+        let known = self.commits;
+        let (halted, commits) = transact(&mut *self.store.database, |sql| {
+            let mut shared = Shared::read(sql)?;
+            let mut halted = 0;
+            for vm in all_vms(sql)? {
+                let row = load(sql, &vm)?.ok_or(StoreError::Damaged)?;
+                if let Ok(new) = operate(&row, Order::Halt) {
+                    swap(sql, &vm, &row, &new)?;
+                    erase(sql, &vm, gone(&row, &new))?;
+                    halted += 1;
+                }
+            }
+            shared.commits = known.max(shared.commits) + 1;
+            shared.write(sql)?;
+            Ok((halted, shared.commits))
+        })?;
+        self.commits = commits;
+        eprintln!(
+            "husk-broker: ALARM: the database was set back to an older state; all {halted} VMs that could run are \
+             halted. Restore the newest copy. If there is none: for each VM, resume it only if its owner accepts \
+             that its TPM may be older than what it has shown (`husk vm resume`)"
+        );
+        Ok(())
     }
 }
 
@@ -146,6 +225,8 @@ struct One<'t> {
     keys: &'t RootKeys,
     world: &'t dyn World,
     at: Moment,
+    /// A row was changed.
+    changed: bool,
     /// Secrets were erased.
     erased: bool,
 }
@@ -161,6 +242,7 @@ impl One<'_> {
         let Prepared { row, change, decided, wrapped } = prepared;
         if let Some(new) = change {
             swap(self.sql, &ask.vm, &row, &new)?;
+            self.changed = true;
             self.erased |= gone(&row, &new).next().is_some();
             erase(self.sql, &ask.vm, gone(&row, &new))?;
         }

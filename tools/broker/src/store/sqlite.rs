@@ -3,9 +3,9 @@
 //! **Laws.** `synchronous=FULL` in WAL mode: COMMIT returns after fsync. Writers take the database at BEGIN IMMEDIATE, so
 //! transactions are serial. `secure_delete` overwrites what is deleted; [`Database::scrub`] empties the log.
 
+use super::DatabaseError;
 use super::sql::{Columns, Database, Sql, Value, Work};
 use super::{StoreError, schema};
-use crate::store::DatabaseError;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params_from_iter};
 use std::fs::{File, TryLockError};

@@ -1,8 +1,10 @@
 //! What holds on every database.
 
+use crate::back::a_database_that_goes_back_while_it_is_served_halts_every_vm;
 use crate::bench::{
     A, B, Bench, LEASE_MS, Place, TENANT, VM, anchor, ask, confirm, create, grant, head, release,
 };
+use crate::keys::a_rotation_wraps_every_secret_anew;
 use crate::world::TestWorld;
 use husk_broker::ids::{TenantId, VmId, VmName};
 use husk_broker::rules::{InstanceId, Life, Move, Order, Reply, Request};
@@ -40,6 +42,8 @@ laws! {
     names_are_given_once,
     many_vms_share_a_transaction_and_none_fails_its_neighbours,
     requests_of_one_vm_are_decided_in_their_order,
+    a_rotation_wraps_every_secret_anew,
+    a_database_that_goes_back_while_it_is_served_halts_every_vm,
 }
 
 fn a_secret_lives_exactly_as_long_as_its_name(place: Place) {

@@ -19,6 +19,8 @@ fn postgres_keeps_every_law_of_the_store() {
     eprintln!("on PostgreSQL: many brokers");
     two_brokers_decide_on_one_truth(&server);
     one_machines_clock_ends_no_lease(&server);
+    crate::keys::a_stolen_cluster_holds_no_secret(&server);
+    crate::keys::a_rotation_stops_brokers_with_the_old_keys(&server);
     eprintln!("on PostgreSQL: damage and weaker servers");
     a_damaged_row_is_refused_on_postgres(&server);
     a_server_that_promises_less_is_refused(&server);

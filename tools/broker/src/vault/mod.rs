@@ -1,30 +1,34 @@
 //! The broker's own keys, and how epoch secrets rest in the database.
 //!
-//! **What.** [`RootKeys`] is the content of the root key file: the broker's id, the wrapping key and the signing key.
-//! [`RootKeys::wrap`] seals one epoch secret for one row of the database.
-//! **Trust.** The root key file. Whoever has it and the database can read every epoch secret.
-//! **Laws.** Every wrap has its own key: HKDF-SHA-384 over a fresh 32-byte salt, so a nonce cannot repeat. A wrapped
-//! secret opens only for the tenant, VM, epoch and token it was made for.
-//! **Not here.** Where the wrapped bytes lie (`store`). Erasing old database backups: that is rotating this file.
+//! **What.** [`RootKeys`] is the content of the root key file (`file`): the broker's id, the wrapping key and the signing
+//! key. [`RootKeys::wrap`] seals one epoch secret for one row of the database. [`TenantRoot`] is the tenant's own key.
+//! **Trust.** The root key file, with its passphrase if it has one. Whoever has it and the database can read every epoch
+//! secret.
+//! **Laws.** Every wrap has its own key: HKDF-SHA-384 over a fresh 32-byte salt and the tenant's and VM's names, so a
+//! nonce cannot repeat. A wrapped secret opens only for the tenant, VM, epoch and token it was made for. After a rotation
+//! nothing that an older database holds opens with the new file.
+//! **Not here.** Where the wrapped bytes lie, and wrapping them anew (`store`).
 
-use crate::ids::{TenantId, VmName};
+mod file;
+mod tenant;
+
+pub use file::Passphrase;
+pub use tenant::TenantRoot;
+
+use crate::ids::VmName;
 use crate::rules::SecretName;
 use crate::world::World;
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce, Tag};
 use hkdf::Hkdf;
-use husk::release::transcript::{SigningKey, certificate_digest};
-use husk::release::wire::{BrokerCertificate, POINT_BYTES, SIGNATURE_BYTES};
+use husk::release::transcript::SigningKey;
 use husk::secret::Secret;
 use husk_files::PrivateFileError;
 use sha2::Sha384;
-use std::path::Path;
-use zerocopy::byteorder::little_endian::{U16, U32};
 use zeroize::Zeroizing;
 
 /// The generation of a broker's first signing key.
 pub const KEY_GENERATION: u32 = 1;
-const FILE_TITLE: &str = "husk broker root 1";
 const WRAP_LABEL: &[u8] = b"HUSK v1 broker wrap\0";
 const CHECK_LABEL: &[u8] = b"HUSK v1 broker database\0";
 /// Keys outside [1, n) are refused; 2^-190 of all draws on P-384.
@@ -39,6 +43,18 @@ pub enum VaultError {
     /// The file is not what `husk broker init` or `husk tenant init` wrote.
     #[error("{0} is not a {1}; point to the file that `{2}` wrote")]
     Malformed(String, &'static str, &'static str),
+    /// The file is protected.
+    #[error("{0} is protected by a passphrase; name its file with --passphrase-file")]
+    PassphraseNeeded(String),
+    /// The file is not protected.
+    #[error("{0} is not protected by a passphrase, although one was given")]
+    PassphraseForNothing(String),
+    /// It does not open.
+    #[error("{0} does not open: the passphrase is another, or the file was altered")]
+    PassphraseWrong(String),
+    /// Too short to be worth its while.
+    #[error("a passphrase has 12 to 1024 bytes, in the first line of its file")]
+    PassphraseLength,
     /// The machine has no entropy.
     #[error("the machine's entropy source failed")]
     Entropy,
@@ -85,39 +101,14 @@ impl RootKeys {
         Ok(Self { broker, wrapping: fresh_secret(world)?, signing: StoredKey::generate(world)? })
     }
 
-    /// Writes a new root key file.
+    /// The same broker with another wrapping key.
     ///
     /// # Errors
-    /// [`VaultError::File`].
-    pub fn write(&self, path: &Path) -> Result<(), VaultError> {
-        let mut text = Zeroizing::new(String::with_capacity(512));
-        push_line(&mut text, "", FILE_TITLE);
-        push_line(&mut text, "broker ", &hex::encode(self.broker));
-        self.wrapping.with(|key| push_line(&mut text, "wrapping ", &Zeroizing::new(hex::encode(key))));
-        self.signing.scalar.with(|key| push_line(&mut text, "signing ", &Zeroizing::new(hex::encode(key))));
-        Ok(husk_files::create(path, &text)?)
-    }
-
-    /// Reads a root key file.
-    ///
-    /// # Errors
-    /// [`VaultError::File`], [`VaultError::Malformed`].
-    pub fn read(path: &Path) -> Result<Self, VaultError> {
-        let text = husk_files::read(path)?;
-        let malformed =
-            || VaultError::Malformed(path.display().to_string(), "broker root key file", "husk broker init");
-        let mut lines = text.lines();
-        if lines.next() != Some(FILE_TITLE) {
-            return Err(malformed());
-        }
-        let broker = key_line(lines.next(), "broker ").ok_or_else(malformed)?;
-        let mut wrapping = key_line::<32>(lines.next(), "wrapping ").ok_or_else(malformed)?;
-        let signing =
-            key_line::<48>(lines.next(), "signing ").and_then(StoredKey::of).ok_or_else(malformed)?;
-        if lines.next().is_some() {
-            return Err(malformed());
-        }
-        Ok(Self { broker, wrapping: Secret::take(&mut wrapping), signing })
+    /// [`VaultError::Entropy`].
+    pub fn rotated(&self, world: &dyn World) -> Result<Self, VaultError> {
+        let mut scalar = self.signing.scalar.with(|scalar| Zeroizing::new(*scalar));
+        let signing = StoredKey::of(&mut scalar).ok_or(VaultError::Bug)?;
+        Ok(Self { broker: self.broker, wrapping: fresh_secret(world)?, signing })
     }
 
     /// What the broker signs hellos and grants with.
@@ -214,16 +205,17 @@ impl StoredKey {
         for _ in 0..KEY_DRAWS_MAX {
             let mut scalar = [0; 48];
             world.fill(&mut scalar).map_err(|_| VaultError::Entropy)?;
-            if let Some(key) = Self::of(scalar) {
+            if let Some(key) = Self::of(&mut scalar) {
                 return Ok(key);
             }
         }
         Err(VaultError::Entropy)
     }
 
-    fn of(mut scalar: [u8; 48]) -> Option<Self> {
+    /// Takes the scalar away from the caller.
+    fn of(scalar: &mut [u8; 48]) -> Option<Self> {
         let key = SigningKey::from_scalar(&mut scalar.clone()).ok();
-        let scalar = Secret::take(&mut scalar);
+        let scalar = Secret::take(scalar);
         key.map(|key| Self { scalar, key })
     }
 }
@@ -236,69 +228,6 @@ fn place(vm: &VmName, name: SecretName) -> [u8; 48] {
     place[32..40].copy_from_slice(&name.epoch.to_le_bytes());
     place[40..].copy_from_slice(&name.token.to_le_bytes());
     place
-}
-
-fn push_line(text: &mut String, word: &str, value: &str) {
-    text.push_str(word);
-    text.push_str(value);
-    text.push('\n');
-}
-
-fn key_line<const N: usize>(line: Option<&str>, word: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    hex::decode_to_slice(line?.strip_prefix(word)?, &mut bytes).ok()?;
-    Some(bytes)
-}
-
-const TENANT_TITLE: &str = "husk tenant root 1";
-
-/// The tenant's root key: certifies brokers, and stays with the tenant.
-#[derive(Debug)]
-pub struct TenantRoot(StoredKey);
-
-impl TenantRoot {
-    /// Makes a new one.
-    ///
-    /// # Errors
-    /// [`VaultError::Entropy`].
-    pub fn generate(world: &dyn World) -> Result<Self, VaultError> {
-        StoredKey::generate(world).map(Self)
-    }
-
-    /// Writes a new tenant root key file.
-    ///
-    /// # Errors
-    /// [`VaultError::File`].
-    pub fn write(&self, path: &Path) -> Result<(), VaultError> {
-        let mut text = Zeroizing::new(String::with_capacity(256));
-        push_line(&mut text, "", TENANT_TITLE);
-        self.0.scalar.with(|key| push_line(&mut text, "key ", &Zeroizing::new(hex::encode(key))));
-        Ok(husk_files::create(path, &text)?)
-    }
-
-    /// The public half.
-    #[must_use]
-    pub const fn point(&self) -> &[u8; POINT_BYTES] {
-        self.0.key.point()
-    }
-
-    /// Certifies `broker` as a broker of `tenant`.
-    ///
-    /// # Errors
-    /// [`VaultError::Bug`].
-    pub fn certify(&self, tenant: TenantId, broker: &RootKeys) -> Result<BrokerCertificate, VaultError> {
-        let mut certificate = BrokerCertificate {
-            tenant: tenant.0,
-            broker: broker.broker,
-            key: *broker.signing().point(),
-            key_generation: U32::new(KEY_GENERATION),
-            usage: U16::new(0),
-            signature: [0; SIGNATURE_BYTES],
-        };
-        let digest = certificate_digest(&certificate);
-        certificate.signature = self.0.key.sign(&digest).map_err(|_| VaultError::Bug)?;
-        Ok(certificate)
-    }
 }
 
 #[cfg(test)]
