@@ -6,6 +6,7 @@
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
+use husk::frontend::svsm::CallMemory;
 use husk::release::session::SessionMemory;
 use husk::volume::{STATE_BYTES_MAX, Workspace};
 use husk::vtpm::Memory;
@@ -44,6 +45,14 @@ static CURRENT: Reserve<[u8; STATE_BYTES_MAX]> = Reserve::new([0; STATE_BYTES_MA
 static WORKSPACE: Reserve<Workspace> = Reserve::new(Workspace::new());
 #[unsafe(link_section = ".bss.husk_secrets.session")]
 static SESSION: Reserve<SessionMemory> = Reserve::new(SessionMemory::new());
+#[unsafe(link_section = ".bss.husk_secrets.calls")]
+static CALLS: Reserve<CallMemory> = Reserve::new(CallMemory::EMPTY);
+
+/// The memory of SVSM calls, once.
+#[must_use]
+pub fn call_memory() -> Option<&'static mut CallMemory> {
+    CALLS.take()
+}
 
 /// The engine's heap, once.
 #[must_use]

@@ -19,6 +19,7 @@ pub mod pci;
 pub mod platform;
 pub mod svm;
 pub mod virtio;
+pub mod wishes;
 
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "memory that is handed out once")]

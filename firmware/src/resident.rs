@@ -7,7 +7,8 @@ use crate::boot::{self, Acpi, BootInfo, cpus};
 use crate::memory::{self, Early, Physical};
 use crate::service::{self, Task};
 use crate::stop::{self, Stop, stop};
-use crate::{clock, console, entropy, self_test, serve, svm};
+use crate::wishes::Wish;
+use crate::{clock, console, entropy, serve, svm};
 use core::hint::spin_loop;
 use spin::Once;
 
@@ -36,13 +37,19 @@ unsafe extern "C" fn husk_main(start_info: u64) -> ! {
     if count < CPUS_MIN {
         stop(Stop::ProcessorsUnknown, 1);
     }
-    let self_test = info.command_line.as_slice() == self_test::WORD;
-    TASK.call_once(|| if self_test { Task::SelfTest } else { Task::Serve(INFO.call_once(|| info)) });
+    let Some(wish) = Wish::parse(&info.command_line) else { stop(Stop::BootInfo, UNKNOWN_WISH) };
+    TASK.call_once(|| match wish {
+        Wish::SelfTest => Task::SelfTest,
+        Wish::Serve(ways) => Task::Serve(INFO.call_once(|| info), ways),
+    });
     processor(0)
 }
 
 /// One for the guest, one for the engine.
 const CPUS_MIN: usize = 2;
+
+/// Says on the console that the loader's command line is none; start information that is not sound has lower numbers.
+const UNKNOWN_WISH: u32 = 0x100;
 
 /// What the service processor is to do, once that is known.
 static TASK: Once<Task> = Once::new();

@@ -21,9 +21,6 @@ use husk::seams::{
 };
 use husk::vtpm::{Cold, Memory, Vtpm};
 
-/// The word on the loader's command line that asks for this.
-pub(crate) const WORD: &[u8] = b"husk.self-test";
-
 /// Where the disk lies: memory that a guest would have, right behind the layer.
 const DISK_ADDRESS: u64 = crate::memory::LAYER.end;
 const DISK_BYTES: u64 = 1024 * 1024;

@@ -19,15 +19,17 @@ use crate::platform::{Emulated, Own};
 use crate::service::show_usage;
 use crate::stop::{self, Stop, stop, stop_for};
 use crate::svm::start::Protected;
-use crate::svm::{self, Request};
+use crate::svm::{self, Call, GuestRam, Plan, Request};
 use crate::virtio::hardware::{DiskQueue, Stream, channel, volume};
-use crate::{crb_device, guest::GuestFault};
+use crate::wishes::{Gate, Ways};
+use crate::{arena, crb_device, guest::GuestFault};
 use core::sync::atomic::{AtomicBool, Ordering};
 use husk::attest::launch::CONFIG_BYTES_MAX;
 use husk::engine::COMMAND_BYTES_MAX;
 use husk::engine::reference::ReferenceEngine;
 use husk::fault::Fault;
 use husk::frontend::Tpm;
+use husk::frontend::svsm::{self, CallMemory};
 use husk::release::ReleaseFault;
 use husk::seams::Platform;
 use husk::vtpm::{Asked, Cold, Identified, Memory, Served, Vtpm};
@@ -53,6 +55,8 @@ pub(crate) struct Machine<'i> {
     pub(crate) memory: Physical,
     /// This processor's number.
     pub(crate) cpu: usize,
+    /// How the guest reaches its TPM.
+    pub(crate) ways: Ways,
 }
 
 type Seams = Emulated<DiskQueue, Stream>;
@@ -76,7 +80,11 @@ pub(crate) fn run(machine: &Machine<'_>, engine: ReferenceEngine, tpm: Memory<'s
     let vtpm = with(&mut seams, |platform| boot(Cold::new(tpm, engine), platform, config));
     let vtpm = vtpm.unwrap_or_else(|fault| stop_for(fault));
     console::line("husk: the TPM has its memory, after ms", elapsed());
-    let mut server = Server { seams, vtpm, guest, memory: machine.memory, measurement };
+    let Some(calls) = arena::call_memory() else { stop(Stop::Bug, line!()) };
+    let mut server = Server { seams, vtpm, guest, memory: machine.memory, measurement, calls };
+    if machine.ways.gate == Gate::Open {
+        server.offer_attestation();
+    }
     server.start();
     server.serve();
 }
@@ -102,13 +110,13 @@ fn with<T>(seams: &mut Seams, act: impl FnOnce(&mut Platform<'_>) -> T) -> T {
 
 /// Finds a place for the guest, and fences it in.
 fn plan(machine: &Machine<'_>) -> Guest {
-    let Machine { info, memory, cpu } = machine;
+    let Machine { info, memory, cpu, ways } = machine;
     let Some(power) = Acpi::find(memory, info.rsdp).and_then(|acpi| acpi.power_block()) else {
         stop(Stop::NoAcpi, 1)
     };
     let guest = described(info, *cpu).and_then(|described| Guest::plan(memory, described));
     let guest = guest.unwrap_or_else(|fault| stop_for(fault.into()));
-    svm::prepare(*memory, &guest.hidden(), power, *cpu);
+    svm::prepare(*memory, &Plan { hidden: &guest.hidden(), power, service: *cpu, gate: ways.gate });
     FENCED.store(true, Ordering::Release);
     guest
 }
@@ -163,12 +171,20 @@ struct Server {
     guest: Guest,
     memory: Physical,
     measurement: [u8; 48],
+    calls: &'static mut CallMemory,
 }
 
 impl Server {
+    /// Works out what the attestation protocol shows.
+    fn offer_attestation(&mut self) {
+        let Self { seams, vtpm, .. } = self;
+        with(seams, |platform| vtpm.offer_attestation(platform)).unwrap_or_else(|fault| stop_for(fault));
+        console::line("husk: the endorsement keys are known, after ms", elapsed());
+    }
+
     /// Measures and loads the guest, and lets it begin. The TPM was just powered on.
     fn start(&mut self) {
-        let Self { seams, vtpm, guest, memory, measurement } = self;
+        let Self { seams, vtpm, guest, memory, measurement, .. } = self;
         let entry = with(seams, |platform| {
             let mut tpm = Served { vtpm, platform };
             let entry = guest.start(memory, &mut tpm, measurement)?;
@@ -189,7 +205,9 @@ impl Server {
         let (mut command, mut response) = ([0; COMMAND_BYTES_MAX], [0; COMMAND_BYTES_MAX]);
         loop {
             stop::halt_if_stopping();
-            if let Some((locality, bytes)) = crb_device::next_command(&mut command) {
+            let taken = crb_device::next_command(&mut command);
+            let executed = taken.is_some();
+            if let Some((locality, bytes)) = taken {
                 let Self { seams, vtpm, .. } = self;
                 with(seams, |platform| {
                     let mut tpm = Served { vtpm, platform };
@@ -197,12 +215,26 @@ impl Server {
                     crb_device::finish(&response[..bytes], &mut tpm);
                 });
             }
+            let answered = self.answer_call();
             match svm::request() {
+                // Whoever came meanwhile may have been heard already: only who found nothing to do rests.
+                None if executed || answered => {}
                 None => boot::rest(),
                 Some(Request::Reset) => self.reset(),
                 Some(Request::PowerOff) => return self.power_off(),
             }
         }
+    }
+
+    /// Answers one SVSM call, if one waits, and says whether one did.
+    fn answer_call(&mut self) -> bool {
+        let Some(call) = Call::next() else { return false };
+        let Self { seams, vtpm, calls, .. } = self;
+        let answer = with(seams, |platform| {
+            svsm::call(call.registers, &mut GuestRam, &mut Served { vtpm, platform }, calls)
+        });
+        call.answer(answer);
+        true
     }
 
     /// Resets the TPM with its machine, and starts the guest anew. What cannot be reset must not run on.

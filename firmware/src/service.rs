@@ -14,6 +14,7 @@ use crate::entropy;
 use crate::memory::Physical;
 use crate::serve::{self, Machine};
 use crate::stop::{Stop, stop, stop_naming};
+use crate::wishes::Ways;
 use crate::{arena, self_test};
 use husk::engine::reference::ReferenceEngine;
 use husk_stubs::runtime::{self, World};
@@ -24,7 +25,7 @@ pub enum Task {
     /// Test the TPM, show the codes, stop.
     SelfTest,
     /// Boot the component, start the guest, serve.
-    Serve(&'static BootInfo),
+    Serve(&'static BootInfo, Ways),
 }
 
 /// Runs the service processor for good.
@@ -43,7 +44,7 @@ pub fn run(cpu: usize, task: Task) -> ! {
     };
     match task {
         Task::SelfTest => self_test::run(memory, engine, tpm),
-        Task::Serve(info) => serve::run(&Machine { info, memory, cpu }, engine, tpm),
+        Task::Serve(info, ways) => serve::run(&Machine { info, memory, cpu, ways }, engine, tpm),
     }
     show_usage();
     stop(Stop::Ended, 0)

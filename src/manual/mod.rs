@@ -82,4 +82,7 @@ pub mod decisions {
 
     #[doc = include_str!("decisions/08-svsm-calls.md")]
     pub mod svsm_calls {}
+
+    #[doc = include_str!("decisions/09-call-gate.md")]
+    pub mod call_gate {}
 }

@@ -12,6 +12,7 @@ use crate::crb_device;
 use crate::memory::{Kind, LAYER, Physical, Registers, overlap};
 use crate::pci::{ConfigSpace, Inventory, Refusal};
 use crate::stop::{Stop, stop};
+use crate::wishes::Gate;
 use core::ops::Range;
 use heapless::Vec;
 use spin::{Mutex, MutexGuard, Once};
@@ -53,11 +54,26 @@ pub(super) struct Machine {
     pub(super) io_apic: Mutex<IoApic>,
     pub(super) addresses: Mutex<Addresses>,
     pub(super) power: u16,
+    /// Whether the guest has calls.
+    pub(super) gate: Gate,
 }
 
-/// Makes the map and the fences of the guest. `hidden` is what it must not reach besides the layer; the power management block is at
-/// `power`; processor `service` is not the guest's. Stops the machine if a device could reach the layer.
-pub fn prepare(memory: Physical, hidden: &[Range<u64>], power: u16, service: usize) {
+/// What the guest's machine is made by.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'p> {
+    /// What the guest must not reach besides the layer.
+    pub hidden: &'p [Range<u64>],
+    /// Where the power management block is.
+    pub power: u16,
+    /// The processor that is not the guest's.
+    pub service: usize,
+    /// Whether the guest has calls.
+    pub gate: Gate,
+}
+
+/// Makes the map and the fences of the guest. Stops the machine if a device could reach the layer.
+pub fn prepare(memory: Physical, plan: &Plan<'_>) {
+    let Plan { hidden, power, service, gate } = *plan;
     let inventory = inventory();
     check_timer();
     let found = u16::try_from(Config.read(SOUTH_BRIDGE, PMBASE) & 0xFF80).unwrap_or(0);
@@ -92,6 +108,7 @@ pub fn prepare(memory: Physical, hidden: &[Range<u64>], power: u16, service: usi
         io_apic: Mutex::new(IoApic::NEW),
         addresses: Mutex::new(addresses(service)),
         power,
+        gate,
     });
 }
 

@@ -7,17 +7,20 @@
 //! **Trust.** None in the guest: its registers, its page tables and its instructions are allegations, and may change while they
 //! are read.
 //! **Laws.** The layer's memory is in no guest's map. What is hidden behaves like a hole: reads are ones, writes are
-//! dropped, both are counted. Nothing a guest does stops the layer, and no guest access waits for a TPM command.
+//! dropped, both are counted. Nothing a guest does stops the layer, and no guest access waits for a TPM command; only a call (`gate`) does.
 //! **Not here.** The TPM's registers (`crb_device`, over `husk::frontend::crb`), PCI (`pci`), what a guest boots from.
 
 pub mod apic;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "sets bits of a guest's page tables")]
 mod bus;
+#[cfg(target_os = "none")]
+mod calls;
 pub mod counters;
 pub mod cpuid;
 pub mod decode;
 pub mod emulate;
+pub mod gate;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "the instructions of SVM, ports and MSRs")]
 mod hardware;
@@ -38,7 +41,9 @@ pub mod vmcb;
 pub mod walk;
 
 #[cfg(target_os = "none")]
-pub use machine::prepare;
+pub use calls::{Call, GuestRam};
+#[cfg(target_os = "none")]
+pub use machine::{Plan, prepare};
 #[cfg(target_os = "none")]
 pub use processors::{Request, begin, request, shut_down};
 #[cfg(target_os = "none")]

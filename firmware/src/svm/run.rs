@@ -3,15 +3,17 @@
 use super::bus::{Below, configuration_write};
 use super::counters::{Counter, SHOWN, count, value as value_of};
 use super::emulate::{Verdict, emulate};
+use super::gate::{self, Ruling};
 use super::hardware::{self, Processor, port_in, port_out};
 use super::machine::{Config, Machine, machine};
 use super::ports::{Access, Action};
 use super::vcpu::{Life, Next};
 use super::vmcb::{Event, Exit};
-use super::{cpuid, local_apic, msr, ports, processors, start};
+use super::{calls, cpuid, local_apic, msr, ports, processors, start};
 use crate::stop::{self, Stop, stop};
 use crate::{clock, console};
 use core::hint::spin_loop;
+use husk::frontend::svsm::Registers;
 
 /// What the TPM's shutdown may take before the machine goes off without it.
 const SHUT_DOWN_MS_MAX: u64 = 20_000;
@@ -20,6 +22,8 @@ const RAX: usize = 0;
 const RCX: usize = 1;
 const RDX: usize = 2;
 const RBX: usize = 3;
+const R8: usize = 8;
+const R9: usize = 9;
 
 /// Runs processor `cpu` of the guest, which is the calling one, for ever. The first one waits for [`processors::begin`].
 pub fn run(cpu: usize) -> ! {
@@ -174,10 +178,27 @@ impl Guest {
         }
     }
 
-    /// The place of calls to the layer. None is offered yet, so there is no such instruction.
+    /// A call to the layer, as `gate` judges it. Without an answer this processor's life ends, and RIP means nothing any more.
     fn call(&mut self) {
         count(Counter::Call);
-        self.raise(Event::InvalidOpcode);
+        let area = &mut *self.processor.area;
+        let held = &mut area.registers.0;
+        let [rax, rcx, rdx, r8, r9] = [RAX, RCX, RDX, R8, R9].map(|register| held[register]);
+        let registers = Registers { rax, rcx, rdx, r8, r9 };
+        let answer = match gate::judge(self.machine.gate, &area.vmcb.save, registers) {
+            Ruling::Undefined => {
+                count(Counter::Refused);
+                return self.raise(Event::InvalidOpcode);
+            }
+            Ruling::Call(call) => calls::ask(self.cpu, call),
+        };
+        if let Some(answer) = answer {
+            let Registers { rax, rcx, rdx, r8, r9 } = answer;
+            for (register, value) in [(RAX, rax), (RCX, rcx), (RDX, rdx), (R8, r8), (R9, r9)] {
+                held[register] = value;
+            }
+            self.advance(3);
+        }
     }
 
     fn cpuid(&mut self) {

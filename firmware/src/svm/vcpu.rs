@@ -58,6 +58,12 @@ impl Mailbox {
         self.0.load(Ordering::Acquire) == 0
     }
 
+    /// Whether what is there ends what this processor does now: INIT, or a reset of the machine.
+    #[must_use]
+    pub fn ends_a_life(&self) -> bool {
+        self.0.load(Ordering::Acquire) & (INIT | HALT) != 0
+    }
+
     fn update(&self, change: impl Fn(u32) -> u32) {
         let mut held = self.0.load(Ordering::Acquire);
         while let Err(other) =
@@ -155,6 +161,17 @@ mod tests {
         assert_eq!(after(Life::Runs, late), (Life::Waits, Next::Leave));
         assert_eq!(after(Life::Waits, Mailbox::nmi), (Life::Waits, Next::Same));
         assert_eq!(after(Life::Runs, Mailbox::nmi), (Life::Runs, Next::Nmi));
+    }
+
+    #[test]
+    fn init_and_reset_end_a_life_and_nothing_else_does() {
+        let ends = |post: fn(&Mailbox)| {
+            let mailbox = Mailbox::new();
+            post(&mailbox);
+            mailbox.ends_a_life()
+        };
+        assert!(ends(Mailbox::init) && ends(Mailbox::halt));
+        assert!(!ends(Mailbox::nmi) && !ends(|m| m.start_up(1)) && !ends(|_| ()));
     }
 
     #[test]

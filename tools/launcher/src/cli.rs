@@ -5,6 +5,7 @@ use crate::machine::{self, Acceleration, GUEST_CPUS_MAX};
 use crate::payload::Inputs;
 use crate::run::Plan;
 use anyhow::{Context, bail};
+use husk_firmware::wishes::{Gate, Ways};
 use husk_relay::pipe::{HttpPipe, Pipe};
 use husk_relay::tamper::{Mode, Tampered};
 use std::path::{Path, PathBuf};
@@ -47,6 +48,9 @@ pub struct Args {
     /// The socket of `husk psp serve`, which plays the secure processor
     #[arg(long, value_name = "PATH", required_unless_present = "measure_only")]
     psp: Option<PathBuf>,
+    /// Offer SVSM calls besides, by VMMCALL
+    #[arg(long)]
+    svsm_calls: bool,
     /// How many processors the guest has; the machine has one more, which serves the TPM
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(GUEST_CPUS_MAX)))]
     vcpus: u8,
@@ -99,6 +103,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         guest_cpus: args.vcpus,
         memory_mib: args.memory,
         acceleration: args.accel,
+        ways: Ways { gate: if args.svsm_calls { Gate::Open } else { Gate::Closed } },
         extra: args.extra,
     };
     if args.print {

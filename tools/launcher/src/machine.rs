@@ -2,6 +2,7 @@
 
 use husk_firmware::guest::payload::PAYLOAD_AT;
 use husk_firmware::virtio::{CHANNEL_SLOT, VOLUME_SLOT};
+use husk_firmware::wishes::{Gate, SVSM_CALLS, Ways};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -42,6 +43,8 @@ pub struct Machine {
     pub memory_mib: u64,
     /// How its processors come about.
     pub acceleration: Acceleration,
+    /// How the guest reaches its TPM.
+    pub ways: Ways,
     /// More words for QEMU.
     pub extra: Vec<String>,
 }
@@ -67,6 +70,10 @@ impl Machine {
         add(&format!("-smp {} -m {}M", u32::from(self.guest_cpus) + 1, self.memory_mib));
         add("-device isa-debug-exit,iobase=0xf4,iosize=0x04");
         words.extend(["-kernel".into(), self.image.display().to_string()]);
+        let wishes = wishes(self.ways);
+        if !wishes.is_empty() {
+            words.extend(["-append".into(), wishes]);
+        }
         let payload = escaped(&self.payload);
         words.extend(["-device".into(), format!("loader,file={payload},addr={PAYLOAD_AT:#x},force-raw=on")]);
         words.extend(self.volume_words());
@@ -103,6 +110,14 @@ impl Machine {
             "-device".into(),
             "virtconsole,bus=channel-port.0,chardev=channel".into(),
         ]
+    }
+}
+
+/// What the image's command line says.
+fn wishes(ways: Ways) -> String {
+    match ways.gate {
+        Gate::Closed => String::new(),
+        Gate::Open => SVSM_CALLS.to_owned(),
     }
 }
 
@@ -192,6 +207,7 @@ const fn is_tight(version: (u32, u32, u32)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{Acceleration, Machine, is_tight, shown, version};
+    use husk_firmware::wishes::{Gate, Ways, Wish};
     use std::path::Path;
 
     pub(crate) fn machine() -> Machine {
@@ -205,6 +221,7 @@ mod tests {
             guest_cpus: 2,
             memory_mib: 1024,
             acceleration: Acceleration::Emulation,
+            ways: Ways { gate: Gate::Closed },
             extra: vec!["-name".into(), "it's".into()],
         }
     }
@@ -223,6 +240,18 @@ mod tests {
             "loader,file=pay,,load,addr=0x10800000,force-raw=on",
         ] {
             assert!(line.contains(wanted), "{wanted} in {line}");
+        }
+    }
+
+    /// The image's own grammar takes what is written here.
+    #[test]
+    fn the_image_is_asked_for_the_ways_that_were_chosen() {
+        for gate in [Gate::Closed, Gate::Open] {
+            let ways = Ways { gate };
+            let words = Machine { ways, ..machine() }.words();
+            let at = words.iter().position(|word| word == "-append");
+            let line = at.map_or("", |at| words[at + 1].as_str());
+            assert_eq!(Wish::parse(line.as_bytes()), Some(Wish::Serve(ways)));
         }
     }
 

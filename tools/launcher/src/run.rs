@@ -6,6 +6,7 @@ use crate::machine::{self, Acceleration, Machine};
 use crate::payload::Inputs;
 use anyhow::{Context, bail};
 use husk::fault::Family;
+use husk_firmware::wishes::Ways;
 use husk_psp::RemoteGuest;
 use husk_relay::pipe::Pipe;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -88,6 +89,8 @@ pub struct Plan {
     pub memory_mib: u64,
     /// How its processors come about.
     pub acceleration: Acceleration,
+    /// How the guest reaches its TPM.
+    pub ways: Ways,
     /// More words for QEMU.
     pub extra: Vec<String>,
 }
@@ -106,6 +109,7 @@ impl Plan {
             guest_cpus: self.guest_cpus,
             memory_mib: self.memory_mib,
             acceleration: self.acceleration,
+            ways: self.ways,
             extra: self.extra.clone(),
         }
     }

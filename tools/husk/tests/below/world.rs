@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -100,14 +100,26 @@ impl World {
 
     /// Starts a machine; when its guest is off it stands still until it is told to quit.
     pub(crate) fn run(&self, kernel: &Path, cpus: u8) -> Machine {
+        self.run_with(kernel, cpus, &[], Stdio::null()).0
+    }
+
+    /// The same, with more words for `husk run`, and a hand on the guest's serial port.
+    pub(crate) fn run_with(
+        &self,
+        kernel: &Path,
+        cpus: u8,
+        words: &[&str],
+        serial: Stdio,
+    ) -> (Machine, Option<ChildStdin>) {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let monitor = path("monitor");
         let mut command = Command::new(env!("CARGO_BIN_EXE_husk"));
         command.args(["run", "--memory", "512", "--vcpus", &cpus.to_string(), "--broker", &self.broker]);
-        command.arg("--image").arg(image()).arg("--kernel").arg(kernel);
+        command.arg("--image").arg(image()).arg("--kernel").arg(kernel).args(words);
         command.args(["--volume", &path("disk"), "--config", &path("config"), "--psp", &path("psp.socket")]);
         command.args(["--", "-no-shutdown", "-monitor", &format!("unix:{monitor},server=on,wait=off")]);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("husk starts");
+        let mut child = command.stdin(serial).stdout(Stdio::piped()).spawn().expect("husk starts");
+        let serial = child.stdin.take();
         let console = child.stdout.take().expect("piped");
         let (said, lines) = channel();
         std::thread::spawn(move || {
@@ -118,7 +130,7 @@ impl World {
             }
         });
         let dump = self.folder.path().join("dump");
-        Machine { child: Daemon(child), lines, monitor: monitor.into(), dump }
+        (Machine { child: Daemon(child), lines, monitor: monitor.into(), dump }, serial)
     }
 }
 
