@@ -3,8 +3,9 @@
 //! **What.** One frame per request, one per answer, as `application/octet-stream`.
 //! **Trust.** None: everything that matters is sealed within the frames, so plain HTTP gives nothing away but who talks
 //! when.
-//! **Laws.** Bodies, waiting and work are bounded: a frame's size, [`BODY_WAIT_MAX`], [`AT_WORK_MAX`]. Every frame that
-//! is a frame gets status 200, refusals too; other statuses mean that no frame was looked at.
+//! **Laws.** Heads, bodies, connections, waiting and work are bounded: [`Limits`], a frame's size, [`BODY_WAIT_MAX`],
+//! [`AT_WORK_MAX`]. Every frame that is a frame gets status 200, refusals too; other statuses mean that no frame was
+//! looked at.
 //! **Not here.** TLS: put a proxy in front where metadata matters.
 
 use crate::service::Service;
@@ -15,11 +16,15 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use husk::release::wire::FRAME_BYTES_MAX;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// How long a frame may take to arrive.
@@ -28,12 +33,34 @@ pub const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
 pub const AT_WORK_MAX: usize = 32;
 /// How long the requests that are at work may take once the end was ordered.
 const END_WAIT_MAX: Duration = Duration::from_secs(5);
+/// After the listener failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The longest head of a request, together with what hyper reads ahead.
+const HEAD_BYTES_MAX: usize = 16 << 10;
 const OCTETS: &str = "application/octet-stream";
+
+/// How much a client may take of a server, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long a request's head may take, counted from the end of the request before. Longer than a relay keeps an idle
+    /// connection for use (15 s).
+    pub head_wait: Duration,
+    /// Open connections; more wait in the listener's queue.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { head_wait: Duration::from_secs(20), connections: 4096 }
+    }
+}
 
 #[derive(Clone)]
 struct Shared {
     service: Arc<Service>,
     at_work: Arc<Semaphore>,
+    /// Who is at the other end.
+    peer: IpAddr,
 }
 
 /// Serves until `end` is ready, then finishes what is at work.
@@ -45,23 +72,80 @@ pub async fn serve(
     service: Arc<Service>,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let shared = Shared { service, at_work: Arc::new(Semaphore::new(AT_WORK_MAX)) };
-    let router =
-        Router::new().route("/husk/v1/frame", post(frame)).route("/healthz", get(health)).with_state(shared);
-    let ended = Arc::new(tokio::sync::Notify::new());
-    let ending = Arc::clone(&ended);
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
-        end.await;
-        ending.notify_one();
-    });
+    serve_within(listener, service, end, Limits::default()).await
+}
+
+/// As [`serve`], with other limits.
+///
+/// # Errors
+/// What the listener gives.
+pub async fn serve_within(
+    listener: TcpListener,
+    service: Arc<Service>,
+    end: impl Future<Output = ()> + Send + 'static,
+    limits: Limits,
+) -> std::io::Result<()> {
+    let at_work = Arc::new(Semaphore::new(AT_WORK_MAX));
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let (ending, ended) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut end = std::pin::pin!(end);
+    loop {
+        let place = tokio::select! {
+            () = &mut end => break,
+            place = Arc::clone(&room).acquire_owned() => place.map_err(std::io::Error::other)?,
+        };
+        let (stream, peer) = tokio::select! {
+            () = &mut end => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                // The client gave up, or this process has no file left: others end meanwhile.
+                Err(_) => {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let shared = Shared { service: Arc::clone(&service), at_work: Arc::clone(&at_work), peer: peer.ip() };
+        let (head_wait, ended) = (limits.head_wait, ended.clone());
+        connections.spawn(async move {
+            connection(stream, router(shared), head_wait, ended).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    // Nobody listens to the sender's failure: then no connection is left.
+    ending.send_replace(true);
+    let finished = async { while connections.join_next().await.is_some() {} };
     // A client that keeps its connection open does not keep the broker from ending.
-    let patience = async {
-        ended.notified().await;
-        tokio::time::sleep(END_WAIT_MAX).await;
-    };
+    match timeout(END_WAIT_MAX, finished).await {
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn router(shared: Shared) -> Router {
+    Router::new().route("/husk/v1/frame", post(frame)).route("/healthz", get(health)).with_state(shared)
+}
+
+/// Serves one connection; however it ends is its client's affair.
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    head_wait: Duration,
+    mut ended: watch::Receiver<bool>,
+) {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(head_wait).max_buf_size(HEAD_BYTES_MAX);
+    let service = TowerToHyperService::new(router);
+    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
-        served = server => served,
-        () = patience => Ok(()),
+        _ = serving.as_mut() => return,
+        _ = ended.wait_for(|ended| *ended) => serving.as_mut().graceful_shutdown(),
+    }
+    // What was at work is finished.
+    match serving.await {
+        Ok(()) | Err(_) => {}
     }
 }
 
@@ -82,12 +166,12 @@ async fn frame(State(shared): State<Shared>, request: Request) -> Response {
         Ok(body) => body,
         Err(status) => return status.into_response(),
     };
-    let Ok(permit) = shared.at_work.acquire_owned().await else {
+    let Ok(permit) = Arc::clone(&shared.at_work).acquire_owned().await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    let service = shared.service;
+    let Shared { service, peer, .. } = shared;
     let handled = tokio::task::spawn_blocking(move || {
-        let reply = service.handle(&body);
+        let reply = service.handle_from(peer, &body);
         drop(permit);
         reply
     });

@@ -8,7 +8,7 @@ mod world;
 use husk::release::wire::FRAME_BYTES_MAX;
 use husk::seams::REPORT_BYTES;
 use husk_broker::evidence::{Evidence, EvidenceRefused};
-use husk_broker::http;
+use husk_broker::http::{self, Limits};
 use husk_broker::policy::Genuine;
 use husk_broker::service::Service;
 use husk_broker::store::{Serving, Store};
@@ -16,6 +16,7 @@ use husk_broker::vault::RootKeys;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Runtime;
 use world::TestWorld;
 
@@ -38,7 +39,8 @@ fn served() -> (Runtime, SocketAddr) {
     let runtime = Runtime::new().unwrap();
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
-    runtime.spawn(http::serve(listener, service, std::future::pending()));
+    let limits = Limits { head_wait: Duration::from_millis(300), connections: 2 };
+    runtime.spawn(http::serve_within(listener, service, std::future::pending(), limits));
     (runtime, address)
 }
 
@@ -71,4 +73,24 @@ fn only_frames_are_looked_at() {
     assert_eq!(ask(address, text, b"x").0, 415);
     assert_eq!(ask(address, "GET /husk/v1/frame HTTP/1.1", &[]).0, 405);
     assert_eq!(ask(address, "GET /admin HTTP/1.1", &[]).0, 404);
+}
+
+/// Whoever sends its head byte by byte, or none at all, has its connection for so long and no longer; meanwhile others
+/// wait, and are served then.
+#[test]
+fn a_slow_head_holds_its_connection_for_a_bounded_time() {
+    let (_runtime, address) = served();
+    let mut slow: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(address).unwrap()).collect();
+    slow[0].write_all(b"POST /husk/v1/frame HT").unwrap();
+    assert_eq!(
+        ask(address, "GET /healthz HTTP/1.1", &[]),
+        (200, b"ok\n".to_vec()),
+        "both places are free again"
+    );
+    for stream in &mut slow {
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut said = Vec::new();
+        let closed = stream.read_to_end(&mut said);
+        assert!(closed.is_ok_and(|bytes| bytes == 0) || said.starts_with(b"HTTP/1.1 408"), "{said:?}");
+    }
 }

@@ -6,6 +6,8 @@
 mod back;
 #[path = "store/bench.rs"]
 mod bench;
+#[path = "store/full.rs"]
+mod full;
 #[path = "store/group.rs"]
 mod group;
 #[path = "store/keys.rs"]

@@ -77,8 +77,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "bench",
         help: bench::HELP,
-        flags: &["--json"],
-        run: |flags| bench::run(flags.has("--json")),
+        flags: &["broker", "--json"],
+        run: |flags| {
+            let json = flags.has("--json");
+            if flags.has("broker") { bench::broker::run(json) } else { bench::run(json) }
+        },
     },
     Subcommand {
         name: "fuzz",

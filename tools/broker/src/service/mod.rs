@@ -11,7 +11,7 @@
 mod bodies;
 mod sessions;
 
-pub use sessions::{ESTABLISHED_MAX, GREETED_MAX};
+pub use sessions::{ESTABLISHED_MAX, GREETED_MAX, GREETED_OF_PEER_MAX};
 
 use crate::evidence::{Evidence, EvidenceRefused};
 use crate::ids::{TenantId, VmId, VmName};
@@ -33,6 +33,7 @@ use husk::release::wire::{
 use husk::volume::VolumeFault;
 use sessions::{Session, Sessions, Stage};
 use sha2::{Digest as _, Sha256, Sha384};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
@@ -65,7 +66,7 @@ impl Service {
         world: Arc<dyn World>,
         evidence: Box<dyn Evidence>,
     ) -> Self {
-        let sessions = Mutex::new(Sessions::new(GREETED_MAX, ESTABLISHED_MAX));
+        let sessions = Mutex::new(Sessions::new(GREETED_MAX, GREETED_OF_PEER_MAX, ESTABLISHED_MAX));
         Self { group: Group::new(serving), sessions, keys, world, evidence }
     }
 
@@ -75,14 +76,21 @@ impl Service {
         self.group.is_well() && !self.sessions.is_poisoned()
     }
 
-    /// Answers one frame, whatever its bytes are.
+    /// Answers one frame, whatever its bytes are, from nobody in particular.
     #[must_use]
     pub fn handle(&self, bytes: &[u8]) -> Vec<u8> {
+        self.handle_from(IpAddr::V4(Ipv4Addr::UNSPECIFIED), bytes)
+    }
+
+    /// Answers one frame of `peer`, whatever its bytes are. Who the peer is gives it no right, only its own share of the
+    /// hellos that may wait.
+    #[must_use]
+    pub fn handle_from(&self, peer: IpAddr, bytes: &[u8]) -> Vec<u8> {
         let mut reply = vec![0; FRAME_BYTES_MAX];
         let answered = if bytes.len() > FRAME_BYTES_MAX {
             Err(RefusalReason::Malformed)
         } else {
-            self.answer(&mut bytes.to_vec(), &mut reply)
+            self.answer(peer, &mut bytes.to_vec(), &mut reply)
         };
         // A refusal always fits.
         let length = answered.unwrap_or_else(|reason| frame::refusal(reason, &mut reply).unwrap_or(0));
@@ -90,9 +98,9 @@ impl Service {
         reply
     }
 
-    fn answer(&self, bytes: &mut [u8], reply: &mut [u8]) -> Result<usize, RefusalReason> {
+    fn answer(&self, peer: IpAddr, bytes: &mut [u8], reply: &mut [u8]) -> Result<usize, RefusalReason> {
         match frame::open(bytes) {
-            Ok((FrameKind::Hello, body)) => self.hello(body, reply),
+            Ok((FrameKind::Hello, body)) => self.hello(peer, body, reply),
             Ok((FrameKind::Request, body)) => self.request(body, reply),
             Ok((FrameKind::ServerHello | FrameKind::Reply | FrameKind::Refusal, _)) | Err(_) => {
                 Err(RefusalReason::Malformed)
@@ -100,7 +108,7 @@ impl Service {
         }
     }
 
-    fn hello(&self, body: &[u8], reply: &mut [u8]) -> Result<usize, RefusalReason> {
+    fn hello(&self, peer: IpAddr, body: &[u8], reply: &mut [u8]) -> Result<usize, RefusalReason> {
         let hello: Hello = frame::exactly(body).map_err(|_| RefusalReason::Malformed)?;
         if hello.protocol.get() != PROTOCOL || hello.suite.get() != SUITE {
             return Err(RefusalReason::Version);
@@ -119,7 +127,7 @@ impl Service {
             instance: InstanceId(point_digest(&hello.instance)),
             stage: Stage::Greeted,
         };
-        locked(&self.sessions)?.greet(session);
+        locked(&self.sessions)?.greet(peer, session);
         frame::frame_of(FrameKind::ServerHello, reply, &server).map_err(|_| RefusalReason::Unavailable)
     }
 

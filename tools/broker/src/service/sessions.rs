@@ -1,17 +1,21 @@
 //! The sessions that are open, bounded.
 //!
 //! **What.** Two tables: sessions that only said hello, and sessions of a proven instance. Each drops its oldest when
-//! full, so a flood of hellos cannot push out who has proven itself. An instance has one established session: a new
-//! one closes the old.
+//! full, so a flood of hellos cannot push out who has proven itself. A peer has a share of the hellos that may wait: one
+//! more drops its own oldest, so that it takes four peers to push out a fifth's. An instance has one established
+//! session: a new one closes the old.
 
 use crate::ids::VmName;
 use crate::rules::InstanceId;
 use husk::release::record::Answerer;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 /// Hellos that wait for their proof.
 pub const GREETED_MAX: usize = 1024;
+/// Of one peer's address. Peers behind one proxy share it; a boot's hello waits for milliseconds.
+pub const GREETED_OF_PEER_MAX: usize = 256;
 /// Sessions of proven instances. Who is dropped comes back with RESUME.
 pub const ESTABLISHED_MAX: usize = 65_536;
 
@@ -50,6 +54,8 @@ type Who = (VmName, InstanceId);
 
 struct Entry {
     age: u64,
+    /// Of a hello only.
+    peer: Option<IpAddr>,
     who: Who,
     session: Shared,
 }
@@ -59,16 +65,38 @@ struct Bounded {
     capacity: usize,
     entries: HashMap<SessionId, Entry>,
     by_age: BTreeMap<u64, SessionId>,
+    /// The ages of each peer's.
+    of_peer: HashMap<IpAddr, BTreeSet<u64>>,
     births: u64,
 }
 
 impl Bounded {
     fn new(capacity: usize) -> Self {
-        Self { capacity, entries: HashMap::new(), by_age: BTreeMap::new(), births: 0 }
+        Self {
+            capacity,
+            entries: HashMap::new(),
+            by_age: BTreeMap::new(),
+            of_peer: HashMap::new(),
+            births: 0,
+        }
+    }
+
+    /// Drops the oldest of a peer that has `share` already.
+    fn make_room_for(&mut self, peer: IpAddr, share: usize) {
+        let ages = self.of_peer.get(&peer).filter(|ages| ages.len() >= share);
+        let oldest = ages.and_then(|ages| self.by_age.get(ages.first()?)).copied();
+        if let Some(id) = oldest {
+            self.remove(&id);
+        }
     }
 
     /// Adds an entry; returns the one that had to go.
-    fn insert(&mut self, id: SessionId, who: Who, session: Shared) -> Option<(SessionId, Entry)> {
+    fn insert(
+        &mut self,
+        id: SessionId,
+        (who, peer): (Who, Option<IpAddr>),
+        session: Shared,
+    ) -> Option<(SessionId, Entry)> {
         let oldest = if self.entries.len() < self.capacity {
             None
         } else {
@@ -77,13 +105,24 @@ impl Bounded {
         let dropped = oldest.and_then(|id| self.remove(&id).map(|entry| (id, entry)));
         self.births += 1;
         self.by_age.insert(self.births, id);
-        self.entries.insert(id, Entry { age: self.births, who, session });
+        if let Some(peer) = peer {
+            self.of_peer.entry(peer).or_default().insert(self.births);
+        }
+        self.entries.insert(id, Entry { age: self.births, peer, who, session });
         dropped
     }
 
     fn remove(&mut self, id: &SessionId) -> Option<Entry> {
         let entry = self.entries.remove(id)?;
         self.by_age.remove(&entry.age);
+        if let Some(peer) = entry.peer
+            && let Some(ages) = self.of_peer.get_mut(&peer)
+        {
+            ages.remove(&entry.age);
+            if ages.is_empty() {
+                self.of_peer.remove(&peer);
+            }
+        }
         Some(entry)
     }
 }
@@ -91,23 +130,26 @@ impl Bounded {
 /// All open sessions.
 pub(super) struct Sessions {
     greeted: Bounded,
+    of_peer_max: usize,
     established: Bounded,
     of_instance: HashMap<Who, SessionId>,
 }
 
 impl Sessions {
-    pub(super) fn new(greeted_max: usize, established_max: usize) -> Self {
+    pub(super) fn new(greeted_max: usize, of_peer_max: usize, established_max: usize) -> Self {
         Self {
             greeted: Bounded::new(greeted_max),
+            of_peer_max,
             established: Bounded::new(established_max),
             of_instance: HashMap::new(),
         }
     }
 
     /// A session that has said hello.
-    pub(super) fn greet(&mut self, session: Session) {
+    pub(super) fn greet(&mut self, peer: IpAddr, session: Session) {
         let (id, who) = (session.id, (session.vm, session.instance));
-        self.greeted.insert(id, who, Arc::new(Mutex::new(session)));
+        self.greeted.make_room_for(peer, self.of_peer_max);
+        self.greeted.insert(id, (who, Some(peer)), Arc::new(Mutex::new(session)));
     }
 
     /// The session of that name.
@@ -122,7 +164,7 @@ impl Sessions {
         if let Some(older) = self.of_instance.insert(who, *id) {
             self.established.remove(&older);
         }
-        if let Some((dropped, entry)) = self.established.insert(*id, who, session)
+        if let Some((dropped, entry)) = self.established.insert(*id, (who, None), session)
             && self.of_instance.get(&entry.who) == Some(&dropped)
         {
             self.of_instance.remove(&entry.who);
@@ -139,7 +181,10 @@ mod tests {
     use husk::release::record::Answerer;
     use husk::release::transcript::{AgreementKey, broker_keys};
     use husk::release::wire::{Hello, ServerHello};
+    use std::net::{IpAddr, Ipv4Addr};
     use zerocopy::FromZeros;
+
+    const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     fn session(id: u8, instance: u8) -> Session {
         let world = Machine::start();
@@ -162,11 +207,11 @@ mod tests {
 
     #[test]
     fn hellos_push_out_hellos_and_never_who_has_proven_itself() {
-        let mut sessions = Sessions::new(2, 2);
-        sessions.greet(session(1, 1));
+        let mut sessions = Sessions::new(2, 2, 2);
+        sessions.greet(PEER, session(1, 1));
         sessions.establish(&[1; 16]);
         for id in 2..10 {
-            sessions.greet(session(id, id));
+            sessions.greet(PEER, session(id, id));
         }
         assert!(has(&sessions, 1) && has(&sessions, 8) && has(&sessions, 9) && !has(&sessions, 7));
         sessions.establish(&[7; 16]);
@@ -174,15 +219,32 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_of_one_peer_pushes_out_its_own_hellos() {
+        let mut sessions = Sessions::new(8, 2, 2);
+        let flooding = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+        sessions.greet(PEER, session(1, 1));
+        for id in 2..40 {
+            sessions.greet(flooding, session(id, id));
+        }
+        assert!(has(&sessions, 1) && has(&sessions, 38) && has(&sessions, 39) && !has(&sessions, 37));
+        sessions.establish(&[39; 16]);
+        for id in 40..42 {
+            sessions.greet(flooding, session(id, id));
+        }
+        assert!(has(&sessions, 39) && !has(&sessions, 38), "who has proven itself needs no share");
+        assert_eq!(sessions.greeted.of_peer.len(), 2);
+    }
+
+    #[test]
     fn a_new_session_of_an_instance_closes_its_old_one() {
-        let mut sessions = Sessions::new(8, 2);
+        let mut sessions = Sessions::new(8, 8, 2);
         for id in 1..=2 {
-            sessions.greet(session(id, 1));
+            sessions.greet(PEER, session(id, 1));
             sessions.establish(&[id; 16]);
         }
         assert!(!has(&sessions, 1) && has(&sessions, 2));
         for id in 3..=4 {
-            sessions.greet(session(id, id));
+            sessions.greet(PEER, session(id, id));
             sessions.establish(&[id; 16]);
         }
         assert!(!has(&sessions, 2) && has(&sessions, 3) && has(&sessions, 4));

@@ -8,7 +8,7 @@ use husk_broker::policy::Policy;
 use husk_broker::rules::{InstanceId, Move, Reply, Request};
 use husk_broker::store::{Ask, Decided, Enrolment, Location, Serving, Store, Tenant};
 use husk_broker::vault::{RootKeys, TenantRoot};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -28,6 +28,11 @@ impl Place {
     pub(crate) fn file() -> Self {
         let folder = tempfile::Builder::new().prefix("husk-store").tempdir().unwrap();
         Self { location: Location::File(folder.path().join("db")), folder: Some(folder) }
+    }
+
+    /// In a folder that is there.
+    pub(crate) fn file_in(folder: &Path) -> Self {
+        Self { location: Location::File(folder.join("db")), folder: None }
     }
 
     pub(crate) fn on(server: &Server, name: &str) -> Self {

@@ -7,6 +7,7 @@
 //! **Laws.** Nothing is shown that was not measured in this run. A duration decides no verdict.
 //! **Not here.** What a commit costs at every state size and block: `tests/volume/budgets.rs`.
 
+pub(crate) mod broker;
 mod client;
 #[path = "../../../../tests/support/tpm.rs"]
 mod commands;
@@ -28,7 +29,7 @@ use std::time::Duration;
 use tap::Tap;
 
 pub(crate) const HELP: &str = "\
-cargo xtask bench [--json]
+cargo xtask bench [broker] [--json]
 
 Builds husk for release and times the same TPM commands on husk with its broker, on
 husk without one (every promise given up), and on Debian's swtpm: one client, in
@@ -39,7 +40,11 @@ and operation: op, husk_us, husk_unanchored_us, swtpm_us, ratio (husk_us to swtp
 and, where memory changes, bytes_written, writes, flushes of husk a command; further
 keys are swtpm's (its flushes by strace, in a pass that is not timed), processor time,
 resident memory, and of a cold start what husk waited for: its broker, the simulated
-processor; husk_own_us is the rest. A plot goes to target/husk/bench.svg. Takes about a minute; a loaded machine shows.";
+processor; husk_own_us is the rest. A plot goes to target/husk/bench.svg. Takes about a minute; a loaded machine shows.
+
+With `broker`: anchors and boots a second of one broker on SQLite and of one and three on
+PostgreSQL, from 1 to 256 VMs, with 10 and 100,000 rows, as fast as they are answered and
+(paced) at half of that; latencies, and what each cost the brokers. Takes two minutes.";
 
 /// How many cold starts of each kind.
 const COLD_STARTS: usize = 9;
