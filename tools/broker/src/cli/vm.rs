@@ -55,6 +55,10 @@ pub struct EnrolArgs {
     /// A chip that may run the VM; repeat for more; any genuine chip if not given.
     #[arg(long = "chip", value_name = "HEX", value_parser = chip)]
     chips: Vec<ChipId>,
+    /// What keeps a second instance from answering: lease (needs Secure TSC), percmd (the broker permits each command) or
+    /// detect (nothing: it shows in resetCount only).
+    #[arg(long, value_name = "WORD", default_value = Serve::Lease.word(), value_parser = serve)]
+    serve: Serve,
     /// Where to write the launch configuration.
     #[arg(long, value_name = "FILE")]
     config_out: PathBuf,
@@ -133,6 +137,10 @@ impl VmCommand {
     }
 }
 
+fn serve(text: &str) -> Result<Serve, String> {
+    Serve::from_word(text).ok_or_else(|| "one of lease, percmd, detect is expected".to_owned())
+}
+
 fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
     let mut store = args.database.open()?;
     let tenant = store.tenant(args.tenant)?;
@@ -143,7 +151,7 @@ fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
         vm: vm.0,
         root: point_digest(&tenant.root),
         mode: Mode::Strict,
-        serve: Serve::Lease,
+        serve: args.serve,
         kbs: Kbs::None,
         min_key_generation: KEY_GENERATION,
     };
