@@ -2,12 +2,16 @@
 //!
 //! The step function is a parameter, so that the laws are shown to have teeth: each mutant below takes one rule
 //! away and must be caught.
+#![expect(clippy::expect_used, reason = "a test says what it expects")]
 
 use husk::release::Head;
 use husk_broker::rules::{
     InstanceId, Life, Moment, Move, Order, Reply, Request, Row, SecretName, assume_lease, operate, step,
 };
 use std::collections::HashSet;
+
+/// What an operator's order makes of a row, or what a start of the broker does.
+type Change = fn(&Row) -> Option<Row>;
 
 type Step = fn(&Row, Moment, InstanceId, &Request) -> (Option<Row>, Reply);
 
@@ -244,6 +248,89 @@ const MUTANTS: [(&str, Step); 9] = [
         _ => step(row, at, caller, request),
     }),
 ];
+
+/// What must hold for an order of the operator and for a start of the broker, at `now_ms`.
+fn broken_by(old: &Row, new: &Row, fences: bool, starts_at_ms: Option<u64>) -> Option<&'static str> {
+    let covered = |now_ms| old.released || new.lease_until_ms >= now_ms + u64::from(LEASE_MS);
+    let laws = [
+        ("a lawful row stays lawful", new.is_lawful()),
+        ("who stops a VM fences its instance", !fences || new.token > old.token && new.holder.is_none()),
+        ("an order shortens no lease", new.lease_until_ms >= old.lease_until_ms),
+        ("no order says that an instance has released", new.released == old.released),
+        ("a start assumes a full lease", starts_at_ms.is_none_or(covered)),
+    ];
+    laws.into_iter().find_map(|(law, holds)| (!holds).then_some(law))
+}
+
+/// Three rows: nothing yet, serving, and granted anew.
+fn rows() -> [Row; 3] {
+    let ask = |row: &Row, now_ms, request| {
+        let at = Moment { now_ms, lease_ms: LEASE_MS };
+        step(row, at, A, &request).0.expect("it is answered")
+    };
+    let enrolled = Row::enrolled();
+    let granted = ask(&enrolled, 1, Request::Grant { report_id: [0xA; 32] });
+    let to = Move { token: 1, generation: 0, epoch: 1, previous: Head::NONE, new: head(1, 1) };
+    let serving = ask(&granted, 2, Request::Confirm(to));
+    let again = ask(&serving, 50, Request::Grant { report_id: [0xA; 32] });
+    [enrolled, serving, again]
+}
+
+/// An order or a start, whether it stops the VM, and when the broker starts.
+const CHANGES: [(&str, Change, bool, Option<u64>); 3] = [
+    ("HALT", |row| operate(row, Order::Halt).ok(), true, None),
+    ("RETIRE", |row| operate(row, Order::Retire).ok(), true, None),
+    ("start", |row| Some(assume_lease(row, 7, LEASE_MS)), false, Some(7)),
+];
+
+/// Each takes one rule away from an order or from the start.
+const CHANGE_MUTANTS: [(&str, Change, bool, Option<u64>); 5] = [
+    (
+        "HALT keeps the token",
+        |row| operate(row, Order::Halt).ok().map(|new| Row { token: row.token, ..new }),
+        true,
+        None,
+    ),
+    (
+        "HALT keeps the instance",
+        |row| operate(row, Order::Halt).ok().map(|new| Row { holder: row.holder, ..new }),
+        true,
+        None,
+    ),
+    (
+        "HALT ends the lease",
+        |row| operate(row, Order::Halt).ok().map(|new| Row { lease_until_ms: 0, ..new }),
+        true,
+        None,
+    ),
+    (
+        "RETIRE releases",
+        |row| operate(row, Order::Retire).ok().map(|new| Row { released: !row.released, ..new }),
+        true,
+        None,
+    ),
+    ("a start assumes nothing", |row| Some(row.clone()), false, Some(7)),
+];
+
+#[test]
+fn every_order_and_every_start_keeps_the_laws() {
+    for (name, change, fences, starts) in CHANGES {
+        for old in rows() {
+            let new = change(&old).expect("it makes sense");
+            assert_eq!(broken_by(&old, &new, fences, starts), None, "{name} on {old:?}");
+        }
+    }
+}
+
+#[test]
+fn every_mutant_of_an_order_or_a_start_is_caught() {
+    for (name, change, fences, starts) in CHANGE_MUTANTS {
+        let caught = rows()
+            .iter()
+            .any(|old| change(old).is_some_and(|new| broken_by(old, &new, fences, starts).is_some()));
+        assert!(caught, "nothing noticed the mutant \"{name}\"");
+    }
+}
 
 #[test]
 fn every_mutant_is_caught() {
