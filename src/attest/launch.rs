@@ -178,7 +178,7 @@ impl LaunchConfig {
     /// [`AttestFault::ConfigUnsupported`].
     pub const fn supported(&self) -> Result<(), AttestFault> {
         match (self.mode, self.serve, self.kbs) {
-            (Mode::Strict, Serve::Lease, Kbs::None) => Ok(()),
+            (Mode::Strict, Serve::Lease | Serve::PerCommand | Serve::Detect, Kbs::None) => Ok(()),
             _ => Err(AttestFault::ConfigUnsupported),
         }
     }
@@ -373,15 +373,15 @@ mod tests {
     #[test]
     fn only_host_data_binds_and_only_what_this_build_can_do() {
         let mut host_data = CONFIG.host_data();
-        assert_eq!(CONFIG.bind(&host_data).map(|bound| *bound.config()), Ok(CONFIG));
+        for &serve in Serve::ALL {
+            let config = LaunchConfig { serve, ..CONFIG };
+            assert_eq!(config.bind(&config.host_data()).map(|bound| *bound.config()), Ok(config));
+        }
         host_data[31] ^= 1;
         assert_eq!(CONFIG.bind(&host_data), Err(AttestFault::ConfigUnbound));
-        for config in [
-            LaunchConfig { mode: Mode::HwSealed, ..CONFIG },
-            LaunchConfig { serve: Serve::PerCommand, ..CONFIG },
-            LaunchConfig { serve: Serve::Detect, ..CONFIG },
-            LaunchConfig { kbs: Kbs::Required, ..CONFIG },
-        ] {
+        for config in
+            [LaunchConfig { mode: Mode::HwSealed, ..CONFIG }, LaunchConfig { kbs: Kbs::Required, ..CONFIG }]
+        {
             assert_eq!(config.bind(&config.host_data()), Err(AttestFault::ConfigUnsupported));
         }
     }

@@ -13,6 +13,7 @@ use super::standing::Standing;
 use super::transcript::{Digest, grant_digest, verifies};
 use super::wire::{Busy, GrantIntent, GrantReply, Operation, POINT_BYTES, Status};
 use super::{Head, ReleaseFault, frame};
+use crate::attest::launch::Serve;
 use crate::seams::Platform;
 use crate::secret::Secret;
 use zerocopy::FromBytes;
@@ -161,7 +162,7 @@ impl Answer {
                 let grant = GrantReply::ref_from_bytes(body).map_err(|_| ReleaseFault::ReplyRefused)?;
                 let transcript = session.caller.transcript();
                 check_signature(grant, transcript, &session.report_digest, &session.broker_key)?;
-                Keys::read(grant).map(Self::Keys).ok_or(ReleaseFault::GrantRefused)
+                Keys::read(grant, session.serve).map(Self::Keys).ok_or(ReleaseFault::GrantRefused)
             }
             (Status::Busy, body) => Ok(Self::Busy { retry_ms: frame::exactly::<Busy>(body)?.retry_ms.get() }),
             (Status::Denied, body) => Err(denied(body)),
@@ -182,7 +183,7 @@ fn check_signature(
 
 impl Keys {
     /// `protocol.md`, section "What the VM checks in a grant": nothing if anything does not fit.
-    fn read(grant: &GrantReply) -> Option<Self> {
+    fn read(grant: &GrantReply, serve: Serve) -> Option<Self> {
         let (head, epoch, token) = (Head::from(&grant.head), grant.epoch.get(), grant.token.get());
         let (current, next) = (nonzero(&grant.epoch_secret), nonzero(&grant.next_secret)?);
         let fits = grant.reserved == [0; 3]
@@ -195,7 +196,7 @@ impl Keys {
                     exists && current.is_some() && grant.epoch_secret != grant.next_secret
                 }
             };
-        let standing = Standing::granted(token, grant.generation.get(), epoch, head);
+        let standing = Standing::granted(serve, token, grant.generation.get(), epoch, head);
         fits.then_some(Self { standing, current, next })
     }
 

@@ -281,7 +281,8 @@ impl Greeted {
         if !settled(reply)?.is_empty() {
             return Err(ReleaseFault::ReplyRefused);
         }
-        Ok(Attested { caller: self.caller, broker_key: self.broker_key, report_digest })
+        let Self { caller, broker_key } = self;
+        Ok(Attested { caller, broker_key, report_digest, serve: config.serve })
     }
 
     /// The bare session, for an instance that resumes instead of attesting.
@@ -297,4 +298,6 @@ pub struct Attested {
     pub(super) caller: Caller,
     pub(super) broker_key: [u8; POINT_BYTES],
     pub(super) report_digest: Digest,
+    /// How the configuration of this launch wants it to serve.
+    pub(super) serve: Serve,
 }

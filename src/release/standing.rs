@@ -8,10 +8,12 @@
 //! outcome of a CONFIRM, ANCHOR or BUMP is unknown, that same request is all that can be sent, and nothing is
 //! answered. (3) The right to answer lasts from the moment of *sending* for nine tenths of the lease; when the reply
 //! came does not matter. (4) RELEASE ends the right before it is sent, for good. (5) FENCED, CONFLICT and DENIED
-//! end everything, for good.
+//! end everything, for good. (6) Where leases are not served ([`Serve::PerCommand`], [`Serve::Detect`]) no time is
+//! looked at: what the broker said counts for the command during which it was asked, and for no other.
 //! **Not here.** Sending, retrying, wiping: `tenure`.
 
 use super::{Head, ReleaseFault};
+use crate::attest::launch::Serve;
 
 /// The part of a lease that is used: the rest covers clocks that run apart.
 const LEASE_USED_TENTHS: u64 = 9;
@@ -133,11 +135,14 @@ enum Phase {
 struct Outstanding {
     ask: Ask,
     sent_ms: u64,
+    /// Sent since the command began: the broker decides it after that, so that its answer is for this command.
+    in_command: bool,
 }
 
 /// A granted instance at the broker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Standing {
+    serve: Serve,
     token: u64,
     generation: u32,
     epoch: u64,
@@ -152,12 +157,17 @@ pub struct Standing {
     renew_from_ms: u64,
     /// When the last answered request was sent.
     contact_ms: u64,
+    /// The broker has answered a request of this command.
+    heard: bool,
 }
 
 impl Standing {
-    /// A grant in hand, nothing confirmed.
-    pub(super) const fn granted(token: u64, generation: u32, epoch: u64, head: Head) -> Self {
+    /// A grant in hand, nothing confirmed. This alone is good for nothing: a tenure starts from what a signed grant
+    /// yields, and only there are the keys.
+    #[must_use]
+    pub const fn granted(serve: Serve, token: u64, generation: u32, epoch: u64, head: Head) -> Self {
         Self {
+            serve,
             token,
             generation,
             epoch,
@@ -168,6 +178,15 @@ impl Standing {
             permit_until_ms: 0,
             renew_from_ms: 0,
             contact_ms: 0,
+            heard: false,
+        }
+    }
+
+    /// A command begins: what the broker was asked before it is no permission for it, whenever the answer comes.
+    pub const fn begin(&mut self) {
+        self.heard = false;
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.in_command = false;
         }
     }
 
@@ -223,21 +242,37 @@ impl Standing {
             (Phase::Granted, Some(_)) | (Phase::Serving, Some(Ask::Anchor { .. } | Ask::Bump)) => {
                 Err(ReleaseFault::Undecided)
             }
-            (Phase::Serving, _) if now_ms < self.permit_until_ms => Ok(()),
+            (Phase::Serving, _) if self.holds(now_ms) => Ok(()),
             (Phase::Serving, _) => Err(ReleaseFault::LeaseOver),
         }
     }
 
-    /// Whether the lease wants renewing at `now_ms`, before it has to be.
+    /// Whether who serves still has the right to, in the way of this launch.
+    const fn holds(&self, now_ms: u64) -> bool {
+        match self.serve {
+            Serve::Lease => now_ms < self.permit_until_ms,
+            Serve::PerCommand => self.heard,
+            Serve::Detect => true,
+        }
+    }
+
+    /// Whether the broker is asked at `now_ms` before an answer leaves: for a lease before it has to be.
     #[must_use]
     pub const fn wants_renewal(&self, now_ms: u64) -> bool {
-        now_ms >= self.renew_from_ms || now_ms >= self.permit_until_ms
+        match self.serve {
+            Serve::Lease => now_ms >= self.renew_from_ms || now_ms >= self.permit_until_ms,
+            Serve::PerCommand => !self.heard,
+            Serve::Detect => false,
+        }
     }
 
     /// Whether the broker has answered recently enough for a command that may write.
     #[must_use]
     pub const fn recent(&self, now_ms: u64) -> bool {
-        now_ms.saturating_sub(self.contact_ms) < CONTACT_MS_MAX
+        match self.serve {
+            Serve::Lease => now_ms.saturating_sub(self.contact_ms) < CONTACT_MS_MAX,
+            Serve::PerCommand | Serve::Detect => self.heard,
+        }
     }
 
     fn ask(&mut self, ask: Ask, now_ms: u64) -> Action {
@@ -249,7 +284,7 @@ impl Standing {
             self.phase = Phase::Leaving;
         }
         self.ticket += 1;
-        self.outstanding = Some(Outstanding { ask, sent_ms: now_ms });
+        self.outstanding = Some(Outstanding { ask, sent_ms: now_ms, in_command: true });
         Action::Send { ticket: self.ticket }
     }
 
@@ -314,6 +349,7 @@ impl Standing {
         self.permit_until_ms = sent_ms.saturating_add(lease_ms * LEASE_USED_TENTHS / 10);
         self.renew_from_ms = sent_ms.saturating_add(lease_ms / 2);
         self.contact_ms = sent_ms;
+        self.heard = answered.in_command;
         self.outstanding = None;
         Action::Settled
     }

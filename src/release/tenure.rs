@@ -17,7 +17,7 @@ use super::wire::{
     Status, WireHead,
 };
 use super::{Anchor, Anchored, Head, ReleaseFault, frame};
-use crate::attest::launch::LaunchConfig;
+use crate::attest::launch::{LaunchConfig, Serve};
 use crate::seams::Platform;
 use core::marker::PhantomData;
 use zerocopy::IntoBytes;
@@ -80,16 +80,23 @@ impl<'m> Tenure<'m> {
         settled(asked).map(|_| ())
     }
 
+    /// A command begins. Where the broker permits each command, what it said before is no permission for this one.
+    pub const fn begin(&mut self) {
+        self.standing.begin();
+    }
+
     /// The right to answer now. Renews the lease first where half of it is over; a renewal that nobody answers
     /// matters only once the lease is used up.
     ///
-    /// Asked for after a command was executed, right before its response leaves.
+    /// Asked for before a command that needs it is executed, and again right before its response leaves. Where the broker
+    /// permits each command, its one answer serves both: nothing else runs in between, so that the response tells how
+    /// things stood when the broker said yes.
     ///
     /// # Errors
     /// [`ReleaseFault::LeaseOver`] if the lease is used up and cannot be renewed now; [`ReleaseFault::Undecided`] while
     /// the outcome of a commit is unknown. Any other fault is for good.
     pub fn permit(&mut self, platform: &mut Platform<'_>) -> Result<Permit<'_>, ReleaseFault> {
-        let now_ms = clock_ms(platform)?;
+        let now_ms = self.now_ms(platform)?;
         match self.standing.permit(now_ms) {
             Ok(()) | Err(ReleaseFault::LeaseOver) if self.standing.wants_renewal(now_ms) => {
                 match self.settle(platform, Ask::Renew) {
@@ -99,7 +106,8 @@ impl<'m> Tenure<'m> {
             }
             judged => judged?,
         }
-        self.standing.permit(clock_ms(platform)?).map(|()| Permit(PhantomData))
+        let now_ms = self.now_ms(platform)?;
+        self.standing.permit(now_ms).map(|()| Permit(PhantomData))
     }
 
     /// Whether a command that may write can be executed now: the broker answered recently, or does so to a renewal.
@@ -109,7 +117,7 @@ impl<'m> Tenure<'m> {
     /// # Errors
     /// [`ReleaseFault::Unreachable`] if the broker does not answer, and as [`Tenure::permit`].
     pub fn may_write(&mut self, platform: &mut Platform<'_>) -> Result<(), ReleaseFault> {
-        let now_ms = clock_ms(platform)?;
+        let now_ms = self.now_ms(platform)?;
         if self.standing.recent(now_ms) && self.standing.permit(now_ms).is_ok() {
             return Ok(());
         }
@@ -145,10 +153,19 @@ impl<'m> Tenure<'m> {
         Ok(())
     }
 
+    /// The trusted clock, where leases are served; elsewhere [`Standing`] looks at no time, and whatever clock there is
+    /// stays unread.
+    fn now_ms(&self, platform: &Platform<'_>) -> Result<u64, ReleaseFault> {
+        match self.config().serve {
+            Serve::Lease => platform.clock.map(|clock| clock.now_ms()).ok_or(ReleaseFault::NoClock),
+            Serve::PerCommand | Serve::Detect => Ok(0),
+        }
+    }
+
     /// Sends one request until it is settled, at most [`SENDINGS_MAX`] times.
     fn settle(&mut self, platform: &mut Platform<'_>, ask: Ask) -> Result<(), ReleaseFault> {
         for _ in 0..SENDINGS_MAX {
-            let event = Event::Ask { ask, now_ms: clock_ms(platform)? };
+            let event = Event::Ask { ask, now_ms: self.now_ms(platform)? };
             let ticket = match self.standing.step(event) {
                 Action::Send { ticket } => ticket,
                 Action::Refused(fault) => return Err(fault),
@@ -164,7 +181,7 @@ impl<'m> Tenure<'m> {
                 _ => {}
             }
         }
-        match self.standing.step(Event::Silence { now_ms: clock_ms(platform)? }) {
+        match self.standing.step(Event::Silence { now_ms: self.now_ms(platform)? }) {
             Action::Unanswered(fault) => Err(fault),
             _ => Err(ReleaseFault::Misuse),
         }
@@ -214,10 +231,6 @@ impl<'m> Tenure<'m> {
 enum Resumed {
     Session(Caller),
     Over(Answer),
-}
-
-fn clock_ms(platform: &Platform<'_>) -> Result<u64, ReleaseFault> {
-    platform.clock.map(|clock| clock.now_ms()).ok_or(ReleaseFault::NoClock)
 }
 
 impl Anchor for Tenure<'_> {

@@ -38,7 +38,7 @@ impl<E: Engine> Vtpm<'_, E> {
 
     fn may_attest(&mut self, platform: &mut Platform<'_>) -> Result<(), Fault> {
         self.attestable()?;
-        self.suspended = None;
+        self.begin();
         self.trust.permit(platform, Needs::Lease).map_err(|fault| self.latch_if_definite(fault))
     }
 }

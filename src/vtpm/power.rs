@@ -27,7 +27,7 @@ impl<E: Engine> Vtpm<'_, E> {
             return Err(fault);
         }
         self.power_off();
-        self.suspended = None;
+        self.begin();
         if self.power == Power::ResetDue {
             match self.trust.bump(platform) {
                 Ok(token) => self.nv.retoken(token),
@@ -88,7 +88,7 @@ impl<E: Engine> Vtpm<'_, E> {
             return Err(fault);
         }
         self.power_off();
-        self.suspended = None;
+        self.begin();
         self.power = Power::Off;
         self.commit(platform).map(drop).map_err(|fault| self.latch(fault))?;
         Ok(self.trust.release(platform)?)

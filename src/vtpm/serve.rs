@@ -94,7 +94,7 @@ impl<E: Engine> Vtpm<'_, E> {
         buffer: &'b mut [u8],
     ) -> Result<&'b [u8], Fault> {
         self.alive()?;
-        self.suspended = None;
+        self.begin();
         let command = Command::parse(bytes, locality)?;
         let attempts = self.attempts(&command).map_err(|fault| self.latch(fault))?;
         let needs = if attempts.is_empty() { self.needs(&command) } else { Needs::Nv };
@@ -115,7 +115,7 @@ impl<E: Engine> Vtpm<'_, E> {
         step: impl FnOnce(&mut E, &mut NvImage<'_>) -> Result<(), EngineFault>,
     ) -> Result<(), Fault> {
         self.alive()?;
-        self.suspended = None;
+        self.begin();
         let before = self.nv.image().version();
         let mut measured = step(&mut self.engine, self.nv.image_mut()).map_err(Fault::from);
         if measured.is_ok() && self.nv.image().version() != before {
@@ -133,6 +133,12 @@ impl<E: Engine> Vtpm<'_, E> {
     /// The engine, for what concerns no state: establishment, cancellation.
     pub(super) const fn engine(&mut self) -> &mut E {
         &mut self.engine
+    }
+
+    /// Something begins to happen to the TPM: what was saved is void, and what the broker permitted was for what came before.
+    pub(super) fn begin(&mut self) {
+        self.suspended = None;
+        self.trust.begin();
     }
 
     pub(super) fn alive(&self) -> Result<(), Fault> {

@@ -41,7 +41,7 @@ impl<E: Engine> Vtpm<'_, E> {
 
     fn save(&mut self, platform: &mut Platform<'_>, into: &mut [u8]) -> Result<usize, Fault> {
         self.alive()?;
-        self.suspended = None;
+        self.begin();
         self.trust.allow(platform, Needs::Nv).map_err(|fault| self.latch_if_definite(fault))?;
         let clock_ms = self.clock_ms();
         self.conclude();
@@ -79,6 +79,7 @@ impl<E: Engine> Vtpm<'_, E> {
             return Err(fault);
         }
         if self.suspended.is_some() {
+            self.trust.begin();
             self.trust.allow(platform, Needs::Lease).map_err(|fault| self.latch_if_definite(fault))?;
         }
         self.power_off();

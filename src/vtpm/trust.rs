@@ -58,6 +58,13 @@ impl<'m> Trust<'m> {
         (persistence, serving, matches!(config.kbs, Kbs::Required))
     }
 
+    /// A command begins: see [`Tenure::begin`].
+    pub(super) const fn begin(&mut self) {
+        if let Self::Sealed { tenure, .. } = self {
+            tenure.begin();
+        }
+    }
+
     /// What a command needs before it may be executed.
     pub(super) fn allow(&mut self, platform: &mut Platform<'_>, needs: Needs) -> Result<(), Fault> {
         let Self::Sealed { tenure, .. } = self else { return Ok(()) };

@@ -4,7 +4,11 @@
 #![allow(dead_code, reason = "each test uses a part")]
 #![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
+#[path = "disk.rs"]
+mod disk;
+
 use crate::toy::Toy;
+pub(crate) use disk::RamDisk;
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
 use husk::attest::report::{Generation, Layout};
 use husk::engine::ResponseCode;
@@ -28,7 +32,6 @@ use husk_broker::vault::{RootKeys, TenantRoot};
 use husk_broker::world::World;
 use sha2::{Digest as _, Sha384};
 use std::cell::{Cell, RefCell};
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -113,6 +116,7 @@ impl Evidence for Believes {
 /// Everything that outlives a machine.
 pub(crate) struct Stage {
     pub(crate) nature: Arc<Nature>,
+    serve: Serve,
     keys: Arc<RootKeys>,
     service: RefCell<Option<Service>>,
     database: PathBuf,
@@ -130,6 +134,11 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new(seed: u64) -> Self {
+        Self::serving(seed, Serve::Lease)
+    }
+
+    /// A stage whose VM serves in this way; only leases come with a trusted clock.
+    pub(crate) fn serving(seed: u64, serve: Serve) -> Self {
         let nature = Arc::new(Nature { now_ms: AtomicU64::new(1_000), draws: AtomicU64::new(seed << 40) });
         let folder =
             tempfile::Builder::new().prefix("husk-world").tempdir_in(memory_folder()).expect("a folder");
@@ -141,7 +150,7 @@ impl Stage {
             vm: NAME.vm.0,
             root: point_digest(root.point()),
             mode: Mode::Strict,
-            serve: Serve::Lease,
+            serve,
             kbs: Kbs::None,
             min_key_generation: 0,
         };
@@ -155,6 +164,7 @@ impl Stage {
         launch.write(&mut config).expect("a configuration");
         let stage = Self {
             nature,
+            serve,
             keys,
             service: RefCell::new(None),
             database,
@@ -181,6 +191,10 @@ impl Stage {
 
     pub(crate) fn pass_ms(&self, ms: u64) {
         self.nature.now_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    fn clock(&self) -> Option<&dyn Clock> {
+        (self.serve == Serve::Lease).then_some(&*self.nature)
     }
 
     fn broker(&self, frame: &[u8]) -> Vec<u8> {
@@ -211,42 +225,6 @@ struct Hardware<'s> {
 impl Hardware<'_> {
     fn dies(&self) {
         self.dead.set(true);
-    }
-}
-
-/// A disk that does what it is told, one block of 512 bytes at a time; tears have laws of their own (`volume`).
-#[derive(Debug)]
-pub(crate) struct RamDisk {
-    pub(crate) image: Vec<u8>,
-}
-
-impl RamDisk {
-    fn range(&self, offset: u64, bytes: usize) -> Result<Range<usize>, DiskError> {
-        let start = usize::try_from(offset).map_err(|_| DiskError)?;
-        let end = start.checked_add(bytes).filter(|end| *end <= self.image.len()).ok_or(DiskError)?;
-        Ok(start..end)
-    }
-}
-
-impl Disk for RamDisk {
-    fn geometry(&self) -> Geometry {
-        Geometry { size_bytes: self.image.len() as u64, block_bytes: 512 }
-    }
-
-    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
-        let range = self.range(offset, into.len())?;
-        into.copy_from_slice(&self.image[range]);
-        Ok(())
-    }
-
-    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), DiskError> {
-        let range = self.range(offset, from.len())?;
-        self.image[range].copy_from_slice(from);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), DiskError> {
-        Ok(())
     }
 }
 
@@ -395,7 +373,7 @@ impl<'s> Machine<'s> {
             channel: &mut Relay(hardware),
             reporter: &mut Processor(hardware),
             entropy: &mut Dice(hardware),
-            clock: Some(&*hardware.stage.nature),
+            clock: hardware.stage.clock(),
             console: &mut Silent,
         };
         act(&mut self.vtpm, &mut platform)

@@ -1,6 +1,8 @@
 //! The whole table, and the windows.
 
-use super::{Action, Answer, Ask, CONTACT_MS_MAX, Event, Head, RENEW_PAUSE_MS, ReleaseFault, Standing};
+use super::{
+    Action, Answer, Ask, CONTACT_MS_MAX, Event, Head, RENEW_PAUSE_MS, ReleaseFault, Serve, Standing,
+};
 
 const SENT_MS: u64 = 1_000;
 const LEASE_MS: u32 = 60_000;
@@ -24,7 +26,7 @@ fn sent(mut standing: Standing, ask: Ask) -> Standing {
 }
 
 fn granted() -> Standing {
-    Standing::granted(5, 1, 3, head(7))
+    Standing::granted(Serve::Lease, 5, 1, 3, head(7))
 }
 
 fn serving() -> Standing {
@@ -169,6 +171,42 @@ fn the_window_is_counted_from_the_newest_sending() {
     assert_eq!(standing.permit(end_ms + 5), Err(ReleaseFault::LeaseOver));
     assert!(standing.recent(SENT_MS + 4 + CONTACT_MS_MAX));
     assert!(!standing.recent(SENT_MS + 5 + CONTACT_MS_MAX));
+}
+
+/// A grant confirmed, in a way that reads no clock.
+fn clockless(serve: Serve) -> Standing {
+    let mut standing = sent(Standing::granted(serve, 5, 1, 3, head(7)), CONFIRM);
+    assert_eq!(answered(&mut standing, LEASE), Action::Settled);
+    standing.begin();
+    standing
+}
+
+#[test]
+fn what_the_broker_said_before_a_command_permits_nothing_to_it() {
+    let unasked = clockless(Serve::PerCommand);
+    assert_eq!(unasked.permit(0), Err(ReleaseFault::LeaseOver));
+    assert!(unasked.wants_renewal(0) && !unasked.recent(0));
+    let mut asked = sent(unasked, Ask::Renew);
+    let mut late = asked.clone();
+    assert_eq!(answered(&mut asked, LEASE), Action::Settled);
+    assert!(asked.permit(u64::MAX).is_ok() && asked.recent(u64::MAX), "whatever a clock says");
+    assert!(!asked.wants_renewal(u64::MAX));
+    asked.begin();
+    assert_eq!(asked.permit(0), Err(ReleaseFault::LeaseOver));
+    late.begin();
+    assert_eq!(answered(&mut late, LEASE), Action::Settled);
+    assert_eq!(late.permit(0), Err(ReleaseFault::LeaseOver), "sent before the command began");
+}
+
+#[test]
+fn who_is_only_detected_answers_unasked_and_writes_only_where_the_broker_answers() {
+    let standing = clockless(Serve::Detect);
+    assert!(standing.permit(u64::MAX).is_ok() && !standing.wants_renewal(u64::MAX));
+    assert!(!standing.recent(0));
+    let mut anchoring = sent(standing, ANCHOR);
+    assert_eq!(anchoring.permit(0), Err(ReleaseFault::Undecided));
+    answered(&mut anchoring, Answer::Fenced);
+    assert_eq!(anchoring.permit(0), Err(ReleaseFault::Fenced));
 }
 
 #[test]

@@ -1,0 +1,435 @@
+//! The world of the model: one row, instances, the relay's memory, every object that was ever on a disk.
+
+use crate::relay::{Said, Sent, Told, What, id_of, request};
+use crate::rules::{Rule, Step};
+use husk::attest::launch::Serve;
+use husk::release::standing::{Action as Act, Ask, Event, Standing};
+use husk::release::{Head, ReleaseFault};
+use husk_broker::rules::{
+    Grant, InstanceId, Life, Moment, Order, Reply, Request, Row, SecretName, assume_lease, operate,
+};
+
+/// A lease is one tick of time: what was sent in one tick permits nothing in the next.
+pub(crate) const TICK_MS: u32 = 10;
+
+/// An object on a disk, by its place in [`State::objects`] and 1; 0: none.
+pub(crate) type Id = u8;
+
+/// A checkpoint or record: what it builds on, and the secret that seals it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Object {
+    pub(crate) builds_on: Id,
+    pub(crate) sequence: u64,
+    pub(crate) secret: SecretName,
+    /// It was in a cache when the power went.
+    pub(crate) lost: bool,
+}
+
+/// A running instance.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Instance {
+    /// Its launch: the name of its instance key.
+    pub(crate) name: u8,
+    /// Nothing before a grant; then the shipped state machine.
+    pub(crate) standing: Option<Standing>,
+    /// The newest sending.
+    pub(crate) ticket: u64,
+    /// What seals what it writes: the granted next secret.
+    pub(crate) secret: Option<SecretName>,
+    /// The state that it answers from.
+    pub(crate) state: Id,
+    /// The engine has run ahead to this.
+    pub(crate) ahead: Option<Id>,
+    /// A command began, when this was known outside.
+    pub(crate) command: Option<Outside>,
+    /// When the newest settling answer came, for a mutant.
+    pub(crate) heard_ms: Option<u64>,
+}
+
+/// What a guest or verifier may know: the newest token that answered, and the newest state that an answer told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Outside {
+    pub(crate) token: u64,
+    pub(crate) state: Id,
+}
+
+/// What must never happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Harm {
+    /// P1.
+    LostAcknowledged,
+    /// P2.
+    OlderAnswered,
+    /// P3.
+    HonestDiskDoesNotBoot,
+    /// P4.
+    KeyOfANewerInstance,
+    /// Two instances served under one token: their resetCounts would be equal.
+    TokenTwice,
+    /// The holder of the newest grant was told that it is over.
+    HolderEnded,
+}
+
+/// All there is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct State {
+    pub(crate) row: Row,
+    pub(crate) now_ms: u64,
+    pub(crate) objects: Vec<Object>,
+    pub(crate) sent: Vec<Sent>,
+    pub(crate) told: Vec<Told>,
+    pub(crate) running: Vec<Option<Instance>>,
+    /// Secrets that left the broker: to which instance, with which token, and made for which token.
+    pub(crate) knows: Vec<(u8, u64, u64)>,
+    /// Which instance confirmed the head's epoch, and under which token.
+    pub(crate) confirmed_by: (u8, u64),
+    /// Tokens under which each instance answered.
+    pub(crate) answered: Vec<(u64, u8)>,
+    pub(crate) outside: Outside,
+    pub(crate) launches: u8,
+    pub(crate) commits: u8,
+    pub(crate) sendings: u8,
+    pub(crate) orders: u8,
+    pub(crate) harm: Option<Harm>,
+}
+
+pub(crate) const fn instance_id(name: u8) -> InstanceId {
+    InstanceId([name; 48])
+}
+
+impl State {
+    pub(crate) fn start(machines: usize) -> Self {
+        Self {
+            row: Row::enrolled(),
+            now_ms: 0,
+            objects: Vec::new(),
+            sent: Vec::new(),
+            told: Vec::new(),
+            running: vec![None; machines],
+            knows: Vec::new(),
+            confirmed_by: (0, 0),
+            answered: Vec::new(),
+            outside: Outside { token: 0, state: 0 },
+            launches: 0,
+            commits: 0,
+            sendings: 0,
+            orders: 0,
+            harm: None,
+        }
+    }
+
+    pub(crate) fn object(&self, id: Id) -> &Object {
+        &self.objects[usize::from(id) - 1]
+    }
+
+    /// An object's identity stands for its digest.
+    pub(crate) fn head(&self, id: Id) -> Head {
+        if id == 0 { Head::NONE } else { Head { sequence: self.object(id).sequence, digest: [id; 48] } }
+    }
+
+    /// Whether `id` is `wanted` or builds on it.
+    pub(crate) fn contains(&self, mut id: Id, wanted: Id) -> bool {
+        while id > wanted {
+            id = self.object(id).builds_on;
+        }
+        id == wanted
+    }
+
+    fn hurt(&mut self, harm: Harm) {
+        self.harm = self.harm.or(Some(harm));
+    }
+
+    fn send(&mut self, sent: Sent) {
+        if let Err(at) = self.sent.binary_search(&sent) {
+            self.sent.insert(at, sent);
+        }
+    }
+
+    fn tell(&mut self, told: Told) {
+        let alive = self.running.iter().flatten().any(|instance| instance.name == told.instance);
+        if alive && let Err(at) = self.told.binary_search(&told) {
+            self.told.insert(at, told);
+        }
+    }
+
+    fn instance(&mut self, at: usize) -> Option<&mut Instance> {
+        self.running[at].as_mut()
+    }
+}
+
+/// The rules under test: all of them as shipped, or one of them off.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) off: Rule,
+    pub(crate) step: Step,
+    /// The harm that is looked for; nothing: any.
+    pub(crate) wanted: Option<Harm>,
+}
+
+impl Rules {
+    pub(crate) fn launch(self, state: &mut State, at: usize) {
+        state.launches += 1;
+        let name = state.launches;
+        state.running[at] = Some(Instance {
+            name,
+            standing: None,
+            ticket: 0,
+            secret: None,
+            state: 0,
+            ahead: None,
+            command: None,
+            heard_ms: None,
+        });
+        state.send(Sent { instance: name, ticket: 0, what: What::Grant });
+    }
+
+    pub(crate) fn kill(self, state: &mut State, at: usize) {
+        let Some(instance) = state.running[at].take() else { return };
+        state.told.retain(|told| told.instance != instance.name);
+        if let Some(ahead) = instance.ahead.filter(|_| self.off == Rule::FlushBeforeAnchor) {
+            // The power went with it, and what was in the cache.
+            state.objects[usize::from(ahead) - 1].lost = true;
+        }
+        self.check_disk(state);
+    }
+
+    /// The broker decides.
+    pub(crate) fn deliver(self, state: &mut State, sent: &Sent) {
+        let request = request(state, sent);
+        let at = Moment { now_ms: state.now_ms, lease_ms: TICK_MS };
+        let (change, reply) = (self.step)(&state.row, at, instance_id(sent.instance), &request);
+        if let Some(new) = change {
+            if new.epoch > state.row.epoch {
+                state.confirmed_by = (sent.instance, new.token);
+            }
+            state.row = new;
+        }
+        if let Reply::Granted(Grant { token, current, next, .. }) = reply {
+            // One report serves one session, and a session's request is decided once.
+            state.sent.retain(|other| other != sent);
+            for name in current.into_iter().chain([next]) {
+                let known = (sent.instance, token, name.token);
+                if let Err(at) = state.knows.binary_search(&known) {
+                    state.knows.insert(at, known);
+                }
+            }
+        }
+        if let Some(said) = Said::of(sent.what, reply) {
+            state.tell(Told { instance: sent.instance, ticket: sent.ticket, said });
+        }
+        state.check_keys();
+        self.check_disk(state);
+    }
+
+    /// An answer comes.
+    pub(crate) fn hear(self, state: &mut State, at: usize, told: &Told, (serve, opens): (Serve, Option<Id>)) {
+        let now_ms = state.now_ms;
+        let Some(instance) = state.instance(at) else { return };
+        let Some(standing) = instance.standing.as_mut() else {
+            if let Said::Granted { token, epoch, head, made_for } = told.said {
+                let opened = opens.unwrap_or(head);
+                (instance.state, instance.secret) =
+                    (opened, Some(SecretName { token: made_for, epoch: epoch + 1 }));
+                let head = state.head(head);
+                if let Some(instance) = state.instance(at) {
+                    instance.standing = Some(Standing::granted(serve, token, 0, epoch, head));
+                }
+            }
+            return;
+        };
+        let Some(answer) = told.said.answer() else { return };
+        let ticket = if self.off == Rule::AnswersAreBound { instance.ticket } else { told.ticket };
+        match standing.step(Event::Answer { ticket, answer }) {
+            Act::Settled => {
+                instance.heard_ms = Some(now_ms);
+                if let Some(ahead) = instance.ahead.filter(|ahead| id_of(standing.head()) == *ahead) {
+                    (instance.state, instance.ahead) = (ahead, None);
+                }
+            }
+            Act::Stop(_) => {
+                let name = instance.name;
+                if state.row.holder.is_some_and(|holder| holder.instance == instance_id(name)) {
+                    state.hurt(Harm::HolderEnded);
+                }
+                self.kill(state, at);
+            }
+            _ => {}
+        }
+    }
+
+    /// The instance asks, for the first time or again.
+    pub(crate) fn ask(self, state: &mut State, at: usize, ask: Ask) -> bool {
+        let now_ms = state.now_ms;
+        let Some(instance) = state.instance(at) else { return false };
+        let name = instance.name;
+        let Some(standing) = instance.standing.as_mut() else { return false };
+        let Act::Send { ticket } = standing.step(Event::Ask { ask, now_ms }) else { return false };
+        let (token, epoch, head) = (standing.token(), standing.epoch(), id_of(standing.head()));
+        instance.ticket = ticket;
+        let what = match ask {
+            Ask::Confirm { new } => {
+                What::Confirm { token, epoch: epoch + 1, previous: head, new: id_of(&new) }
+            }
+            Ask::Anchor { previous, new } => {
+                What::Anchor { token, epoch, previous: id_of(&previous), new: id_of(&new) }
+            }
+            Ask::Renew => What::Renew { token },
+            Ask::Bump => What::Bump { token },
+            Ask::Release => What::Release { token, head },
+        };
+        state.sendings += 1;
+        state.send(Sent { instance: name, ticket, what });
+        true
+    }
+
+    /// Writes what the engine has become, flushes it, and asks for it to be the head.
+    pub(crate) fn write(self, state: &mut State, at: usize) -> bool {
+        let before = state.clone();
+        let Some(instance) = state.running[at].clone() else { return false };
+        let (Some(standing), Some(secret)) = (instance.standing, instance.secret) else { return false };
+        let serving = standing.epoch() == secret.epoch;
+        let sequence = standing.head().sequence + 1;
+        state.objects.push(Object { builds_on: instance.state, sequence, secret, lost: false });
+        let new = Id::try_from(state.objects.len()).unwrap_or(Id::MAX);
+        let head = Head { sequence, digest: [new; 48] };
+        if let Some(instance) = state.instance(at) {
+            instance.ahead = Some(new);
+        }
+        let ask = if serving {
+            Ask::Anchor { previous: *standing.head(), new: head }
+        } else {
+            Ask::Confirm { new: head }
+        };
+        let sent = self.ask(state, at, ask);
+        if sent {
+            state.commits += u8::from(serving);
+        } else {
+            *state = before;
+        }
+        sent
+    }
+
+    /// A command begins.
+    pub(crate) fn begin(self, state: &mut State, at: usize) {
+        let outside = state.outside;
+        let Some(instance) = state.instance(at) else { return };
+        instance.command = Some(outside);
+        if let Some(standing) = instance.standing.as_mut().filter(|_| self.off != Rule::PermissionIsSpent) {
+            standing.begin();
+        }
+    }
+
+    /// The instance comes back in a new session, with what is undecided still undecided.
+    pub(crate) fn resume(self, state: &mut State, at: usize) {
+        let Some(instance) = &state.running[at] else { return };
+        let Some(standing) = &instance.standing else { return };
+        let what = What::Resume { token: standing.token() };
+        let sent = Sent { instance: instance.name, ticket: instance.ticket, what };
+        state.sendings += 1;
+        state.send(sent);
+    }
+
+    /// Whether an answer may leave.
+    pub(crate) fn permits(self, state: &State, instance: &Instance) -> bool {
+        let Some(standing) = &instance.standing else { return false };
+        let judged = standing.permit(state.now_ms);
+        let window = |from_ms: u64| state.now_ms < from_ms + u64::from(TICK_MS) * 9 / 10;
+        match self.off {
+            Rule::AnswerAfterAnchored => judged == Err(ReleaseFault::Undecided) || judged.is_ok(),
+            Rule::LeaseEnds => judged == Err(ReleaseFault::LeaseOver) || judged.is_ok(),
+            Rule::WindowFromSending => {
+                judged.is_ok()
+                    || judged == Err(ReleaseFault::LeaseOver) && instance.heard_ms.is_some_and(window)
+            }
+            Rule::ReleaseEndsServing => judged == Err(ReleaseFault::Released) || judged.is_ok(),
+            Rule::PermissionIsAsked => judged == Err(ReleaseFault::LeaseOver) || judged.is_ok(),
+            Rule::NothingBeforeConfirmed => judged == Err(ReleaseFault::Misuse) || judged.is_ok(),
+            _ => judged.is_ok(),
+        }
+    }
+
+    /// An answer leaves, which tells of the state that the engine is in.
+    pub(crate) fn answer(self, state: &mut State, at: usize, serve: Serve) {
+        let Some(instance) = state.running[at].clone() else { return };
+        let Some(standing) = &instance.standing else { return };
+        let (token, content) = (standing.token(), instance.ahead.unwrap_or(instance.state));
+        let known = match serve {
+            Serve::Lease | Serve::Detect => state.outside,
+            Serve::PerCommand => instance.command.unwrap_or(state.outside),
+        };
+        let older = known.token > token;
+        if older && serve != Serve::Detect {
+            state.hurt(Harm::OlderAnswered);
+        }
+        if state.answered.iter().any(|(other, name)| *other == token && *name != instance.name) {
+            state.hurt(Harm::TokenTwice);
+        }
+        if !older && !state.contains(content, known.state) {
+            state.hurt(Harm::LostAcknowledged);
+        }
+        state.outside.token = state.outside.token.max(token);
+        if state.contains(content, state.outside.state) {
+            state.outside.state = content;
+        }
+        if !state.answered.contains(&(token, instance.name)) {
+            state.answered.push((token, instance.name));
+            state.answered.sort_unstable();
+        }
+        if let Some(instance) = state.instance(at) {
+            instance.command = None;
+        }
+    }
+
+    pub(crate) fn restart(self, state: &mut State) {
+        state.orders += 1;
+        state.row = assume_lease(&state.row, state.now_ms, TICK_MS);
+    }
+
+    pub(crate) fn order(self, state: &mut State, order: Order) {
+        state.orders += 1;
+        if let Ok(row) = operate(&state.row, order) {
+            state.row = row;
+        }
+        self.check_disk(state);
+    }
+}
+
+impl State {
+    /// P4: the key of what is sealed now is with its own instance, and with who was granted later.
+    fn check_keys(&mut self) {
+        let (Some(current), (by, under)) = (self.row.current, self.confirmed_by) else { return };
+        let newest_of = |instance| {
+            self.knows.iter().filter(|(other, ..)| *other == instance).map(|(_, token, _)| *token).max()
+        };
+        let older = |&(instance, _, made_for): &(u8, u64, u64)| {
+            made_for == current.token && instance != by && newest_of(instance) < Some(under)
+        };
+        if self.knows.iter().any(older) {
+            self.hurt(Harm::KeyOfANewerInstance);
+        }
+    }
+}
+
+impl Rules {
+    /// P3: whoever asks once the lease is over is granted what opens the head, and the head is on the disk.
+    fn check_disk(self, state: &mut State) {
+        if !matches!(state.row.life, Life::Virgin | Life::Active) {
+            return;
+        }
+        let later = Moment { now_ms: state.row.lease_until_ms.saturating_add(1), lease_ms: TICK_MS };
+        let asked = Request::Grant { report_id: [9; 32] };
+        let boots = match (self.step)(&state.row, later, instance_id(99), &asked).1 {
+            Reply::Granted(Grant { current, head, .. }) if head.sequence > 0 => {
+                let object = state.object(id_of(&head));
+                !object.lost && current == Some(object.secret)
+            }
+            Reply::Granted(_) => state.outside.state == 0,
+            _ => false,
+        };
+        if !boots {
+            state.hurt(Harm::HonestDiskDoesNotBoot);
+        } else if !state.contains(id_of(&state.row.head), state.outside.state) {
+            state.hurt(Harm::LostAcknowledged);
+        }
+    }
+}
