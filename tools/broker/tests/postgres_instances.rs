@@ -1,7 +1,8 @@
 //! Three brokers on one PostgreSQL, killed at random under load, with clocks that jump.
 //!
 //! The brokers are processes of their own: this program, started again. The VMs are the component's own client code.
-//! `HUSK_SEED` chooses another schedule; under `HUSK_LONG=1` it goes on for longer.
+//! `HUSK_SEED` chooses another schedule; under `HUSK_LONG=1` it goes on for longer. How much
+//! is done is counted, not timed.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where its world fails")]
 
@@ -24,11 +25,13 @@ use std::time::{Duration, Instant};
 const SEED: u64 = 6;
 /// VMs, each launched by two at once.
 const VMS: u8 = 3;
+/// How long the load may take on a machine that does much else.
+const LOAD_WAIT_MAX: Duration = Duration::from_secs(900);
 
 #[test]
 fn three_postgres_brokers_killed_under_load_lose_nothing_and_grant_to_one() {
     let seed = std::env::var("HUSK_SEED").map_or(SEED, |seed| seed.parse().unwrap());
-    let load = Duration::from_secs(if std::env::var_os("HUSK_LONG").is_some() { 120 } else { 8 });
+    let (commits, kills) = if std::env::var_os("HUSK_LONG").is_some() { (2000, 200) } else { (50, 8) };
     eprintln!("replay: HUSK_SEED={seed} cargo test -p husk-broker --test postgres_instances");
     let server = Server::start();
     let cluster = Arc::new(Cluster::start(&server.database("many"), VMS, seed));
@@ -44,11 +47,13 @@ fn three_postgres_brokers_killed_under_load_lose_nothing_and_grant_to_one() {
     }
     let mut dice = Dice::new(seed, 1);
     let started = Instant::now();
-    let mut kills = 0;
-    while started.elapsed() < load && !actors.iter().any(std::thread::JoinHandle::is_finished) {
+    let mut killed = 0;
+    let is_enough = || ledgers.iter().all(|ledger| ledger.commits() >= commits);
+    while (killed < kills || !is_enough()) && !actors.iter().any(std::thread::JoinHandle::is_finished) {
         std::thread::sleep(Duration::from_millis(dice.below(600) + 300));
         cluster.kill_one(&mut dice);
-        kills += 1;
+        killed += 1;
+        assert!(started.elapsed() < LOAD_WAIT_MAX, "hardly anything is decided");
     }
     over.store(true, Ordering::SeqCst);
     actors.into_iter().for_each(|actor| actor.join().unwrap());
@@ -56,10 +61,8 @@ fn three_postgres_brokers_killed_under_load_lose_nothing_and_grant_to_one() {
     for (vm, ledger) in (0..VMS).zip(&ledgers) {
         vm::boots(&cluster, vm, ledger, Dice::new(seed, 99));
         eprintln!("VM {vm}: {}", ledger.summary());
-        assert!(ledger.anchors() > 20, "this was no load");
     }
-    eprintln!("{kills} brokers were killed");
-    assert!(kills >= 3);
+    eprintln!("{killed} brokers were killed");
 }
 
 /// Not a law: what a broker's process runs. Without its environment it has nothing to do.

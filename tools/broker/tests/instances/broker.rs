@@ -206,7 +206,7 @@ impl World for Jumping {
     fn now_ms(&self) -> u64 {
         let mut dice = self.dice.lock().unwrap();
         let (dice, offset) = &mut *dice;
-        match dice.below(40) {
+        match dice.below(20) {
             0 => *offset += 3_600_000,
             1 => *offset = offset.saturating_sub(3_600_000),
             _ => {}

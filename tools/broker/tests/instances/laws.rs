@@ -18,7 +18,7 @@ struct Known {
     /// The newest token that any launch holds, and since when.
     newest: Option<(u64, Instant)>,
     heads: u64,
-    anchors: u64,
+    commits: u64,
     answers: u64,
     grants: u64,
 }
@@ -59,7 +59,7 @@ impl Ledger {
     /// The commit of `head` was acknowledged.
     pub(crate) fn committed(&self, head: &Head) {
         let mut known = self.known();
-        known.anchors += 1;
+        known.commits += 1;
         let acknowledged = known.acknowledged;
         if acknowledged.is_none_or(|old| known.descends(*head, &old)) {
             known.acknowledged = Some(*head);
@@ -78,13 +78,13 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn anchors(&self) -> u64 {
-        self.known().anchors
+    pub(crate) fn commits(&self) -> u64 {
+        self.known().commits
     }
 
     pub(crate) fn summary(&self) -> String {
         let known = self.known();
-        format!("{} grants, {} commits, {} answers", known.grants, known.anchors, known.answers)
+        format!("{} grants, {} commits, {} answers", known.grants, known.commits, known.answers)
     }
 }
 

@@ -196,7 +196,14 @@ pub(crate) fn live(
             continue;
         };
         for _ in 0..dice.below(40) {
-            if !served(&mut launch, &mut tenure, &mut head, ledger) || over.load(Ordering::SeqCst) {
+            let mut answers = dice.below(12);
+            let mut goes_on = committed(&mut launch, &mut tenure, &mut head, ledger);
+            while goes_on && answers > 0 {
+                std::thread::sleep(Duration::from_millis(2));
+                goes_on = answer(&mut launch, &mut tenure, ledger) != Some(false);
+                answers -= 1;
+            }
+            if !goes_on || over.load(Ordering::SeqCst) {
                 break;
             }
         }
@@ -204,8 +211,13 @@ pub(crate) fn live(
     }
 }
 
-/// One commit and one answer; false if the tenure is over.
-fn served(launch: &mut Launch<'_>, tenure: &mut Tenure<'static>, head: &mut Head, ledger: &Ledger) -> bool {
+/// One commit; false if the tenure is over.
+fn committed(
+    launch: &mut Launch<'_>,
+    tenure: &mut Tenure<'static>,
+    head: &mut Head,
+    ledger: &Ledger,
+) -> bool {
     let new = ledger.successor(head);
     let anchored = insist(|| launch.on(|platform| tenure.anchor(platform, head, &new).map(drop)));
     if anchored.is_err() {
@@ -213,7 +225,7 @@ fn served(launch: &mut Launch<'_>, tenure: &mut Tenure<'static>, head: &mut Head
     }
     ledger.committed(&new);
     *head = new;
-    answer(launch, tenure, ledger) != Some(false)
+    true
 }
 
 /// Asks for the right to answer: whether it was given, or nothing where it may be later.
