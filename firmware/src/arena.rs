@@ -6,6 +6,7 @@
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
+use husk::frontend::crb::Work;
 use husk::frontend::svsm::CallMemory;
 use husk::release::session::SessionMemory;
 use husk::volume::{STATE_BYTES_MAX, Workspace};
@@ -47,6 +48,15 @@ static WORKSPACE: Reserve<Workspace> = Reserve::new(Workspace::new());
 static SESSION: Reserve<SessionMemory> = Reserve::new(SessionMemory::new());
 #[unsafe(link_section = ".bss.husk_secrets.calls")]
 static CALLS: Reserve<CallMemory> = Reserve::new(CallMemory::EMPTY);
+
+#[unsafe(link_section = ".bss.husk_secrets.crb")]
+static CRB: Reserve<Work> = Reserve::new(Work::EMPTY);
+
+/// The memory of a CRB in the guest's memory, once.
+#[must_use]
+pub fn crb_work() -> Option<&'static mut Work> {
+    CRB.take()
+}
 
 /// The memory of SVSM calls, once.
 #[must_use]

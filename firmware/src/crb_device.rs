@@ -43,12 +43,15 @@ struct Device {
 // SAFETY: what makes it not Send is the buffer's trait object, whose type has no state.
 unsafe impl Send for Device {}
 
-/// The layout of the registers: locality 0, the buffer on the page behind them.
+/// Size of the registers' page and the buffer's in bytes.
+pub const WINDOW_BYTES: u64 = 0x2000;
+
+/// The layout of the registers at `base`: locality 0, the buffer on the page behind them.
 ///
 /// # Errors
-/// None for this address.
-pub fn layout() -> Result<Layout, FrontendFault> {
-    Layout::new(BASE, Localities::Zero, Buffer::OwnPage, IDENTITY)
+/// [`FrontendFault::LayoutRefused`] for an address that is none of a page below 4 GiB.
+pub fn layout(base: u64) -> Result<Layout, FrontendFault> {
+    Layout::new(base, Localities::Zero, Buffer::OwnPage, IDENTITY)
 }
 
 /// The physical address of the page that guests find behind the registers.
@@ -67,7 +70,7 @@ pub fn reset(tpm: &mut dyn Tpm) -> Result<(), FrontendFault> {
         && let (Some(work), Some(window)) = (WORK.try_lock(), WINDOW.try_lock())
     {
         let window: &'static mut BufferPage = MutexGuard::leak(window);
-        let crb = Trapped::new(layout()?, MutexGuard::leak(work), window);
+        let crb = Trapped::new(layout(BASE)?, MutexGuard::leak(work), window);
         *device = Some(Device { crb, pending: None });
     }
     if let Some(device) = device.as_mut() {
@@ -116,6 +119,13 @@ pub fn finish(response: &[u8], tpm: &mut dyn Tpm) {
     }
 }
 
+/// Ends the command that runs early, if it can be: called on a guest's processor.
+pub fn cancel() {
+    if let Some(canceller) = CANCELLER.get() {
+        canceller();
+    }
+}
+
 /// Says how a running command is cancelled: called on a guest's processor, so without SSE and without waiting.
 pub fn set_canceller(canceller: fn()) {
     CANCELLER.call_once(|| canceller);
@@ -131,11 +141,7 @@ impl Device {
                 #[cfg(target_os = "none")]
                 crate::boot::wake();
             }
-            Effect::Cancel => {
-                if let Some(canceller) = CANCELLER.get() {
-                    canceller();
-                }
-            }
+            Effect::Cancel => cancel(),
             Effect::AnswerCancelled(_) => self.crb.answer_cancelled(),
             // Only localities that this layout does not have may do that.
             Effect::ResetEstablished(_) => {}

@@ -12,6 +12,7 @@
 extern crate std;
 
 pub mod boot;
+pub mod crb_private;
 pub mod entropy;
 pub mod guest;
 pub mod memory;

@@ -10,6 +10,7 @@
 use crate::boot::{self, Acpi, BootInfo, cpus};
 use crate::clock::{self, Counter};
 use crate::console::{self, Serial};
+use crate::crb_private::PrivateCrb;
 use crate::entropy::Processor;
 use crate::guest::map::{Map, RESERVED, Region, USABLE};
 use crate::guest::payload::PAYLOAD_AT;
@@ -21,8 +22,9 @@ use crate::stop::{self, Stop, stop, stop_for};
 use crate::svm::start::Protected;
 use crate::svm::{self, Call, GuestRam, Plan, Request};
 use crate::virtio::hardware::{DiskQueue, Stream, channel, volume};
-use crate::wishes::{Gate, Ways};
+use crate::wishes::{CrbPlace, Gate, Ways};
 use crate::{arena, crb_device, guest::GuestFault};
+use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, Ordering};
 use husk::attest::launch::CONFIG_BYTES_MAX;
 use husk::engine::COMMAND_BYTES_MAX;
@@ -81,7 +83,11 @@ pub(crate) fn run(machine: &Machine<'_>, engine: ReferenceEngine, tpm: Memory<'s
     let vtpm = vtpm.unwrap_or_else(|fault| stop_for(fault));
     console::line("husk: the TPM has its memory, after ms", elapsed());
     let Some(calls) = arena::call_memory() else { stop(Stop::Bug, line!()) };
-    let mut server = Server { seams, vtpm, guest, memory: machine.memory, measurement, calls };
+    let crb = match machine.ways.crb {
+        CrbPlace::Trapped => Registers::Trapped,
+        CrbPlace::Private => Registers::Private(private_crb(machine, &guest)),
+    };
+    let mut server = Server { seams, vtpm, guest, memory: machine.memory, measurement, crb, calls };
     if machine.ways.gate == Gate::Open {
         server.offer_attestation();
     }
@@ -94,6 +100,13 @@ fn cancel() {
     if let Some(canceller) = CANCELLER.get() {
         canceller.cancel();
     }
+}
+
+fn private_crb(machine: &Machine<'_>, guest: &Guest) -> PrivateCrb<Physical> {
+    let layout = guest.crb().unwrap_or_else(|fault| stop_for(fault.into()));
+    let Some(work) = arena::crb_work() else { stop(Stop::Bug, line!()) };
+    console::line("husk: the CRB is in the guest's memory, at", layout.base());
+    PrivateCrb::new(layout, machine.memory, work)
 }
 
 fn seams() -> Result<Seams, Fault> {
@@ -114,15 +127,16 @@ fn plan(machine: &Machine<'_>) -> Guest {
     let Some(power) = Acpi::find(memory, info.rsdp).and_then(|acpi| acpi.power_block()) else {
         stop(Stop::NoAcpi, 1)
     };
-    let guest = described(info, *cpu).and_then(|described| Guest::plan(memory, described));
+    let guest = described(info, *cpu, ways.crb).and_then(|described| Guest::plan(memory, described));
     let guest = guest.unwrap_or_else(|fault| stop_for(fault.into()));
-    svm::prepare(*memory, &Plan { hidden: &guest.hidden(), power, service: *cpu, gate: ways.gate });
+    let crb = guest.crb().unwrap_or_else(|fault| stop_for(fault.into()));
+    svm::prepare(*memory, &Plan { hidden: &guest.hidden(), power, service: *cpu, ways: *ways, crb });
     FENCED.store(true, Ordering::Release);
     guest
 }
 
 /// The machine as the guest's boxes describe one.
-fn described(info: &BootInfo, service: usize) -> Result<start::Machine, GuestFault> {
+fn described(info: &BootInfo, service: usize, crb: CrbPlace) -> Result<start::Machine, GuestFault> {
     let region = |stretch: &crate::memory::Stretch| Region {
         start: stretch.range.start,
         end: stretch.range.end,
@@ -136,7 +150,7 @@ fn described(info: &BootInfo, service: usize) -> Result<start::Machine, GuestFau
         payload_at: PAYLOAD_AT,
         hidden_apic: apic.into(),
         guest_cpus: u32::try_from(service).unwrap_or(u32::MAX),
-        crb: crb_device::layout().map_err(|_| GuestFault::OutOfRange)?,
+        crb,
     })
 }
 
@@ -164,6 +178,14 @@ fn boot(
     }
 }
 
+/// The TPM's registers, by the driver that serves them.
+enum Registers {
+    /// A guest's access exits.
+    Trapped,
+    /// They are looked at.
+    Private(PrivateCrb<Physical>),
+}
+
 /// Everything that serves.
 struct Server {
     seams: Seams,
@@ -171,6 +193,7 @@ struct Server {
     guest: Guest,
     memory: Physical,
     measurement: [u8; 48],
+    crb: Registers,
     calls: &'static mut CallMemory,
 }
 
@@ -184,11 +207,14 @@ impl Server {
 
     /// Measures and loads the guest, and lets it begin. The TPM was just powered on.
     fn start(&mut self) {
-        let Self { seams, vtpm, guest, memory, measurement, .. } = self;
+        let Self { seams, vtpm, guest, memory, measurement, crb, .. } = self;
         let entry = with(seams, |platform| {
             let mut tpm = Served { vtpm, platform };
             let entry = guest.start(memory, &mut tpm, measurement)?;
-            crb_device::reset(&mut tpm)?;
+            match crb {
+                Registers::Trapped => crb_device::reset(&mut tpm)?,
+                Registers::Private(crb) => crb.reset(&mut tpm),
+            }
             Ok::<_, Fault>(entry)
         });
         let entry = entry.unwrap_or_else(|fault| stop_for(fault));
@@ -202,27 +228,34 @@ impl Server {
 
     /// Executes commands until the guest is off.
     fn serve(&mut self) {
-        let (mut command, mut response) = ([0; COMMAND_BYTES_MAX], [0; COMMAND_BYTES_MAX]);
         loop {
             stop::halt_if_stopping();
-            let taken = crb_device::next_command(&mut command);
-            let executed = taken.is_some();
-            if let Some((locality, bytes)) = taken {
-                let Self { seams, vtpm, .. } = self;
-                with(seams, |platform| {
-                    let mut tpm = Served { vtpm, platform };
-                    let bytes = tpm.execute(locality, &command[..bytes], &mut response);
-                    crb_device::finish(&response[..bytes], &mut tpm);
-                });
-            }
+            let executed = self.execute();
             let answered = self.answer_call();
             match svm::request() {
                 // Whoever came meanwhile may have been heard already: only who found nothing to do rests.
                 None if executed || answered => {}
-                None => boot::rest(),
+                None => self.rest(),
                 Some(Request::Reset) => self.reset(),
                 Some(Request::PowerOff) => return self.power_off(),
             }
+        }
+    }
+
+    /// Executes what came by the registers, and says whether anything did.
+    fn execute(&mut self) -> bool {
+        let Self { seams, vtpm, crb, .. } = self;
+        match crb {
+            Registers::Trapped => execute_trapped(seams, vtpm),
+            Registers::Private(crb) => with(seams, |platform| crb.poll(&mut Served { vtpm, platform })),
+        }
+    }
+
+    /// Waits for something to do: until this processor is woken, or for a moment where nobody wakes it.
+    fn rest(&self) {
+        match self.crb {
+            Registers::Trapped => boot::rest(),
+            Registers::Private(_) => spin_loop(),
         }
     }
 
@@ -265,4 +298,15 @@ impl Server {
             boot::rest();
         }
     }
+}
+
+fn execute_trapped(seams: &mut Seams, vtpm: &mut Component) -> bool {
+    let (mut command, mut response) = ([0; COMMAND_BYTES_MAX], [0; COMMAND_BYTES_MAX]);
+    let Some((locality, bytes)) = crb_device::next_command(&mut command) else { return false };
+    with(seams, |platform| {
+        let mut tpm = Served { vtpm, platform };
+        let bytes = tpm.execute(locality, &command[..bytes], &mut response);
+        crb_device::finish(&response[..bytes], &mut tpm);
+    });
+    true
 }

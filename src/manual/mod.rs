@@ -85,4 +85,7 @@ pub mod decisions {
 
     #[doc = include_str!("decisions/09-call-gate.md")]
     pub mod call_gate {}
+
+    #[doc = include_str!("decisions/10-private-crb.md")]
+    pub mod private_crb {}
 }

@@ -68,7 +68,7 @@ mod tests {
         let mut front = front();
         front[0x250..0x258].fill(0xEE);
         let kernel = Header::parse(&front, 0x10_0000).unwrap();
-        let place = Place::find(&machine(), &[], &kernel, 0x1234).unwrap();
+        let place = Place::find(&machine(), &[], &kernel, 0x1234, 0).unwrap();
         let mut page = [0xEE; 4096];
         zero_page(&kernel, &place, 0x1234, &mut page).unwrap();
         let long = |at: usize| u32::from_le_bytes(page[at..at + 4].try_into().unwrap());

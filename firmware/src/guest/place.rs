@@ -36,12 +36,14 @@ pub struct Place {
     pub tables: Range<u64>,
     /// The event log.
     pub log: Range<u64>,
+    /// The pages of a CRB in the guest's memory, reserved; no bytes where there is none.
+    pub crb: Range<u64>,
     /// What the guest is told of its memory.
     pub map: Map,
 }
 
 impl Place {
-    /// Places a kernel with `initrd_bytes` of initrd into the machine's memory without what is `hidden`.
+    /// Places a kernel with `initrd_bytes` of initrd, and `crb_bytes` of CRB, into the machine's memory without what is `hidden`.
     ///
     /// # Errors
     /// [`GuestFault::NoRoom`] or [`GuestFault::MapMalformed`].
@@ -50,6 +52,7 @@ impl Place {
         hidden: &[Range<u64>],
         kernel: &Header,
         initrd_bytes: u64,
+        crb_bytes: u64,
     ) -> Result<Self, GuestFault> {
         let mut map = machine.clone();
         hidden.iter().try_for_each(|range| map.give(range, RESERVED))?;
@@ -71,6 +74,11 @@ impl Place {
         let (tables, log) = (TABLES_BYTES as u64, u64::from(LOG_BYTES));
         let tables_at = take(tables, true, LOW_LIMIT)?;
         let log_at = take(log, true, LOW_LIMIT)?;
+        let crb_at = match crb_bytes {
+            0 => 0,
+            bytes => take(bytes, true, LOW_LIMIT)?,
+        };
+        let crb = crb_at..crb_at + crb_bytes;
         let initrd_at = match initrd_bytes {
             0 => 0,
             bytes => take(bytes, true, LOW_LIMIT.min(kernel.initrd_end_max + 1))?,
@@ -78,8 +86,22 @@ impl Place {
         let (tables, log) = (tables_at..tables_at + tables, log_at..log_at + log);
         map.give(&tables, TABLES)?;
         map.give(&log, KEPT)?;
+        if crb_bytes > 0 {
+            // Not ACPI NVS: Linux' drivers cannot claim that.
+            map.give(&crb, RESERVED)?;
+        }
         let kernel_at = kernel.load_at;
-        Ok(Self { kernel_at, initrd_at, boot_params_at, command_line_at, descriptors_at, tables, log, map })
+        Ok(Self {
+            kernel_at,
+            initrd_at,
+            boot_params_at,
+            command_line_at,
+            descriptors_at,
+            tables,
+            log,
+            crb,
+            map,
+        })
     }
 }
 
@@ -110,6 +132,7 @@ mod tests {
             page(place.descriptors_at),
             place.tables.clone(),
             place.log.clone(),
+            place.crb.clone(),
             LAYER,
             PAYLOAD,
         ]
@@ -118,7 +141,7 @@ mod tests {
     #[test]
     fn nothing_lies_on_anything_else() {
         for initrd_bytes in [1, 0x1000, 0xC00_0000, 0xCFF_0000] {
-            let place = Place::find(&machine(), &[LAYER, PAYLOAD], &kernel(), initrd_bytes).unwrap();
+            let place = Place::find(&machine(), &[LAYER, PAYLOAD], &kernel(), initrd_bytes, 0x2000).unwrap();
             let taken = taken(&place, initrd_bytes);
             for (index, one) in taken.iter().enumerate() {
                 assert!(machine().is_usable(one), "{one:x?}");
@@ -131,8 +154,8 @@ mod tests {
 
     #[test]
     fn the_guest_is_not_told_to_use_what_is_kept_or_hidden() {
-        let place = Place::find(&machine(), &[LAYER, PAYLOAD], &kernel(), 0x1000).unwrap();
-        for range in [LAYER, PAYLOAD, place.tables.clone(), place.log.clone()] {
+        let place = Place::find(&machine(), &[LAYER, PAYLOAD], &kernel(), 0x1000, 0x2000).unwrap();
+        for range in [LAYER, PAYLOAD, place.tables.clone(), place.log.clone(), place.crb.clone()] {
             let overlapping = |start: u64, end: u64| start < range.end && range.start < end;
             let told = place.map.regions().iter().filter(|region| overlapping(region.start, region.end));
             assert!(
@@ -144,8 +167,9 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let find =
-            |hidden: [Range<u64>; 2], initrd| Place::find(&machine(), &hidden, &kernel(), initrd).map(|_| ());
+        let find = |hidden: [Range<u64>; 2], initrd| {
+            Place::find(&machine(), &hidden, &kernel(), initrd, 0).map(|_| ())
+        };
         assert_eq!(find([LAYER, PAYLOAD], 0x1000_0000), Err(GuestFault::NoRoom));
         assert_eq!(find([LAYER, 0x100_0000..0x100_1000], 1), Err(GuestFault::NoRoom));
         assert_eq!(find([LAYER, LAYER], 1), Err(GuestFault::NoRoom));

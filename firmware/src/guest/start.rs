@@ -9,7 +9,9 @@ use super::measure::{Banks, Digests, Facts, Hasher, measure, start_up};
 use super::payload::{Extent, HEADER_BYTES, Part, Shape};
 use super::place::{LOG_BYTES, Place};
 use super::{CHUNK_BYTES, GuestFault, copy, piece};
+use crate::crb_device;
 use crate::memory::Reach;
+use crate::wishes::CrbPlace;
 use core::ops::Range;
 use husk::attest::launch::CONFIG_BYTES_MAX;
 use husk::frontend::Tpm;
@@ -35,7 +37,7 @@ pub struct Machine {
     /// How many processors the guest has.
     pub guest_cpus: u32,
     /// Where the TPM's registers are.
-    pub crb: Layout,
+    pub crb: CrbPlace,
 }
 
 /// The first processor's registers at Linux' 32-bit entry: protected mode, no paging, flat segments.
@@ -81,7 +83,11 @@ impl Guest {
             return Err(GuestFault::CommandLineTooLong);
         }
         let hidden = hidden(&machine, &shape);
-        let place = Place::find(&machine.map, &hidden, &kernel, shape.part(Part::Initrd).bytes)?;
+        let crb_bytes = match machine.crb {
+            CrbPlace::Trapped => 0,
+            CrbPlace::Private => crb_device::WINDOW_BYTES,
+        };
+        let place = Place::find(&machine.map, &hidden, &kernel, shape.part(Part::Initrd).bytes, crb_bytes)?;
         let (tables, log) = (Tables::empty(), Log::empty());
         Ok(Self { machine, shape, kernel, place, digests: None, tables, log })
     }
@@ -131,10 +137,22 @@ impl Guest {
         })
     }
 
+    /// Where the TPM's registers are.
+    ///
+    /// # Errors
+    /// [`GuestFault::OutOfRange`], which the plan rules out.
+    pub fn crb(&self) -> Result<Layout, GuestFault> {
+        let base = match self.machine.crb {
+            CrbPlace::Trapped => crb_device::BASE,
+            CrbPlace::Private => self.place.crb.start,
+        };
+        crb_device::layout(base).map_err(|_| GuestFault::OutOfRange)
+    }
+
     /// Makes the tables, once: what the machine's own say after a guest ran is the guest's word.
     fn describe(&mut self, ram: &dyn Reach) -> Result<(), GuestFault> {
         let log = EventLog { address: self.place.log.start, area_bytes: LOG_BYTES };
-        let Machine { hidden_apic, crb, .. } = self.machine;
+        let (hidden_apic, crb) = (self.machine.hidden_apic, self.crb()?);
         let additions = Additions { hidden_apic, crb, log };
         self.tables.build(ram, self.machine.rsdp_at, self.place.tables.start, &additions)
     }
@@ -182,7 +200,8 @@ impl Guest {
             ram.copy_out(at, &descriptor.to_le_bytes())?;
         }
         fill(ram, &place.tables, self.tables.bytes())?;
-        fill(ram, &place.log, self.log.bytes())
+        fill(ram, &place.log, self.log.bytes())?;
+        fill(ram, &place.crb, &[])
     }
 
     fn digests_of(&self, ram: &dyn Reach, banks: &Banks, part: Part) -> Result<Digests, GuestFault> {

@@ -13,6 +13,7 @@ use super::processors;
 use super::walk::GuestMemory;
 use crate::crb_device::{self, BufferPage};
 use crate::memory::{Reach, Registers, native};
+use crate::wishes::CrbPlace;
 use husk::frontend::crb::Width;
 use husk::seams::GuestPage;
 
@@ -50,11 +51,12 @@ impl GuestMemory for Below {
 impl Bus for Below {
     fn load(&mut self, address: u64, size: Size) -> u64 {
         let within = address % PAGE_BYTES;
-        if CRB.contains(&address) {
+        let traps = self.machine.ways.crb == CrbPlace::Trapped;
+        if traps && CRB.contains(&address) {
             count(Counter::Crb);
             return crb_device::read(native(within), width(size));
         }
-        if CRB_BUFFER.contains(&address) {
+        if traps && CRB_BUFFER.contains(&address) {
             let mut raw = [0; 8];
             BufferPage.copy_in(native(within), &mut raw[..size as usize]);
             return u64::from_le_bytes(raw);
@@ -77,10 +79,11 @@ impl Bus for Below {
         let within = address % PAGE_BYTES;
         let bytes = value.to_le_bytes();
         let low = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        if CRB.contains(&address) {
+        let traps = self.machine.ways.crb == CrbPlace::Trapped;
+        if traps && CRB.contains(&address) {
             count(Counter::Crb);
             crb_device::write(native(within), width(size), value);
-        } else if CRB_BUFFER.contains(&address) {
+        } else if traps && CRB_BUFFER.contains(&address) {
             BufferPage.copy_out(native(within), &bytes[..size as usize]);
         } else if LOCAL_APIC.contains(&address) {
             count(Counter::Apic);

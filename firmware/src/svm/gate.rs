@@ -14,6 +14,9 @@ use crate::wishes::Gate;
 use husk::frontend::svsm::Registers;
 use spin::Mutex;
 
+/// The protocol of this layer alone: "HUSK". Its call 0 says that something was written to a CRB in the guest's memory.
+pub const DOORBELL: u64 = 0x4855_534B << 32;
+
 /// The code segment among [`Save::segments`].
 const CODE: usize = 1;
 
@@ -22,6 +25,8 @@ const CODE: usize = 1;
 pub enum Ruling {
     /// No instruction of this guest.
     Undefined,
+    /// Look at the CRB.
+    Doorbell,
     /// A call, which `husk::frontend::svsm` answers.
     Call(Registers),
 }
@@ -33,6 +38,7 @@ pub fn judge(gate: Gate, save: &Save, registers: Registers) -> Ruling {
     match (gate, registers.rax >> 32) {
         (Gate::Closed, _) | (Gate::Open, 0) => Ruling::Undefined,
         _ if save.cpl != 0 || !in_long_mode => Ruling::Undefined,
+        _ if registers.rax == DOORBELL => Ruling::Doorbell,
         _ => Ruling::Call(registers),
     }
 }
@@ -127,7 +133,7 @@ impl Default for Slot {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ruling, Slot, judge};
+    use super::{DOORBELL, Ruling, Slot, judge};
     use crate::svm::vmcb::{EFER_LMA, Save, Vmcb};
     use crate::wishes::Gate;
     use husk::frontend::svsm::Registers;
@@ -149,13 +155,16 @@ mod tests {
     fn only_a_kernel_in_64_bit_mode_calls_and_only_through_an_open_gate() {
         let call = |rax| Ruling::Call(Registers { rax, ..Registers::default() });
         let kernel = caller(0, EFER_LMA, LONG);
-        for rax in [1 << 32, 2 << 32 | 1, 7 << 32, u64::MAX] {
+        for rax in [1 << 32, 2 << 32 | 1, 7 << 32, u64::MAX, DOORBELL | 1] {
             assert_eq!(ruled(Gate::Open, &kernel, rax), call(rax));
             assert_eq!(ruled(Gate::Closed, &kernel, rax), Ruling::Undefined);
             for other in [caller(3, EFER_LMA, LONG), caller(0, EFER_LMA, 0), caller(0, 0, LONG)] {
                 assert_eq!(ruled(Gate::Open, &other, rax), Ruling::Undefined);
             }
         }
+        assert_eq!(ruled(Gate::Open, &kernel, DOORBELL), Ruling::Doorbell);
+        assert_eq!(ruled(Gate::Closed, &kernel, DOORBELL), Ruling::Undefined);
+        assert_eq!(ruled(Gate::Open, &caller(3, EFER_LMA, LONG), DOORBELL), Ruling::Undefined);
     }
 
     /// KVM's hypercalls (Linux, `include/uapi/linux/kvm_para.h`), VMware's magic number and the core protocol.

@@ -9,12 +9,14 @@ use super::{msr, npt};
 use crate::boot::{CPUS_MAX, cpus};
 use crate::console;
 use crate::crb_device;
+use crate::crb_private::wants_cancel;
 use crate::memory::{Kind, LAYER, Physical, Registers, overlap};
 use crate::pci::{ConfigSpace, Inventory, Refusal};
 use crate::stop::{Stop, stop};
-use crate::wishes::Gate;
+use crate::wishes::{CrbPlace, Ways};
 use core::ops::Range;
 use heapless::Vec;
+use husk::frontend::crb::Layout;
 use spin::{Mutex, MutexGuard, Once};
 
 /// Tables of the nested map: it splits around the layer, the payload, registers and devices' windows.
@@ -54,8 +56,10 @@ pub(super) struct Machine {
     pub(super) io_apic: Mutex<IoApic>,
     pub(super) addresses: Mutex<Addresses>,
     pub(super) power: u16,
-    /// Whether the guest has calls.
-    pub(super) gate: Gate,
+    /// How the guest reaches its TPM.
+    pub(super) ways: Ways,
+    /// Where its registers are.
+    pub(super) crb: Layout,
 }
 
 /// What the guest's machine is made by.
@@ -67,13 +71,15 @@ pub struct Plan<'p> {
     pub power: u16,
     /// The processor that is not the guest's.
     pub service: usize,
-    /// Whether the guest has calls.
-    pub gate: Gate,
+    /// How the guest reaches its TPM.
+    pub ways: Ways,
+    /// Where its registers are.
+    pub crb: Layout,
 }
 
 /// Makes the map and the fences of the guest. Stops the machine if a device could reach the layer.
 pub fn prepare(memory: Physical, plan: &Plan<'_>) {
-    let Plan { hidden, power, service, gate } = *plan;
+    let Plan { hidden, power, service, ways, crb } = *plan;
     let inventory = inventory();
     check_timer();
     let found = u16::try_from(Config.read(SOUTH_BRIDGE, PMBASE) & 0xFF80).unwrap_or(0);
@@ -92,7 +98,7 @@ pub fn prepare(memory: Physical, plan: &Plan<'_>) {
     for ports in &inventory.windows().ports {
         iopm.guard(ports.clone());
     }
-    let Ok(nested_cr3) = map(&kept) else { stop(Stop::Bug, line!()) };
+    let Ok(nested_cr3) = map(&kept, ways.crb) else { stop(Stop::Bug, line!()) };
     let fences = Fences {
         iopm: core::ptr::from_mut(iopm) as u64,
         msrpm: core::ptr::from_mut(leaked(&MSRPM)) as u64,
@@ -108,7 +114,8 @@ pub fn prepare(memory: Physical, plan: &Plan<'_>) {
         io_apic: Mutex::new(IoApic::NEW),
         addresses: Mutex::new(addresses(service)),
         power,
-        gate,
+        ways,
+        crb,
     });
 }
 
@@ -122,6 +129,13 @@ impl Machine {
     /// Whether all of a range is the guest's memory.
     pub(super) fn is_guests(&self, range: &Range<u64>) -> bool {
         self.memory.map().is(Kind::Ram, range) && !self.hidden.iter().any(|hidden| overlap(hidden, range))
+    }
+
+    /// The guest wrote to a CRB in its memory: whoever serves it is awake, but may be at a command that is to end early.
+    pub(super) fn ring(&self) {
+        if self.ways.crb == CrbPlace::Private && wants_cancel(&self.memory, &self.crb) {
+            crb_device::cancel();
+        }
     }
 
     /// How many processors the guest has.
@@ -187,7 +201,7 @@ fn check_timer() {
 }
 
 /// The nested map.
-fn map(hidden: &[Range<u64>]) -> Result<u64, NptFault> {
+fn map(hidden: &[Range<u64>], crb: CrbPlace) -> Result<u64, NptFault> {
     let pool = leaked(&POOL);
     let base = pool.as_ptr() as u64;
     let mut npt = Npt::identity(pool, base)?;
@@ -195,7 +209,11 @@ fn map(hidden: &[Range<u64>]) -> Result<u64, NptFault> {
     npt.set(LOCAL_APIC, View::ReadOnly)?;
     npt.set(LOCAL_APIC_MESSAGES, View::Nothing)?;
     npt.set(CRB, View::Nothing)?;
-    npt.set(CRB_BUFFER, View::Elsewhere(crb_device::buffer_address()))?;
+    let buffer = match crb {
+        CrbPlace::Trapped => View::Elsewhere(crb_device::buffer_address()),
+        CrbPlace::Private => View::Nothing,
+    };
+    npt.set(CRB_BUFFER, buffer)?;
     for range in hidden {
         npt.set(range.clone(), View::Nothing)?;
     }

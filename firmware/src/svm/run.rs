@@ -185,10 +185,14 @@ impl Guest {
         let held = &mut area.registers.0;
         let [rax, rcx, rdx, r8, r9] = [RAX, RCX, RDX, R8, R9].map(|register| held[register]);
         let registers = Registers { rax, rcx, rdx, r8, r9 };
-        let answer = match gate::judge(self.machine.gate, &area.vmcb.save, registers) {
+        let answer = match gate::judge(self.machine.ways.gate, &area.vmcb.save, registers) {
             Ruling::Undefined => {
                 count(Counter::Refused);
                 return self.raise(Event::InvalidOpcode);
+            }
+            Ruling::Doorbell => {
+                self.machine.ring();
+                Some(Registers { rax: 0, ..registers })
             }
             Ruling::Call(call) => calls::ask(self.cpu, call),
         };

@@ -27,6 +27,8 @@ const ATTEST_ALL: u64 = 1 << 32;
 const ATTEST_SINGLE: u64 = 1 << 32 | 1;
 const QUERY: u64 = 2 << 32;
 const SEND: u64 = 2 << 32 | 1;
+/// The image's own protocol: something was written to a CRB in memory.
+const DOORBELL: u64 = 0x4855_534B << 32;
 /// Memory of the guest, of the layer, of the payload, of a device, and none.
 const BUFFER: u64 = 0x40_0000;
 const LAYER: u64 = 0x1000_0000;
@@ -93,6 +95,32 @@ fn a_closed_gate_is_no_instruction() {
         assert_eq!(guest.call(request), Outcome { raised: UNDEFINED, registers: request }, "{rax:#x}");
     }
     guest.end();
+}
+
+/// Nothing exits at the PTP's address; the registers are in RAM that is reserved, and the processor that serves looks at them.
+#[test]
+fn a_private_crb_is_served_in_the_guests_memory_and_nowhere_else() {
+    let world = World::new();
+    let mut guest = Caller::start(&world, &["--crb", "private", "--svsm-calls"]);
+    let base = world::code(&guest.said, "husk: the CRB is in the guest's memory, at");
+    assert!(base.is_multiple_of(0x1000) && (0x10_0000..512 << 20).contains(&base), "{base:#x}");
+    assert_eq!([CRB, CRB + 0x30, CRB + 0x1000].map(|at| guest.word(at)), [u32::MAX; 3], "a hole");
+    assert_eq!(guest.word(base + 0x5C), u32::try_from(base + 0x1000).expect("below 4 GiB"));
+    guest.write(base + 0x08, &1u32.to_le_bytes());
+    while guest.word(base + 0x0C) & 1 == 0 {}
+    guest.write(base + 0x40, &1u32.to_le_bytes());
+    while guest.word(base + 0x40) & 1 != 0 {}
+    guest.write(base + 0x1000, &GET_RANDOM);
+    guest.write(base + 0x4C, &1u32.to_le_bytes());
+    assert_eq!(guest.call(at(DOORBELL, 7)), refused(SUCCESS, at(DOORBELL, 7)));
+    while guest.word(base + 0x4C) & 1 != 0 {}
+    assert_eq!(guest.read(base + 0x1000, 10), [0x80, 1, 0, 0, 0, 28, 0, 0, 0, 0]);
+    // A call of the vTPM protocol meanwhile, with its buffer in any memory of the guest.
+    guest.write(BUFFER, &sends(&GET_RANDOM));
+    assert_eq!(guest.call(at(SEND, BUFFER)).answered()[0], SUCCESS);
+    assert_eq!(response_code(&mut guest, BUFFER), 0);
+    let counted = guest.end();
+    assert_eq!(world::code(&counted, "husk: count: crb"), 0, "no access to a register exits");
 }
 
 /// KVM's hypercalls (Linux, `include/uapi/linux/kvm_para.h`), VMware's, and the core protocol; nothing outside 64-bit mode.

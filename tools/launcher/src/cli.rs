@@ -5,7 +5,7 @@ use crate::machine::{self, Acceleration, GUEST_CPUS_MAX};
 use crate::payload::Inputs;
 use crate::run::Plan;
 use anyhow::{Context, bail};
-use husk_firmware::wishes::{Gate, Ways};
+use husk_firmware::wishes::{CrbPlace, Gate, Ways};
 use husk_relay::pipe::{HttpPipe, Pipe};
 use husk_relay::tamper::{Mode, Tampered};
 use std::path::{Path, PathBuf};
@@ -48,6 +48,9 @@ pub struct Args {
     /// The socket of `husk psp serve`, which plays the secure processor
     #[arg(long, value_name = "PATH", required_unless_present = "measure_only")]
     psp: Option<PathBuf>,
+    /// Where the guest finds its TPM: trapped, at the usual address, or private, in memory of its own that is reserved for it
+    #[arg(long, value_name = "WORD", default_value = "trapped", value_parser = crb_place)]
+    crb: CrbPlace,
     /// Offer SVSM calls besides, by VMMCALL
     #[arg(long)]
     svsm_calls: bool,
@@ -103,7 +106,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         guest_cpus: args.vcpus,
         memory_mib: args.memory,
         acceleration: args.accel,
-        ways: Ways { gate: if args.svsm_calls { Gate::Open } else { Gate::Closed } },
+        ways: Ways { crb: args.crb, gate: if args.svsm_calls { Gate::Open } else { Gate::Closed } },
         extra: args.extra,
     };
     if args.print {
@@ -137,6 +140,14 @@ fn block_bytes(text: &str) -> Result<u32, String> {
     let bytes =
         text.parse().ok().filter(|bytes: &u32| bytes.is_power_of_two() && (512..=4096).contains(bytes));
     bytes.ok_or_else(|| "a block is a power of two from 512 to 4096".to_owned())
+}
+
+fn crb_place(text: &str) -> Result<CrbPlace, String> {
+    match text {
+        "trapped" => Ok(CrbPlace::Trapped),
+        "private" => Ok(CrbPlace::Private),
+        _ => Err("trapped or private".to_owned()),
+    }
 }
 
 fn acceleration(text: &str) -> Result<Acceleration, String> {

@@ -2,7 +2,7 @@
 
 use husk_firmware::guest::payload::PAYLOAD_AT;
 use husk_firmware::virtio::{CHANNEL_SLOT, VOLUME_SLOT};
-use husk_firmware::wishes::{Gate, SVSM_CALLS, Ways};
+use husk_firmware::wishes::{CrbPlace, Gate, PRIVATE_CRB, SVSM_CALLS, Ways};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -115,10 +115,9 @@ impl Machine {
 
 /// What the image's command line says.
 fn wishes(ways: Ways) -> String {
-    match ways.gate {
-        Gate::Closed => String::new(),
-        Gate::Open => SVSM_CALLS.to_owned(),
-    }
+    let crb = (ways.crb == CrbPlace::Private).then_some(PRIVATE_CRB);
+    let gate = (ways.gate == Gate::Open).then_some(SVSM_CALLS);
+    crb.into_iter().chain(gate).collect::<Vec<_>>().join(" ")
 }
 
 /// A path in one of QEMU's comma-separated words.
@@ -207,7 +206,7 @@ const fn is_tight(version: (u32, u32, u32)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{Acceleration, Machine, is_tight, shown, version};
-    use husk_firmware::wishes::{Gate, Ways, Wish};
+    use husk_firmware::wishes::{CrbPlace, Gate, Ways, Wish};
     use std::path::Path;
 
     pub(crate) fn machine() -> Machine {
@@ -221,7 +220,7 @@ mod tests {
             guest_cpus: 2,
             memory_mib: 1024,
             acceleration: Acceleration::Emulation,
-            ways: Ways { gate: Gate::Closed },
+            ways: Ways { crb: CrbPlace::Trapped, gate: Gate::Closed },
             extra: vec!["-name".into(), "it's".into()],
         }
     }
@@ -246,12 +245,14 @@ mod tests {
     /// The image's own grammar takes what is written here.
     #[test]
     fn the_image_is_asked_for_the_ways_that_were_chosen() {
-        for gate in [Gate::Closed, Gate::Open] {
-            let ways = Ways { gate };
-            let words = Machine { ways, ..machine() }.words();
-            let at = words.iter().position(|word| word == "-append");
-            let line = at.map_or("", |at| words[at + 1].as_str());
-            assert_eq!(Wish::parse(line.as_bytes()), Some(Wish::Serve(ways)));
+        for crb in [CrbPlace::Trapped, CrbPlace::Private] {
+            for gate in [Gate::Closed, Gate::Open] {
+                let ways = Ways { crb, gate };
+                let words = Machine { ways, ..machine() }.words();
+                let at = words.iter().position(|word| word == "-append");
+                let line = at.map_or("", |at| words[at + 1].as_str());
+                assert_eq!(Wish::parse(line.as_bytes()), Some(Wish::Serve(ways)));
+            }
         }
     }
 

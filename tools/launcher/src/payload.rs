@@ -17,6 +17,9 @@ const LOW_MEMORY_END: u64 = 2 << 30;
 /// What the machine's firmware keeps at the end of low memory, in bytes.
 const KEPT_BYTES: u64 = 0x4_0000;
 
+/// A CRB in the guest's memory; one that is trapped takes nothing, and these pages decide nothing.
+const CRB_BYTES: u64 = husk_firmware::crb_device::WINDOW_BYTES;
+
 /// Why the inputs make no payload.
 #[derive(Debug, thiserror::Error)]
 pub enum PayloadError {
@@ -169,7 +172,9 @@ fn fits(header: &Header, shape: &Shape, memory_mib: u64) -> Result<(), PayloadEr
     let too_little = |_| PayloadError::TooLittleMemory { memory_mib, hidden_bytes };
     let region = |start, end| Region { start, end, kind: USABLE };
     let map = Map::of([region(0, 0x9_F000), region(0x10_0000, low_end)]).map_err(too_little)?;
-    Place::find(&map, &hidden, header, shape.part(Part::Initrd).bytes).map(drop).map_err(too_little)
+    Place::find(&map, &hidden, header, shape.part(Part::Initrd).bytes, CRB_BYTES)
+        .map(drop)
+        .map_err(too_little)
 }
 
 #[cfg(test)]

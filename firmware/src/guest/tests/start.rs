@@ -2,13 +2,14 @@
 
 use super::{Entry, Guest, Machine};
 use crate::guest::GuestFault;
-use crate::guest::acpi::tests::{RSDP_AT, additions, write_machine};
+use crate::guest::acpi::tests::{RSDP_AT, write_machine};
 use crate::guest::bzimage::tests::front;
 use crate::guest::fakes::Memory;
 use crate::guest::map::{Map, Region, USABLE};
 use crate::guest::measure::tests::{ALL, Pcrs};
 use crate::guest::payload::{PAGE_BYTES, Part, Shape};
 use crate::memory::Reach;
+use crate::wishes::CrbPlace;
 use std::ops::Range;
 use std::vec;
 use std::vec::Vec;
@@ -51,7 +52,7 @@ fn booted() -> (Memory, Machine) {
         payload_at: PAYLOAD_AT,
         hidden_apic: 1,
         guest_cpus: 2,
-        crb: additions(1).crb,
+        crb: CrbPlace::Private,
     };
     (memory, machine)
 }
@@ -73,6 +74,7 @@ fn started(guest: &mut Guest, memory: &mut Memory) -> (Entry, Vec<Vec<u8>>, Pcrs
         area(place.descriptors_at, 32),
         area(place.tables.start, 0x1_0000),
         area(place.log.start, 0x1_0000),
+        area(place.crb.start, 0x2000),
     ];
     (entry, content, tpm)
 }
@@ -83,6 +85,7 @@ fn everything_is_at_its_place() {
     let mut guest = Guest::plan(&memory, machine).unwrap();
     let (entry, content, _) = started(&mut guest, &mut memory);
     assert_eq!(content[0], kernel()[1024..]);
+    assert_eq!(u64::from(guest.crb().unwrap().base()), guest.place.crb.start, "the tables say where it is");
     assert_eq!(content[1], INITRD);
     assert_eq!(content[2], [COMMAND_LINE, b"\0"].concat());
     assert_eq!(u64::from(entry.eip), guest.place.kernel_at);

@@ -39,6 +39,8 @@ impl Outcome {
 pub(crate) struct Caller {
     machine: Machine,
     serial: ChildStdin,
+    /// What the image said before the guest did.
+    pub(crate) said: Vec<String>,
     /// What a VMMCALL raised before the guest was in 64-bit mode.
     pub(crate) raised_in_32_bits: u64,
 }
@@ -49,8 +51,9 @@ impl Caller {
         let kernel = kernel(world.folder(), "caller", 0);
         let (mut machine, serial) = world.run_with(&kernel, 2, words, Stdio::piped());
         let serial = serial.expect("piped");
-        let raised = bytes(&mut machine)[0].into();
-        Self { machine, serial, raised_in_32_bits: raised }
+        let said = machine.until_line("=");
+        let raised = bytes(&said)[0].into();
+        Self { machine, serial, said, raised_in_32_bits: raised }
     }
 
     pub(crate) fn write(&mut self, address: u64, content: &[u8]) {
@@ -103,7 +106,7 @@ impl Caller {
 
     fn order(&mut self, letter: u8, numbers: &[u8]) -> Vec<u8> {
         self.serial.write_all(&[&[letter], numbers].concat()).expect("the guest hears");
-        bytes(&mut self.machine)
+        bytes(&self.machine.until_line("="))
     }
 }
 
@@ -111,9 +114,8 @@ fn laid_out(registers: Registers) -> Vec<u8> {
     registers.iter().flat_map(|register| register.to_le_bytes()).collect()
 }
 
-/// What the guest's next line says.
-fn bytes(machine: &mut Machine) -> Vec<u8> {
-    let lines = machine.until_line("=");
+/// What the last line says.
+fn bytes(lines: &[String]) -> Vec<u8> {
     let line = lines.last().expect("a line");
     let digits = line.trim_start_matches(['=', ' ']).as_bytes();
     let pairs = digits.chunks(2).map(|pair| std::str::from_utf8(pair).expect("text"));
