@@ -2,6 +2,10 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a test stops at the first surprise")]
 
+#[path = "below/cuts.rs"]
+mod cuts;
+#[path = "below/ends.rs"]
+mod ends;
 #[path = "below/world.rs"]
 mod world;
 

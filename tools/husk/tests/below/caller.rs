@@ -1,6 +1,6 @@
 //! The guest `caller.S`, by remote control.
 
-use crate::world::{Machine, World, kernel};
+use crate::world::{Machine, Start, World, kernel};
 use std::io::Write;
 use std::process::{ChildStdin, Stdio};
 
@@ -49,7 +49,8 @@ impl Caller {
     /// Starts a machine with two processors, with more words for `husk run`.
     pub(crate) fn start(world: &World, words: &[&str]) -> Self {
         let kernel = kernel(world.folder(), "caller", 0);
-        let (mut machine, serial) = world.run_with(&kernel, 2, words, Stdio::piped());
+        let (mut machine, serial) =
+            world.start(Start { disk: "disk", kernel: &kernel, cpus: 2, words, serial: Stdio::piped() });
         let serial = serial.expect("piped");
         let said = machine.until_line("=");
         let raised = bytes(&said)[0].into();

@@ -1,28 +1,12 @@
 # A guest that tries to reach the layer: 32-bit ring 0 without paging, entered as Linux would be.
 # It says one line per attempt on the serial port: "INTRUDER name PASS" or "INTRUDER name FAIL".
-    .intel_syntax noprefix
-    .code32
+    .include "guest.inc"
     .set LAYER, 0x10000000
     .set LAYER_END, 0x10800000
-    .set CRB, 0xFED40000
-    .set APIC, 0xFEE00000
     .set IO_APIC, 0xFEC00000
     .set ECAM, 0xB0000000
-    .set SERIAL, 0x3F8
 
-    .macro say text
-    mov esi, offset 9f
-    call print
-    jmp 8f
-9:  .asciz "\text"
-8:
-    .endm
-    # Says whether the zero flag is set.
-    .macro verdict name
-    call keep_zero
-    say "INTRUDER \name "
-    call say_zero
-    .endm
+guest_name: .asciz "INTRUDER "
     # Expects an instruction to raise that vector.
     .macro raises vector, name, instruction:vararg
     mov dword ptr [trap_seen], 0xFF
@@ -294,11 +278,7 @@ _start:
     repe cmpsd
 1:  verdict "vectors-survive"
     say "INTRUDER end PASS\n"
-    mov ax, 0x2000
-    mov dx, 0x604
-    out dx, ax
-1:  hlt
-    jmp 1b
+    power_off
 
 # ecx random accesses to the registers' page, from the seed ebp; 16 random bits choose, every 64th goes to the buffer's page.
 hammer:
@@ -355,25 +335,6 @@ settle:
     mov dword ptr [CRB + 0x40], 1
     ret
 
-# Sends ecx bytes from esi, waits for the response; ebx says how often it looked.
-command:
-    mov dword ptr [CRB + 8], 1
-    mov dword ptr [CRB + 0x48], 0
-    mov ebx, 10000
-1:  mov dword ptr [CRB + 0x40], 1
-    test dword ptr [CRB + 0x44], 2
-    jz 2f
-    dec ebx
-    jnz 1b
-2:  mov edi, CRB + 0x1000
-    rep movsb
-    mov dword ptr [CRB + 0x4C], 1
-    xor ebx, ebx
-1:  inc ebx
-    test dword ptr [CRB + 0x4C], 1
-    jnz 1b
-    ret
-
 config_read:
     mov dx, 0xCF8
     out dx, eax
@@ -386,48 +347,6 @@ config_write:
     mov eax, ebx
     mov dx, 0xCFC
     out dx, eax
-    ret
-
-keep_zero:
-    sete byte ptr [zero]
-    ret
-say_zero:
-    pushad
-    mov esi, offset text_pass
-    cmp byte ptr [zero], 1
-    je 1f
-    mov esi, offset text_fail
-1:  call print
-    popad
-    ret
-print:
-    pushad
-1:  mov dx, SERIAL + 5
-2:  in al, dx
-    test al, 0x20
-    jz 2b
-    lodsb
-    test al, al
-    jz 3f
-    mov dx, SERIAL
-    out dx, al
-    jmp 1b
-3:  popad
-    ret
-print_hex:
-    pushad
-    mov edi, offset digits
-    mov ecx, 8
-1:  rol eax, 4
-    mov ebx, eax
-    and ebx, 15
-    mov bl, [hex + ebx]
-    mov [edi], bl
-    inc edi
-    loop 1b
-    mov esi, offset digits
-    call print
-    popad
     ret
 
     .balign 16
@@ -503,12 +422,7 @@ create_primary:
     .byte 0, 0
     .byte 0, 0, 0, 0
 create_primary_end:
-text_pass: .asciz "PASS\n"
-text_fail: .asciz "FAIL\n"
-hex: .ascii "0123456789abcdef"
-digits: .ascii "00000000\n\0"
     .balign 4
-zero: .long 0
 trap_seen: .long 0
 trap_next: .long 0
 second: .long 0
@@ -519,7 +433,5 @@ dma: .long 0x0A000000, 0x04000000, 0, 0
     .balign 16
 idt: .skip 256
 scratch: .skip 64
-stack: .skip 4096
-stack_end:
 second_stack: .skip 4096
 second_stack_end:

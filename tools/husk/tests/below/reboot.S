@@ -1,30 +1,9 @@
 # A guest that extends a PCR, writes an NV index, resets its machine, and looks again; then it switches the machine off.
 # Memory keeps its content over a reset: that is how it knows which time it is.
-    .intel_syntax noprefix
-    .code32
-    .set CRB, 0xFED40000
-    .set APIC, 0xFEE00000
+    .include "guest.inc"
     .set MARK, 0x00500000
-    .set SERIAL, 0x3F8
 
-    .macro say text
-    mov esi, offset 9f
-    call print
-    jmp 8f
-9:  .asciz "\text"
-8:
-    .endm
-    .macro verdict name
-    sete byte ptr [zero]
-    say "REBOOT \name "
-    call say_zero
-    .endm
-    .macro send name
-    mov esi, offset \name
-    mov ecx, offset \name\()_end - \name
-    call command
-    .endm
-
+guest_name: .asciz "REBOOT "
     .globl _start
 _start:
     cli
@@ -84,45 +63,7 @@ again:
     cmp dword ptr [CRB + 0x1000 + 6], 0x4C010000
     verdict "index-is-kept"
     say "REBOOT end PASS\n"
-    mov ax, 0x2000
-    mov dx, 0x604
-    out dx, ax
-1:  hlt
-    jmp 1b
-
-command:
-    mov dword ptr [CRB + 8], 1
-    mov ebx, 10000
-1:  mov dword ptr [CRB + 0x40], 1
-    test dword ptr [CRB + 0x44], 2
-    jz 2f
-    dec ebx
-    jnz 1b
-2:  mov edi, CRB + 0x1000
-    rep movsb
-    mov dword ptr [CRB + 0x4C], 1
-1:  pause
-    test dword ptr [CRB + 0x4C], 1
-    jnz 1b
-    ret
-
-say_zero:
-    mov esi, offset text_pass
-    cmp byte ptr [zero], 1
-    je print
-    mov esi, offset text_fail
-print:
-    mov dx, SERIAL + 5
-1:  in al, dx
-    test al, 0x20
-    jz 1b
-    lodsb
-    test al, al
-    jz 2f
-    mov dx, SERIAL
-    out dx, al
-    jmp print
-2:  ret
+    power_off
 
     .code16
     .balign 16
@@ -152,9 +93,3 @@ define:
     .byte 0x80, 2, 0, 0, 0, 45, 0, 0, 1, 0x2A, 0x40, 0, 0, 1, 0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0
     .byte 0, 0, 0, 14, 1, 0x80, 0, 1, 0, 0x0B, 0x02, 0x04, 0x00, 0x04, 0, 0, 0, 8
 define_end:
-text_pass: .asciz "PASS\n"
-text_fail: .asciz "FAIL\n"
-zero: .long 0
-    .balign 16
-stack: .skip 4096
-stack_end:

@@ -3,13 +3,15 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// A machine that says nothing for so long hangs; others may keep this host busy.
 const SILENCE_MAX: Duration = Duration::from_secs(240);
 const POLL: Duration = Duration::from_millis(50);
+/// A machine that was killed must not keep the next one waiting for long.
+const LEASE_SECONDS: &str = "3";
 /// Where the layer is loaded.
 const LAYER: u64 = 0x1000_0000;
 const PT_LOAD: u32 = 1;
@@ -86,7 +88,8 @@ impl World {
         let (ready, chain) = (path("ready"), path("psp/chain.pem"));
         let served =
             ["--listen", "127.0.0.1:0", "--ready-file", &ready, "--accept-simulated-silicon", &chain];
-        let serving = daemon(&[&["broker", "serve"], &stored[..], &keyed, &served].concat());
+        let leased = ["--lease-seconds", LEASE_SECONDS];
+        let serving = daemon(&[&["broker", "serve"], &stored[..], &keyed, &served, &leased].concat());
         let address =
             wait_for("the broker", || std::fs::read_to_string(&ready).ok().filter(|text| !text.is_empty()));
         wait_for("the processor", || Path::new(&path("psp.socket")).exists().then_some(()));
@@ -100,25 +103,26 @@ impl World {
 
     /// Starts a machine; when its guest is off it stands still until it is told to quit.
     pub(crate) fn run(&self, kernel: &Path, cpus: u8) -> Machine {
-        self.run_with(kernel, cpus, &[], Stdio::null()).0
+        self.run_on("disk", kernel, cpus)
     }
 
-    /// The same, with more words for `husk run`, and a hand on the guest's serial port.
-    pub(crate) fn run_with(
-        &self,
-        kernel: &Path,
-        cpus: u8,
-        words: &[&str],
-        serial: Stdio,
-    ) -> (Machine, Option<ChildStdin>) {
+    /// The same, on a disk of that name.
+    pub(crate) fn run_on(&self, disk: &str, kernel: &Path, cpus: u8) -> Machine {
+        self.start(Start { disk, kernel, cpus, words: &[], serial: Stdio::null() }).0
+    }
+
+    /// The same, in every way that it can differ; with a hand on the guest's serial port if that is piped.
+    pub(crate) fn start(&self, start: Start<'_>) -> (Machine, Option<ChildStdin>) {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
-        let monitor = path("monitor");
+        let [monitor, pid] = ["monitor", "pid"].map(|name| path(&format!("{}.{name}", start.disk)));
+        let (disk, cpus) = (path(start.disk), start.cpus.to_string());
         let mut command = Command::new(env!("CARGO_BIN_EXE_husk"));
-        command.args(["run", "--memory", "512", "--vcpus", &cpus.to_string(), "--broker", &self.broker]);
-        command.arg("--image").arg(image()).arg("--kernel").arg(kernel).args(words);
-        command.args(["--volume", &path("disk"), "--config", &path("config"), "--psp", &path("psp.socket")]);
-        command.args(["--", "-no-shutdown", "-monitor", &format!("unix:{monitor},server=on,wait=off")]);
-        let mut child = command.stdin(serial).stdout(Stdio::piped()).spawn().expect("husk starts");
+        command.args(["run", "--memory", "512", "--vcpus", &cpus, "--broker", &self.broker]);
+        command.arg("--image").arg(image()).arg("--kernel").arg(start.kernel).args(start.words);
+        command.args(["--volume", &disk, "--config", &path("config"), "--psp", &path("psp.socket")]);
+        command.args(["--", "-no-shutdown", "-pidfile", &pid]);
+        command.args(["-monitor", &format!("unix:{monitor},server=on,wait=off")]);
+        let mut child = command.stdin(start.serial).stdout(Stdio::piped()).spawn().expect("husk starts");
         let serial = child.stdin.take();
         let console = child.stdout.take().expect("piped");
         let (said, lines) = channel();
@@ -130,37 +134,96 @@ impl World {
             }
         });
         let dump = self.folder.path().join("dump");
-        (Machine { child: Daemon(child), lines, monitor: monitor.into(), dump }, serial)
+        let (monitor, pid) = (Monitor(monitor.into()), pid.into());
+        (Machine { child: Daemon(child), lines, monitor, pid, dump }, serial)
     }
+}
+
+/// How a machine is started.
+pub(crate) struct Start<'a> {
+    /// The volume's file in the folder.
+    pub(crate) disk: &'a str,
+    pub(crate) kernel: &'a Path,
+    pub(crate) cpus: u8,
+    /// More words for `husk run`.
+    pub(crate) words: &'a [&'a str],
+    pub(crate) serial: Stdio,
 }
 
 /// A machine with the image in it.
 pub(crate) struct Machine {
     child: Daemon,
     lines: Receiver<String>,
-    monitor: PathBuf,
+    monitor: Monitor,
+    pid: PathBuf,
     dump: PathBuf,
 }
 
 impl Machine {
-    /// Everything that is said until a line begins so.
+    /// Everything that is said until a line begins so. A machine that stops, whose guest triple faults or that ends is told at once.
     pub(crate) fn until_line(&mut self, begin: &str) -> Vec<String> {
-        let mut seen = Vec::new();
+        let mut seen: Vec<String> = Vec::new();
         loop {
             match self.lines.recv_timeout(SILENCE_MAX) {
                 Ok(line) => seen.push(line),
                 Err(why) => panic!("no line `{begin}` ({why}): {seen:#?}"),
             }
-            if seen.last().is_some_and(|line| line.starts_with(begin)) {
+            let Some(line) = seen.last() else { continue };
+            if line.starts_with(begin) {
                 return seen;
             }
+            let dead = ["husk: stopped", "husk: count: odd", "husk: ended", "WRITER-FAILED"];
+            assert!(!dead.iter().any(|end| line.starts_with(end)), "`{line}` before `{begin}`: {seen:#?}");
         }
+    }
+
+    /// Passes over what was said until now.
+    pub(crate) fn forget_lines(&self) {
+        self.lines.try_iter().for_each(drop);
+    }
+
+    /// How this machine is watched.
+    pub(crate) const fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    /// Sends a signal to the launcher, and returns how that ended.
+    pub(crate) fn signalled(mut self, signal: &str) -> ExitStatus {
+        kill(signal, self.child.0.id());
+        wait_for("the end", || self.child.0.try_wait().expect("a child"))
+    }
+
+    /// The process that is the machine itself.
+    pub(crate) fn qemu(&self) -> u32 {
+        wait_for("QEMU's number", || std::fs::read_to_string(&self.pid).ok()?.trim().parse().ok())
+    }
+
+    /// Cuts the machine's power: SIGKILL of QEMU. What was still said.
+    pub(crate) fn cut_power(self) -> Vec<String> {
+        self.cut_power_once(|_| true)
+    }
+
+    /// As [`cut_power`](Self::cut_power), as soon as it is time.
+    pub(crate) fn cut_power_once(mut self, mut is_time: impl FnMut(&Monitor) -> bool) -> Vec<String> {
+        // It waits at its input: to start a process would take longer than a commit.
+        let mut killer = Command::new("sh");
+        killer.args(["-c", "read end; kill -KILL $0", &self.qemu().to_string()]).stdin(Stdio::piped());
+        let mut killer = killer.spawn().expect("a shell");
+        while !is_time(&self.monitor) {
+            assert!(self.child.0.try_wait().expect("a child").is_none(), "the machine ended before its time");
+        }
+        drop(killer.stdin.take());
+        assert!(killer.wait().expect("a child").success());
+        let rest = self.lines.iter().collect();
+        wait_for("the launcher's end", || self.child.0.try_wait().expect("a child"));
+        std::fs::remove_file(&self.pid).expect("QEMU wrote it, and had no time to remove it");
+        rest
     }
 
     /// What of the layer nobody may write, as the image's file has it and as the machine has it.
     pub(crate) fn constants_of_the_layer(&self) -> (Vec<u8>, Vec<u8>) {
         let constants = constants(&std::fs::read(image()).expect("the image"));
-        self.tell(&format!("pmemsave {LAYER:#x} {:#x} \"{}\"", constants.len(), self.dump.display()));
+        self.monitor.ask(&format!("pmemsave {LAYER:#x} {:#x} \"{}\"", constants.len(), self.dump.display()));
         let found = wait_for("the dump", || {
             std::fs::read(&self.dump).ok().filter(|found| found.len() == constants.len())
         });
@@ -169,19 +232,50 @@ impl Machine {
 
     /// Ends the machine.
     pub(crate) fn quit(mut self) {
-        self.tell("quit");
+        self.monitor.ask("quit");
         let status = wait_for("the end", || self.child.0.try_wait().expect("a child"));
         assert!(status.success(), "{status}");
     }
+}
 
-    fn tell(&self, line: &str) {
-        let mut monitor = wait_for("the monitor", || UnixStream::connect(&self.monitor).ok());
-        monitor.set_read_timeout(Some(SILENCE_MAX)).expect("a socket");
-        let mut greeting = [0; 1];
-        monitor.read_exact(&mut greeting).expect("the monitor's greeting");
-        monitor.write_all(format!("{line}\n").as_bytes()).expect("the monitor listens");
-        std::thread::sleep(POLL);
+/// A machine's monitor (QEMU's human one), at this socket.
+pub(crate) struct Monitor(PathBuf);
+
+/// What the monitor says when it waits for a line.
+const PROMPT: &[u8] = b"(qemu) ";
+
+impl Monitor {
+    /// Says a line, and returns what the monitor answers to it.
+    pub(crate) fn ask(&self, line: &str) -> String {
+        let mut stream = wait_for("the monitor", || UnixStream::connect(&self.0).ok());
+        stream.set_read_timeout(Some(SILENCE_MAX)).expect("a socket");
+        until_prompt(&mut stream);
+        stream.write_all(format!("{line}\n").as_bytes()).expect("the monitor listens");
+        until_prompt(&mut stream)
     }
+
+    /// How many writes to the volume are done.
+    pub(crate) fn writes(&self) -> u64 {
+        let text = self.ask("info blockstats");
+        let volume = text.lines().find(|line| line.starts_with("volume")).expect("a volume");
+        let count = volume.split_whitespace().find_map(|word| word.strip_prefix("wr_operations="));
+        count.and_then(|count| count.parse().ok()).expect("a count")
+    }
+}
+
+fn until_prompt(stream: &mut UnixStream) -> String {
+    let mut said = Vec::new();
+    let mut byte = [0];
+    // At `quit` there is no prompt any more.
+    while !said.ends_with(PROMPT) && stream.read(&mut byte).is_ok_and(|count| count == 1) {
+        said.extend(byte);
+    }
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+fn kill(signal: &str, process: u32) {
+    let status = Command::new("kill").args([signal, &process.to_string()]).status().expect("kill starts");
+    assert!(status.success(), "kill {signal} {process}");
 }
 
 /// The bytes of an image's read-only segments, from the layer's start on.
@@ -214,7 +308,7 @@ pub(crate) fn code(lines: &[String], text: &str) -> u64 {
 
 /// Assembles a guest of `tests/below` as a kernel.
 pub(crate) fn kernel(folder: &Path, name: &str, hammers: u64) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/below/{name}.S"));
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/below");
     let [object, program, code, kernel] =
         ["o", "elf", "bin", "kernel"].map(|end| folder.join(format!("{name}.{end}")));
     let run = |command: &mut Command| {
@@ -224,7 +318,9 @@ pub(crate) fn kernel(folder: &Path, name: &str, hammers: u64) -> PathBuf {
     run(Command::new("as")
         .args(["--32", "--defsym", &format!("HAMMERS={hammers}"), "-o"])
         .arg(&object)
-        .arg(source));
+        .arg("-I")
+        .arg(&sources)
+        .arg(sources.join(format!("{name}.S"))));
     run(Command::new("ld")
         .args(["-m", "elf_i386", "-Ttext", "0x1000000", "-e", "_start", "-o"])
         .arg(&program)
