@@ -7,6 +7,7 @@
 //! its JSON with a parser of others. It ends every process it started.
 //! **Not here.** What the product does: `tools/husk`.
 
+mod below;
 mod bench;
 mod check;
 mod demo;
@@ -70,8 +71,8 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "demo",
         help: demo::HELP,
-        flags: &["--keep", "--image"],
-        run: |flags| demo::run(flags.has("--keep"), flags.has("--image")),
+        flags: &["--keep", "--host"],
+        run: |flags| demo::run(flags.has("--keep"), flags.has("--host")),
     },
     Subcommand { name: "image", help: image::HELP, flags: &[], run: |_| image::run() },
     Subcommand {

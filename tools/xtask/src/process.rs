@@ -139,6 +139,15 @@ impl Daemon {
         Ok(())
     }
 
+    /// Waits for the process to end by itself, with the exit code of success.
+    pub(crate) fn wait_success(&mut self, patience: Duration) -> Result<(), Failure> {
+        self.wait_end(patience)?;
+        match self.child.try_wait() {
+            Ok(Some(status)) if status.success() => Ok(()),
+            other => Err(self.complaint(&format!("ended badly ({other:?})"), &self.log_text())),
+        }
+    }
+
     /// Asks the process to end (SIGTERM) and waits until it has.
     pub(crate) fn stop(mut self, patience: Duration) -> Result<(), Failure> {
         output(Command::new("sh").args(["-c", "kill \"$0\""]).arg(self.child.id().to_string()))?;

@@ -11,9 +11,10 @@ pub(crate) const HELP: &str = "\
 cargo xtask test [--all] [--peers]
 
 Runs `check`, builds the image, then every test of the workspace, then the peers: swtpm,
-tpm2-pytss and a kernel guest under QEMU's own TPM devices, then the demo, in a host
-process and through the image, then a soak of 20 seconds. With --all the long tests run too (HUSK_LONG=1), all of tpm2-pytss'
-own, libFuzzer for 20 seconds a target, and a soak of 5 minutes.
+tpm2-pytss and a kernel guest, under QEMU's own TPM devices and below the image, then
+the demo, through the image and in a host process, then a soak of 20 seconds. With
+--all the long tests run too (HUSK_LONG=1), all of tpm2-pytss' own, libFuzzer for 20
+seconds a target, and a soak of 5 minutes.
 HUSK_EVIDENCE_DIR may name a folder with more attestation reports and certificates.
 With --peers nothing but the peers runs. The last line is `N passed, N failed`.";
 
@@ -28,8 +29,8 @@ pub(crate) fn run(all: bool, peers_only: bool) -> Result<(), Failure> {
     }
     peers::into(&mut steps, all)?;
     if !peers_only {
-        demo::into(&mut steps, false)?;
         demo::image::into(&mut steps, false)?;
+        demo::into(&mut steps, false)?;
         tried_at_length(all, &mut steps)?;
     }
     println!("{} passed, {} failed", steps.passed, steps.failed);

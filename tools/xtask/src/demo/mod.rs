@@ -1,8 +1,8 @@
 //! `cargo xtask demo`: the product end to end.
 //!
 //! **What.** One VM's life in steps: enrolled, booted, its power cut in the middle of writes, booted again, then
-//! attacked in every way that a host has. `product` knows the `husk` command's words, [`stage`] what runs on the
-//! host, [`refusals`] the attacks.
+//! attacked. [`image`] tells it through the bootable image; with the component in a host process it is longer, and has every
+//! attack that a host has: [`stage`] is what runs there, [`refusals`] the attacks.
 //! **Trust.** The guest is Debian's kernel and tpm2-tools; nothing of Husk judges itself but by its fault codes.
 //! **Laws.** A step passes only for what was seen. An attack passes only with the code that names it, and only if the
 //! honest state boots afterwards.
@@ -20,34 +20,35 @@ use crate::{house, setup};
 use stage::Stage;
 
 pub(crate) const HELP: &str = "\
-cargo xtask demo [--keep] [--image]
+cargo xtask demo [--keep] [--host]
 
-Enrols a VM with a broker, boots Debian's kernel on its TPM, cuts the power in the
-middle of writes, boots again, then tries what a hostile host would try. Needs no
-silicon: the secure processor is simulated and says so. With --keep, disks and logs
-stay in target/husk/demo; they also stay when a step fails. The last line counts.
-With --image the TPM lives in the bootable image, above the guest, and the story is
-shorter: two boots, the event log, a power cut, a clone, yesterday's disk.";
+Enrols a VM with a broker, boots Debian's kernel below the bootable image in which
+its TPM lives, replays the event log, cuts the power in the middle of writes, then
+tries a clone and yesterday's disk. Needs no silicon: the secure processor is
+simulated and says so. With --keep, disks and logs stay in target/husk/demo; they
+also stay when a step fails. The last line counts.
+With --host the TPM is a process of the host, which a guest sees through shared
+memory, and the story is longer: all that a hostile host would try.";
 
 /// How many acknowledged writes there must be before the power is cut.
 const WRITES_BEFORE_CUT: u64 = 5;
 
-/// Runs the demo, with the component in a host process or in the image.
-pub(crate) fn run(keep: bool, through_image: bool) -> Result<(), Failure> {
+/// Runs the demo, with the component in the image or in a host process.
+pub(crate) fn run(keep: bool, on_host: bool) -> Result<(), Failure> {
     setup::to_boot()?;
     let mut steps = Steps::default();
-    if through_image {
-        image::into(&mut steps, keep)?;
-    } else {
+    if on_host {
         into(&mut steps, keep)?;
+    } else {
+        image::into(&mut steps, keep)?;
     }
     println!("demo: {} steps, {} passed, {} failed", steps.passed + steps.failed, steps.passed, steps.failed);
     if steps.all_passed() { Ok(()) } else { Err(Failure::failed("demo: something failed, see above")) }
 }
 
-/// Runs the demo as steps.
+/// Runs the demo on the host as steps.
 pub(crate) fn into(steps: &mut Steps, keep: bool) -> Result<(), Failure> {
-    let folder = house::fresh_workshop("demo")?;
+    let folder = house::fresh_workshop("demo-host")?;
     let failed_before = steps.failed;
     let told = story(steps, &folder);
     if let Err(failure) = told {

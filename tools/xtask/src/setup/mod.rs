@@ -10,7 +10,7 @@ use crate::process;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-pub(crate) use kernel::fetched_kernel;
+pub(crate) use kernel::{Kernel, fetched_kernel};
 pub(crate) use python::{Python, python};
 
 pub(crate) const HELP: &str = "\

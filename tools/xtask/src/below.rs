@@ -1,0 +1,116 @@
+//! Machines with the image in them, and Debian's kernel below it: what the demo and the peers start.
+
+use crate::failure::Failure;
+use crate::guest::{Report, image as initramfs};
+use crate::image;
+use crate::process::{self, Daemon};
+use crate::product::{Product, Profile, Vm, text};
+use crate::setup::Kernel;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Boots of layer and guest under software emulation on a loaded machine, with some hundred TPM commands.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
+/// An orderly end, or a killed machine's.
+const END_PATIENCE: Duration = Duration::from_secs(60);
+
+/// One start of a machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start<'a> {
+    /// A script of `tests/peers/guest`, without its ending.
+    pub(crate) script: &'a str,
+    /// Settings for the script.
+    pub(crate) settings: &'a [(&'a str, String)],
+    /// The volume's file.
+    pub(crate) disk: &'a Path,
+    /// How many processors the guest has.
+    pub(crate) guest_cpus: u8,
+}
+
+/// Everything but the machine itself: a processor, a broker, an enrolled VM.
+pub(crate) struct Below {
+    product: Product,
+    pub(crate) vm: Vm,
+    broker: String,
+    psp: PathBuf,
+    image: PathBuf,
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    starts: usize,
+    _daemons: [Daemon; 2],
+}
+
+impl Below {
+    /// Builds the image, starts what serves, and enrols a VM whose firmware it is.
+    pub(crate) fn set(folder: &Path, kernel: Kernel) -> Result<Self, Failure> {
+        image::make()?;
+        let image = image::path()?;
+        let product = Product::build(folder, Profile::Dev)?;
+        let (processor, psp) = product.processor()?;
+        let tenant = product.broker_and_tenant()?;
+        let measured = Command::new(&product.husk)
+            .args(["run", "--measure-only", "--image", &text(&image)])
+            .output()
+            .map_err(|error| Failure::failed(format!("image: husk does not start: {error}")))?;
+        let measurement = String::from_utf8_lossy(&measured.stdout).trim().to_owned();
+        let vm = product.enrol(&tenant, &measurement, "vm")?;
+        let (broker, address) = product.broker(true)?;
+        let daemons = [processor, broker];
+        let (kernel, initramfs) = (kernel.image, initramfs()?);
+        Ok(Self { product, vm, broker: address, psp, image, kernel, initramfs, starts: 0, _daemons: daemons })
+    }
+
+    /// Starts a machine.
+    pub(crate) fn start(&mut self, start: Start<'_>) -> Result<Daemon, Failure> {
+        self.starts += 1;
+        let name = format!("machine-{}-{}", self.starts, start.script);
+        let settings = start.settings.iter().map(|(name, value)| format!(" husk.set.{name}={value}"));
+        let append: String =
+            std::iter::once(format!("console=ttyS0 loglevel=4 panic=-1 husk.script={}", start.script))
+                .chain(settings)
+                .collect();
+        let paths =
+            [&self.image, &self.kernel, &self.initramfs, start.disk, &self.vm.config, &self.psp].map(text);
+        let [image, kernel, initramfs, volume, config, psp] = &paths;
+        let (pid, cpus) = (text(&self.pid_file()), start.guest_cpus.to_string());
+        let line = ["run", "--image", image, "--kernel", kernel, "--initrd", initramfs, "--append", &append];
+        let more = ["--volume", volume, "--config", config, "--psp", psp, "--broker", &self.broker];
+        let last = ["--vcpus", &cpus, "--memory", "768", "--", "-pidfile", &pid];
+        let words: Vec<String> = line.iter().chain(&more).chain(&last).map(ToString::to_string).collect();
+        Daemon::start(&name, &self.product.husk, &words, &self.product.path(&format!("{name}.console")))
+    }
+
+    /// Boots the VM on its own disk, runs a script to its end, and waits for the machine's, which must be in order.
+    pub(crate) fn boot(
+        &mut self,
+        script: &str,
+        settings: &[(&str, String)],
+        guest_cpus: u8,
+    ) -> Result<Report, Failure> {
+        let disk = self.vm.disk.clone();
+        let mut machine = self.start(Start { script, settings, disk: &disk, guest_cpus })?;
+        machine.wait_until(PATIENCE, |console| Report::read(console).end)?;
+        machine.wait_success(END_PATIENCE)?;
+        Ok(Report::read(&machine.log_text()))
+    }
+
+    /// Cuts the power of the machine that was started last, and waits for what started it.
+    pub(crate) fn cut_power(&self, machine: &mut Daemon) -> Result<(), Failure> {
+        let file = self.pid_file();
+        let pid = std::fs::read_to_string(&file).map_err(|error| Failure::io("read", &file, &error))?;
+        process::run(Command::new("kill").args(["-KILL", pid.trim()]))?;
+        machine.wait_end(END_PATIENCE)
+    }
+
+    /// A copy of the VM's disk.
+    pub(crate) fn copy_disk(&self, name: &str) -> Result<PathBuf, Failure> {
+        let copy = self.product.path(name);
+        std::fs::copy(&self.vm.disk, &copy).map_err(|error| Failure::io("copy", &copy, &error))?;
+        Ok(copy)
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.product.path(&format!("qemu-{}.pid", self.starts))
+    }
+}

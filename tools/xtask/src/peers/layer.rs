@@ -1,0 +1,18 @@
+//! The kernel below the image: two processors of which one goes and comes, a reset by the guest, an orderly end.
+
+use super::group;
+use crate::below::Below;
+use crate::failure::Failure;
+use crate::steps::{Step, Steps};
+use crate::{house, setup};
+
+/// Runs the boots as steps.
+pub(super) fn into(steps: &mut Steps) {
+    group(steps, "kernel guest below the image", boots());
+}
+
+/// One machine whose guest boots twice: its script finds the second time what it left the first.
+fn boots() -> Result<Vec<Step>, Failure> {
+    let mut below = Below::set(&house::fresh_workshop("peers/layer")?, setup::fetched_kernel()?)?;
+    Ok(below.boot("processors", &[], 2)?.judged())
+}
