@@ -5,6 +5,8 @@
 mod attest_op;
 #[path = "svsm/attestation.rs"]
 mod attestation;
+#[path = "svsm/codes.rs"]
+mod codes;
 #[path = "support/guest_ram.rs"]
 mod guest_ram;
 #[path = "svsm/stand_in.rs"]

@@ -12,6 +12,7 @@ pub const BASE: u64 = 0x10_0000;
 /// Size of the guest's memory in bytes.
 pub const BYTES: usize = 64 * 1024;
 
+#[derive(Clone)]
 pub struct GuestRam {
     bytes: Vec<u8>,
     /// How often each byte was copied in, and what was written, since the last [`GuestRam::forget`].

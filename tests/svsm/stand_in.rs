@@ -4,9 +4,10 @@ use husk::attest::AttestFault;
 use husk::attest::report::Layout;
 use husk::engine::{EndorsementKey, EngineFault, Fingerprint, Locality};
 use husk::fault::Fault;
-use husk::frontend::Tpm;
 use husk::frontend::svsm::{Attested, CallMemory, Facts, Persistence, Registers, ResultCode, Serving, call};
+use husk::frontend::{FrontendFault, Tpm};
 use husk::keys::Identity;
+use husk::nv::NvFault;
 use husk::release::{Head, ReleaseFault};
 use husk::seams::{REPORT_BYTES, REPORT_DATA_BYTES};
 use zerocopy::{FromZeros, IntoBytes};
@@ -34,6 +35,10 @@ pub(crate) struct StandIn {
     /// How many more times there is a right to answer.
     pub(crate) permits: u32,
     pub(crate) endorsement_known: bool,
+    /// Whether this machine attests at all.
+    pub(crate) offered: bool,
+    /// Whether the TPM has failed for good.
+    pub(crate) latched: bool,
     /// The response to the next commands.
     pub(crate) response: Vec<u8>,
     /// What reached the TPM and the processor.
@@ -62,6 +67,8 @@ impl StandIn {
             signing_key: 0,
             permits: u32::MAX,
             endorsement_known: true,
+            offered: true,
+            latched: false,
             response: vec![0x80, 1, 0, 0, 0, 10, 0, 0, 0, 0],
             commands: Vec::new(),
             reported: Vec::new(),
@@ -163,6 +170,11 @@ impl Attested for StandIn {
     }
 
     fn permit(&mut self) -> Result<(), Fault> {
+        match (self.latched, self.offered) {
+            (true, _) => return Err(NvFault::Latched.into()),
+            (false, false) => return Err(FrontendFault::NotOffered.into()),
+            (false, true) => {}
+        }
         self.permits = self.permits.checked_sub(1).ok_or(ReleaseFault::LeaseOver)?;
         Ok(())
     }

@@ -94,6 +94,8 @@ each_target! {
     relay_frames
     image_igvm
     image_ovmf
+    svsm_call
+    manifest
 }
 
 #[test]

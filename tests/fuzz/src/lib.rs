@@ -28,8 +28,11 @@ mod page;
 mod release;
 mod sockets;
 mod state;
+mod svsm;
 mod volume;
 
+#[path = "../../support/attest_op.rs"]
+mod attest_op;
 #[expect(dead_code, reason = "a part of what the broker's tests use")]
 #[path = "../../../tools/broker/tests/support/bench.rs"]
 mod bench;
@@ -39,14 +42,21 @@ mod broker_end;
 #[expect(dead_code, reason = "a part of what the volume's laws use")]
 #[path = "../../support/disk.rs"]
 mod disk;
+#[path = "../../support/guest_ram.rs"]
+mod guest_ram;
 #[path = "../../../src/engine/reference/permall.rs"]
 mod permall;
 #[expect(dead_code, reason = "a part of what the session's laws use")]
 #[path = "../../support/relay_world.rs"]
 mod relay_world;
+#[expect(dead_code, reason = "a part of what the laws of SVSM calls use")]
+#[path = "../../svsm/stand_in.rs"]
+mod stand_in;
 #[expect(dead_code, reason = "a part of what the volume's laws use")]
 #[path = "../../support/world.rs"]
 mod store_world;
+#[path = "../../support/tpm.rs"]
+mod tpm;
 #[path = "../../../tools/broker/tests/support/world.rs"]
 mod world;
 
@@ -96,6 +106,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "relay_frames", run: release::relay, seeds: release::relay_seeds, mutations: 20_000 },
     Target { name: "image_igvm", run: image::igvm, seeds: image::igvm_seeds, mutations: 3_000 },
     Target { name: "image_ovmf", run: image::ovmf, seeds: image::ovmf_seeds, mutations: 10_000 },
+    Target { name: "svsm_call", run: svsm::call, seeds: svsm::call_seeds, mutations: 3_000 },
+    Target { name: "manifest", run: svsm::manifest, seeds: svsm::manifest_seeds, mutations: 20_000 },
 ];
 
 /// Runs the target of that name.
