@@ -2,6 +2,7 @@
 
 mod budget;
 mod elf;
+mod recursion;
 mod symbols;
 
 use crate::failure::Failure;
@@ -15,7 +16,7 @@ cargo xtask image
 Builds the bootable image for a machine without an operating system, strips it into
 target/husk/image/husk-image, and checks it: nothing is writable and executable, all
 of it lies in the layer's region, the C symbols that the engine needs are those of
-stubs/symbols.txt, and it keeps to firmware/budget.toml.
+stubs/symbols.txt, no function of Rust calls itself, and it keeps to firmware/budget.toml.
 
 Boots under QEMU's emulation (and any machine with AMD SVM):
 
@@ -46,6 +47,7 @@ pub(crate) fn make() -> Result<String, Failure> {
     process::run(strip.arg("--strip-all").arg(&built).arg(&image))?;
     let root = house::root();
     symbols::check(root)?;
+    let functions = recursion::check(&built)?;
     let bytes = std::fs::read(&image).map_err(|error| Failure::io("read", &image, &error))?;
     let shape = elf::Shape::parse(&bytes).map_err(refused)?;
     shape.check().map_err(refused)?;
@@ -55,7 +57,8 @@ pub(crate) fn make() -> Result<String, Failure> {
         budget.check(name, cost)?;
     }
     let figures = costs.map(|(name, cost)| format!("{name} {} KiB", cost.div_ceil(1024)));
-    Ok(format!("{}: {}", shown(&image, root), figures.join(", ")))
+    let figures = figures.join(", ");
+    Ok(format!("{}: {figures}, no recursion in {functions} functions of Rust", shown(&image, root)))
 }
 
 fn refused(why: String) -> Failure {
