@@ -19,7 +19,7 @@ mod suspend;
 mod trust;
 
 pub use blobs::PERMANENT_BYTES_MAX;
-pub use boot::{Asked, Cold, Identified, Memory, Released, Unsealed};
+pub use boot::{Asked, Cold, Identified, Memory, Released, Storage, Unsealed};
 pub use fault::VtpmFault;
 pub use serve::Vtpm;
 pub use served::Served;

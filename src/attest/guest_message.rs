@@ -12,16 +12,22 @@
 mod key;
 mod report;
 mod secrets;
+mod service;
+mod table;
 mod time;
 
 pub use key::{KEY_REQUEST_BYTES, KEY_RESPONSE_BYTES, KeyFields, KeyRequest, KeyRoot};
-pub use report::{REPORT_REQUEST_BYTES, REPORT_RESPONSE_BYTES};
+pub use report::{REPORT_REQUEST_BYTES, REPORT_RESPONSE_BYTES, read_report_response, report_request};
 pub use secrets::SecretsPage;
+pub use service::{GuestRequestService, ServiceReporter};
+pub use table::signing_certificate;
+pub(crate) use table::{Entry, VCEK_GUID, VLEK_GUID};
 pub use time::{TSC_INFO_BYTES, TscInfo};
 
 use super::AttestFault;
 use crate::secret::Secret;
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
+use core::mem::offset_of;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use zeroize::Zeroize;
@@ -122,8 +128,13 @@ struct Header {
     reserved_3d: [u8; 35],
 }
 
-const _: () =
-    assert!(size_of::<Header>() == HEADER_BYTES && core::mem::offset_of!(Header, algo) == AAD_OFFSET);
+const _: () = {
+    assert!(size_of::<Header>() == HEADER_BYTES && offset_of!(Header, algo) == AAD_OFFSET);
+    assert!(offset_of!(Header, sequence) == 0x20 && offset_of!(Header, header_version) == 0x31);
+    assert!(offset_of!(Header, header_bytes) == 0x32 && offset_of!(Header, kind) == 0x34);
+    assert!(offset_of!(Header, version) == 0x35 && offset_of!(Header, payload_bytes) == 0x36);
+    assert!(offset_of!(Header, vmpck) == 0x3C);
+};
 
 /// What a header says, beyond the constants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

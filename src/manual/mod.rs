@@ -13,6 +13,7 @@
 //! | [`bench`](mod@bench) | what each promise costs, measured |
 //! | [`fuzzing`] | which bytes from outside are tried, how to try more, how to add a target |
 //! | [`building`] | the seams, what each must promise, and the order of calls |
+//! | [`snp_tried`] | against what each piece of SEV-SNP was checked, and what never was |
 //! | [`decisions`] | why it is so and not otherwise |
 //! | [`volume_format`] | the sealed volume, byte by byte (normative) |
 //! | [`manifest_format`](crate::frontend::svsm::manifest_format) | the services manifests, byte by byte (normative) |
@@ -44,6 +45,9 @@ pub mod broker {}
 
 #[doc = include_str!("building.md")]
 pub mod building {}
+
+#[doc = include_str!("snp_tried.md")]
+pub mod snp_tried {}
 
 #[doc = include_str!("bench.md")]
 pub mod bench {}

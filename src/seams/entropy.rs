@@ -10,3 +10,10 @@ pub trait Entropy {
     /// [`EntropyError`]; nothing may go on without entropy.
     fn fill(&mut self, into: &mut [u8]) -> Result<(), EntropyError>;
 }
+
+/// A function is a source of entropy.
+impl<F: FnMut(&mut [u8]) -> Result<(), EntropyError>> Entropy for F {
+    fn fill(&mut self, into: &mut [u8]) -> Result<(), EntropyError> {
+        self(into)
+    }
+}

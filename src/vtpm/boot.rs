@@ -12,7 +12,7 @@ use crate::nv::{Keys, NvImage, NvStore};
 use crate::release::open::{CreateGrant, Granted, OpenGrant, Verdict};
 use crate::release::session::{Client, SessionMemory};
 use crate::release::tenure::Tenure;
-use crate::release::unsealed;
+use crate::release::{ReleaseFault, unsealed};
 use crate::seams::{Platform, REPORT_BYTES};
 use crate::volume::{STATE_BYTES_MAX, Stamp, Workspace, newest_unsealed_head};
 
@@ -27,6 +27,40 @@ pub struct Memory<'m> {
     pub workspace: &'m mut Workspace,
     /// The frames of the release protocol.
     pub session: &'m mut SessionMemory,
+}
+
+/// What a [`Memory`] borrows, in one piece: for a static of the firmware, or pages that it sets aside.
+#[expect(missing_debug_implementations, reason = "it will hold the TPM's secrets")]
+pub struct Storage {
+    durable: [u8; STATE_BYTES_MAX],
+    current: [u8; STATE_BYTES_MAX],
+    workspace: Workspace,
+    session: SessionMemory,
+}
+
+impl Storage {
+    /// Empty memory. Half a megabyte: keep it out of stacks.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            durable: [0; STATE_BYTES_MAX],
+            current: [0; STATE_BYTES_MAX],
+            workspace: Workspace::new(),
+            session: SessionMemory::new(),
+        }
+    }
+
+    /// Lends it, for one TPM.
+    pub const fn lend(&mut self) -> Memory<'_> {
+        let Self { durable, current, workspace, session } = self;
+        Memory { durable, current, workspace, session }
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Nothing is known and nothing is trusted.
@@ -46,7 +80,7 @@ impl<'m, E: Engine> Cold<'m, E> {
     /// Learns who this VM is: `config` is the launch configuration, if HOST_DATA of this VM's own report says so.
     ///
     /// # Errors
-    /// [`AttestFault`] for the report or the configuration, [`ReleaseFault`](crate::release::ReleaseFault) if the platform
+    /// [`AttestFault`] for the report or the configuration, [`ReleaseFault`] if the platform
     /// lacks what the configuration needs.
     pub fn identify(self, platform: &mut Platform<'_>, config: &[u8]) -> Result<Identified<'m, E>, Fault> {
         let config = LaunchConfig::parse(config)?;
@@ -142,6 +176,26 @@ impl<'m, E: Engine> Identified<'m, E> {
             Ok(Verdict::Granted(granted)) => Asked::Released(Released { identified: self, granted }),
             Ok(Verdict::Busy { retry_ms, .. }) => Asked::Busy { again: self, retry_ms },
             Err(fault) => Asked::Refused { again: self, fault },
+        }
+    }
+
+    /// Asks for the keys and wakes the TPM: [`release`](Self::release), [`unseal`](Released::unseal), [`confirm`](Unsealed::confirm). While
+    /// another instance may still be answering, `wait` gets the milliseconds to wait, and waits, or says that it does not.
+    ///
+    /// # Errors
+    /// As those; [`ReleaseFault::Busy`] where `wait` has waited enough.
+    pub fn earn(
+        mut self,
+        platform: &mut Platform<'_>,
+        wait: &mut dyn FnMut(u32) -> bool,
+    ) -> Result<Vtpm<'m, E>, Fault> {
+        loop {
+            match self.release(platform) {
+                Asked::Released(released) => return released.unseal(platform)?.confirm(platform),
+                Asked::Refused { fault, .. } => return Err(fault),
+                Asked::Busy { again, retry_ms } if wait(retry_ms) => self = again,
+                Asked::Busy { .. } => return Err(ReleaseFault::Busy.into()),
+            }
         }
     }
 

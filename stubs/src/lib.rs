@@ -26,8 +26,11 @@ mod guard;
 #[expect(unsafe_code, reason = "functions that C code calls in place of a C library")]
 #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "on a host it is only tested"))]
 pub mod runtime;
+#[expect(unsafe_code, reason = "runs on another stack")]
+mod stack;
 #[expect(unsafe_code, reason = "calls C functions with pointers to its arguments")]
 mod tpms;
 
 pub use callbacks::{Blob, Host};
+pub use stack::{STACK_BYTES_MIN, Stack, StackUsage};
 pub use tpms::{BUFFER_BYTES, Canceller, Failure, Tpms, Version};

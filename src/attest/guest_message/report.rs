@@ -4,6 +4,7 @@ use super::{GuestRequest, GuestRequestError, MessageKind, Messenger, PAGE_BYTES,
 use crate::attest::AttestFault;
 use crate::attest::report::Layout;
 use crate::seams::{REPORT_BYTES, REPORT_DATA_BYTES};
+use core::mem::offset_of;
 use zerocopy::byteorder::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -22,7 +23,16 @@ struct ReportRequest {
     reserved: [u8; 24],
 }
 
-const _: () = assert!(size_of::<ReportRequest>() == REPORT_REQUEST_BYTES);
+const _: () = {
+    assert!(size_of::<ReportRequest>() == REPORT_REQUEST_BYTES && offset_of!(ReportRequest, vmpl) == 0x40);
+    assert!(offset_of!(ReportRequest, key_select) == 0x44);
+};
+
+impl ReportRequest {
+    const fn new(data: &[u8; REPORT_DATA_BYTES], vmpl: u32) -> Self {
+        Self { report_data: *data, vmpl: U32::new(vmpl), key_select: U32::ZERO, reserved: [0; 24] }
+    }
+}
 
 /// MSG_REPORT_RSP.
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
@@ -34,7 +44,31 @@ struct ReportResponse {
     report: [u8; REPORT_BYTES],
 }
 
-const _: () = assert!(size_of::<ReportResponse>() == REPORT_RESPONSE_BYTES);
+const _: () = {
+    assert!(size_of::<ReportResponse>() == REPORT_RESPONSE_BYTES);
+    assert!(offset_of!(ReportResponse, report_bytes) == 0x04 && offset_of!(ReportResponse, report) == 0x20);
+};
+
+/// MSG_REPORT_REQ for a report that carries `data` and `vmpl`, in clear: for an SVSM that speaks to the processor with a driver of its
+/// own, in place of a [`Messenger`].
+#[must_use]
+pub fn report_request(data: &[u8; REPORT_DATA_BYTES], vmpl: u32) -> [u8; REPORT_REQUEST_BYTES] {
+    zerocopy::transmute!(ReportRequest::new(data, vmpl))
+}
+
+/// Reads the MSG_REPORT_RSP that such a driver decrypted and authenticated, and writes the report into `out`.
+///
+/// # Errors
+/// [`AttestFault::ProcessorRefused`]; [`AttestFault::MessageRefused`] if it is not the answer to [`report_request`] with this
+/// `data` and `vmpl`.
+pub fn read_report_response(
+    response: &[u8],
+    data: &[u8; REPORT_DATA_BYTES],
+    vmpl: u32,
+    out: &mut [u8; REPORT_BYTES],
+) -> Result<(), AttestFault> {
+    read_report(response, &ReportRequest::new(data, vmpl), out)
+}
 
 impl Messenger {
     /// Asks for a report that carries `data` and `vmpl`, and writes it into `out`.
@@ -67,12 +101,7 @@ impl Messenger {
         certificates: &mut [u8],
     ) -> Result<usize, AttestFault> {
         let (data, vmpl) = asked;
-        let request = ReportRequest {
-            report_data: *data,
-            vmpl: U32::new(vmpl),
-            key_select: U32::ZERO,
-            reserved: [0; 24],
-        };
+        let request = ReportRequest::new(data, vmpl);
         let payload = Payload {
             ask: MessageKind::ReportRequest,
             answer: MessageKind::ReportResponse,

@@ -49,6 +49,7 @@ struct Response {
 }
 
 const _: () = {
+    assert!(offset_of!(Response, reserved_1c) == 0x1C);
     assert!(offset_of!(Response, scale) == 0x08 && offset_of!(Response, offset) == 0x10);
     assert!(offset_of!(Response, factor) == 0x18 && size_of::<Response>() == TSC_INFO_BYTES);
 };

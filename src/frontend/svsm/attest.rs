@@ -61,10 +61,13 @@ struct SingleOperation {
 
 const _: () = {
     assert!(size_of::<Buffer>() == 0x10 && size_of::<Operation>() == 0x40);
+    assert!(offset_of!(Buffer, bytes) == 0x08 && offset_of!(Buffer, reserved) == 0x0C);
+    assert!(offset_of!(Operation, nonce_reserved) == 0x1A && offset_of!(Operation, report) == 0x00);
     assert!(offset_of!(Operation, nonce_address) == 0x10 && offset_of!(Operation, nonce_bytes) == 0x18);
     assert!(offset_of!(Operation, manifest) == 0x20 && offset_of!(Operation, certificates) == 0x30);
     assert!(offset_of!(SingleOperation, service) == 0x40 && size_of::<SingleOperation>() == 0x58);
     assert!(offset_of!(SingleOperation, manifest_version) == 0x50);
+    assert!(offset_of!(SingleOperation, reserved) == 0x54);
 };
 
 pub(super) fn call(

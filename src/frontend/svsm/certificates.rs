@@ -1,31 +1,14 @@
 //! The certificate that goes with a report, in the table form of an extended guest request (AMD 56421 GHCB, section
-//! "SNP extended guest request": entries of GUID, offset and length, ended by one of zeros, then the certificates).
+//! "SNP extended guest request").
 
 use super::Attested;
+use crate::attest::guest_message::{Entry, VCEK_GUID, VLEK_GUID};
 use crate::attest::report::SigningKey;
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::U32;
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// The largest table in bytes; AMD's certificates of signing keys have less than 2 KiB.
 pub(super) const TABLE_BYTES_MAX: usize = 4096;
-
-/// VCEK 63da758d-e664-4564-adc5-f4b93be8accd and VLEK a8074bc2-a25a-483e-aae6-39c045a0b8a1, as they lie in memory.
-const VCEK_GUID: [u8; 16] =
-    [0x8D, 0x75, 0xDA, 0x63, 0x64, 0xE6, 0x64, 0x45, 0xAD, 0xC5, 0xF4, 0xB9, 0x3B, 0xE8, 0xAC, 0xCD];
-const VLEK_GUID: [u8; 16] =
-    [0xC2, 0x4B, 0x07, 0xA8, 0x5B, 0xA2, 0x3E, 0x48, 0xAA, 0xE6, 0x39, 0xC0, 0x45, 0xA0, 0xB8, 0xA1];
-
-/// One entry.
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-struct Entry {
-    guid: [u8; 16],
-    offset: U32,
-    bytes: U32,
-}
-
-const _: () = assert!(size_of::<Entry>() == 24);
 
 /// Where the certificate lies: behind its entry and the one of zeros.
 const CERTIFICATE_AT: usize = 2 * size_of::<Entry>();

@@ -127,6 +127,9 @@ impl ManifestHeader {
 }
 
 const _: () = {
+    assert!(offset_of!(ManifestHeader, bytes) == 0x08 && offset_of!(ManifestHeader, persistence) == 0x0C);
+    assert!(offset_of!(ManifestHeader, serving) == 0x0D && offset_of!(ManifestHeader, kbs) == 0x0E);
+    assert!(offset_of!(ManifestHeader, keys) == 0x0F && offset_of!(ManifestHeader, reserved) == 0x34);
     assert!(offset_of!(ManifestHeader, tenant) == 0x10 && offset_of!(ManifestHeader, vm) == 0x20);
     assert!(offset_of!(ManifestHeader, generation) == 0x30 && offset_of!(ManifestHeader, epoch) == 0x38);
     assert!(offset_of!(ManifestHeader, token) == 0x40 && offset_of!(ManifestHeader, sequence) == 0x48);

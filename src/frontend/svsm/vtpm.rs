@@ -32,7 +32,10 @@ struct Request {
     command_bytes: U32,
 }
 
-const _: () = assert!(size_of::<Request>() == 9 && offset_of!(Request, command_bytes) == 5);
+const _: () = {
+    assert!(offset_of!(Request, platform_command) == 0 && offset_of!(Request, locality) == 4);
+    assert!(size_of::<Request>() == 9 && offset_of!(Request, command_bytes) == 5);
+};
 
 /// Size of the head of a response (table 17): the size of the TPM response, which follows.
 const RESPONSE_HEAD_BYTES: usize = size_of::<U32>();

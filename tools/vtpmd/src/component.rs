@@ -10,12 +10,11 @@ use husk::engine::Locality;
 use husk::engine::reference::ReferenceEngine;
 use husk::fault::Fault;
 use husk::frontend::Tpm;
-use husk::release::ReleaseFault;
 use husk::release::session::SessionMemory;
 use husk::seams::{Platform, Reporter};
 use husk::volume::suspend::{SUSPEND_BYTES_MAX, VOLATILE_BYTES_MAX};
 use husk::volume::{STATE_BYTES_MAX, VolumeFault, Workspace};
-use husk::vtpm::{Asked, Cold, Identified, Memory, PERMANENT_BYTES_MAX, Served, Vtpm, VtpmFault};
+use husk::vtpm::{Cold, Identified, Memory, PERMANENT_BYTES_MAX, Served, Vtpm, VtpmFault};
 use husk_psp::{PspReporter, RemoteGuest};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -124,27 +123,20 @@ impl Component {
 
 /// Earns the keys; waits at most `patience` for another instance's lease to end.
 fn earn(
-    mut identified: Identified<'static, ReferenceEngine>,
+    identified: Identified<'static, ReferenceEngine>,
     platform: &mut Platform<'_>,
     patience: Duration,
 ) -> Result<Vtpm<'static, ReferenceEngine>, Fault> {
     let deadline = Instant::now() + patience;
-    loop {
-        let retry_ms = match identified.release(platform) {
-            Asked::Released(released) => return released.unseal(platform)?.confirm(platform),
-            Asked::Refused { fault, .. } => return Err(fault),
-            Asked::Busy { again, retry_ms } => {
-                identified = again;
-                retry_ms
-            }
-        };
+    identified.earn(platform, &mut |retry_ms| {
         let pause = Duration::from_millis(u64::from(retry_ms));
         if Instant::now() + pause > deadline {
-            return Err(ReleaseFault::Busy.into());
+            return false;
         }
         eprintln!("husk: another instance may still be answering; asking again in {retry_ms} ms");
         std::thread::sleep(pause);
-    }
+        true
+    })
 }
 
 /// Lends the platform for one call.
