@@ -1,9 +1,10 @@
-//! The engine's heap, and the component's memory: set aside in the image, handed out once, wiped at the end.
+//! The engine's heap, the component's memory, and that of the guest's description: set aside in the image, handed out once, wiped at the end.
 //!
 //! # Soundness
 //! Each piece is a static that only [`Reserve::take`] makes a reference to, once. `stop` overwrites them when nobody runs
 //! any more.
 
+use crate::guest::start::Description;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
 use husk::frontend::crb::Work;
@@ -48,6 +49,7 @@ static WORKSPACE: Reserve<Workspace> = Reserve::new(Workspace::new());
 static SESSION: Reserve<SessionMemory> = Reserve::new(SessionMemory::new());
 #[unsafe(link_section = ".bss.husk_secrets.calls")]
 static CALLS: Reserve<CallMemory> = Reserve::new(CallMemory::EMPTY);
+static DESCRIPTION: Reserve<Description> = Reserve::new(Description::empty());
 
 #[unsafe(link_section = ".bss.husk_secrets.crb")]
 static CRB: Reserve<Work> = Reserve::new(Work::EMPTY);
@@ -75,4 +77,10 @@ pub fn engine_heap() -> Option<&'static mut [u8]> {
 pub fn component() -> Option<Memory<'static>> {
     let (durable, current) = (DURABLE.take()?, CURRENT.take()?);
     Some(Memory { durable, current, workspace: WORKSPACE.take()?, session: SESSION.take()? })
+}
+
+/// The memory of the guest's description, once.
+#[must_use]
+pub fn description() -> Option<&'static mut Description> {
+    DESCRIPTION.take()
 }

@@ -61,11 +61,12 @@ fn processor(cpu: usize) -> ! {
     if cpu + 1 == cpus::count() { service::run(cpu, task) } else { enter(cpu) }
 }
 
-/// Waits until the guest is fenced in, or the machine ends; then runs the guest.
+/// Waits until the guest is fenced in, or the machine ends; then helps to measure the guest, and runs it.
 fn enter(cpu: usize) -> ! {
     while !serve::is_fenced() {
         stop::halt_if_stopping();
         spin_loop();
     }
+    serve::help();
     svm::run(cpu)
 }

@@ -12,6 +12,7 @@ use crate::clock::{self, Counter};
 use crate::console::{self, Serial};
 use crate::crb_private::PrivateCrb;
 use crate::entropy::Processor;
+use crate::guest::files::Files;
 use crate::guest::map::{Map, RESERVED, Region, USABLE};
 use crate::guest::payload::PAYLOAD_AT;
 use crate::guest::start::{self, Guest};
@@ -47,6 +48,10 @@ const RESET_PAUSE_MS: u64 = 1_000;
 /// The guest is fenced in: its processors may enter.
 static FENCED: AtomicBool = AtomicBool::new(false);
 static CANCELLER: Once<Canceller> = Once::new();
+/// What the guest's processors can do before there is a guest.
+static FILES: Once<Files> = Once::new();
+/// The guest is loaded.
+static LOADED: AtomicBool = AtomicBool::new(false);
 
 /// What the service processor knows of the machine.
 #[derive(Debug)]
@@ -70,6 +75,15 @@ pub(crate) fn is_fenced() -> bool {
     FENCED.load(Ordering::Acquire)
 }
 
+/// Hashes the guest's files, on a processor of the guest's that has nothing else to do until there is one.
+pub(crate) fn help() {
+    if let (Some(files), Some(memory)) = (FILES.get(), Physical::machine()) {
+        let worked = files.work(&memory, || stop::is_stopping() || LOADED.load(Ordering::Relaxed));
+        worked.unwrap_or_else(|fault| stop_for(fault.into()));
+        console::line("husk: nothing is left to hash, after ms", elapsed());
+    }
+}
+
 /// Boots the component, starts the guest and serves it until it is off; then the machine is, too.
 pub(crate) fn run(machine: &Machine<'_>, engine: ReferenceEngine, tpm: Memory<'static>) {
     let mut seams = seams().unwrap_or_else(|fault| stop_for(fault));
@@ -82,12 +96,13 @@ pub(crate) fn run(machine: &Machine<'_>, engine: ReferenceEngine, tpm: Memory<'s
     let vtpm = with(&mut seams, |platform| boot(Cold::new(tpm, engine), platform, config));
     let vtpm = vtpm.unwrap_or_else(|fault| stop_for(fault));
     console::line("husk: the TPM has its memory, after ms", elapsed());
+    let files = FILES.call_once(|| guest.files());
     let Some(calls) = arena::call_memory() else { stop(Stop::Bug, line!()) };
     let crb = match machine.ways.crb {
         CrbPlace::Trapped => Registers::Trapped,
         CrbPlace::Private => Registers::Private(private_crb(machine, &guest)),
     };
-    let mut server = Server { seams, vtpm, guest, memory: machine.memory, measurement, crb, calls };
+    let mut server = Server { seams, vtpm, guest, files, memory: machine.memory, measurement, crb, calls };
     if machine.ways.gate == Gate::Open {
         server.offer_attestation();
     }
@@ -102,7 +117,7 @@ fn cancel() {
     }
 }
 
-fn private_crb(machine: &Machine<'_>, guest: &Guest) -> PrivateCrb<Physical> {
+fn private_crb(machine: &Machine<'_>, guest: &Guest<'_>) -> PrivateCrb<Physical> {
     let layout = guest.crb().unwrap_or_else(|fault| stop_for(fault.into()));
     let Some(work) = arena::crb_work() else { stop(Stop::Bug, line!()) };
     console::line("husk: the CRB is in the guest's memory, at", layout.base());
@@ -122,15 +137,18 @@ fn with<T>(seams: &mut Seams, act: impl FnOnce(&mut Platform<'_>) -> T) -> T {
 }
 
 /// Finds a place for the guest, and fences it in.
-fn plan(machine: &Machine<'_>) -> Guest {
+fn plan(machine: &Machine<'_>) -> Guest<'static> {
     let Machine { info, memory, cpu, ways } = machine;
+    let Some(description) = arena::description() else { stop(Stop::Bug, line!()) };
     let Some(power) = Acpi::find(memory, info.rsdp).and_then(|acpi| acpi.power_block()) else {
         stop(Stop::NoAcpi, 1)
     };
-    let guest = described(info, *cpu, ways.crb).and_then(|described| Guest::plan(memory, described));
+    let guest =
+        described(info, *cpu, ways.crb).and_then(|described| Guest::plan(memory, described, description));
     let guest = guest.unwrap_or_else(|fault| stop_for(fault.into()));
     let crb = guest.crb().unwrap_or_else(|fault| stop_for(fault.into()));
     svm::prepare(*memory, &Plan { hidden: &guest.hidden(), power, service: *cpu, ways: *ways, crb });
+    FILES.call_once(|| guest.files());
     FENCED.store(true, Ordering::Release);
     guest
 }
@@ -190,7 +208,8 @@ enum Registers {
 struct Server {
     seams: Seams,
     vtpm: Component,
-    guest: Guest,
+    guest: Guest<'static>,
+    files: &'static Files,
     memory: Physical,
     measurement: [u8; 48],
     crb: Registers,
@@ -207,10 +226,12 @@ impl Server {
 
     /// Measures and loads the guest, and lets it begin. The TPM was just powered on.
     fn start(&mut self) {
-        let Self { seams, vtpm, guest, memory, measurement, crb, .. } = self;
+        let Self { seams, vtpm, guest, files, memory, measurement, crb, .. } = self;
         let entry = with(seams, |platform| {
             let mut tpm = Served { vtpm, platform };
-            let entry = guest.start(memory, &mut tpm, measurement)?;
+            let measured = guest.measure(memory, &mut tpm, measurement, files)?;
+            console::line("husk: the guest is measured, after ms", elapsed());
+            let entry = guest.load(memory, measured)?;
             match crb {
                 Registers::Trapped => crb_device::reset(&mut tpm)?,
                 Registers::Private(crb) => crb.reset(&mut tpm),
@@ -218,6 +239,7 @@ impl Server {
             Ok::<_, Fault>(entry)
         });
         let entry = entry.unwrap_or_else(|fault| stop_for(fault));
+        LOADED.store(true, Ordering::Relaxed);
         console::line("husk: the guest starts, after ms", elapsed());
         svm::begin(Protected {
             eip: entry.eip,

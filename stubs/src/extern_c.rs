@@ -1,10 +1,10 @@
 //! Declarations of libtpms, libcrypto and the C heap, by hand: the headers are `libtpms/tpm_library.h`,
-//! `libtpms/tpm_tis.h` and `openssl/rand.h`.
+//! `libtpms/tpm_tis.h`, `openssl/rand.h` and `openssl/sha.h`.
 //!
 //! # Soundness
 //! Each signature was compared with the installed header; all types are the C ABI's. Calling any of the functions
 //! demands what [`Tpms`](crate::Tpms) guarantees: one thread in the library at a time (`TPMLIB_CancelCommand` excepted,
-//! which stores one flag).
+//! which stores one flag, and the hashes, which have no state but their arguments').
 
 use core::ffi::{c_char, c_double, c_int, c_void};
 
@@ -69,6 +69,20 @@ unsafe extern "C" {
     #[cfg(target_os = "none")]
     pub(crate) safe fn OPENSSL_cpuid_setup();
     pub(crate) fn RAND_set_rand_method(method: *const RandMethod) -> c_int;
+
+    // `struct` contexts are named by their address only: see `digest.rs`.
+    pub(crate) fn SHA1_Init(context: *mut c_void) -> c_int;
+    pub(crate) fn SHA1_Update(context: *mut c_void, data: *const c_void, len: usize) -> c_int;
+    pub(crate) fn SHA1_Final(digest: *mut u8, context: *mut c_void) -> c_int;
+    pub(crate) fn SHA256_Init(context: *mut c_void) -> c_int;
+    pub(crate) fn SHA256_Update(context: *mut c_void, data: *const c_void, len: usize) -> c_int;
+    pub(crate) fn SHA256_Final(digest: *mut u8, context: *mut c_void) -> c_int;
+    pub(crate) fn SHA384_Init(context: *mut c_void) -> c_int;
+    pub(crate) fn SHA384_Update(context: *mut c_void, data: *const c_void, len: usize) -> c_int;
+    pub(crate) fn SHA384_Final(digest: *mut u8, context: *mut c_void) -> c_int;
+    pub(crate) fn SHA512_Init(context: *mut c_void) -> c_int;
+    pub(crate) fn SHA512_Update(context: *mut c_void, data: *const c_void, len: usize) -> c_int;
+    pub(crate) fn SHA512_Final(digest: *mut u8, context: *mut c_void) -> c_int;
 
     pub(crate) fn malloc(size: usize) -> *mut c_void;
     pub(crate) fn free(block: *mut c_void);

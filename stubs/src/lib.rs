@@ -3,7 +3,7 @@
 //! **What.** [`Tpms`] is the one TPM that libtpms can be in an address space, with a method for each library call
 //! that Husk makes. What the library asks back (state, locality, entropy) it asks of the [`Host`] that is lent for
 //! that call. Two platform functions of the library are replaced at link time: its entropy (`entropy.rs`) and its
-//! way to die (`guard.rs`).
+//! way to die (`guard.rs`). [`digest`] is libcrypto's hashes.
 //! **Trust.** The library is measured code. What it hands to the host (a length, a pointer) is believed; the bytes of a
 //! state that it is given were authenticated before.
 //! **Laws.** Nobody but the holder of [`Tpms`] enters the library, one call at a time. Randomness comes from the
@@ -16,6 +16,8 @@ extern crate std;
 
 #[expect(unsafe_code, reason = "callbacks from C find their host through a raw pointer")]
 mod callbacks;
+#[expect(unsafe_code, reason = "calls C functions with pointers to its own memory")]
+pub mod digest;
 #[expect(unsafe_code, reason = "symbols that C code calls for randomness")]
 mod entropy;
 #[expect(unsafe_code, reason = "declarations of C functions")]

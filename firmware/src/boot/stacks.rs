@@ -15,7 +15,7 @@ const PAGE: usize = native(PAGE_BYTES);
 /// Bytes of a processor's stack.
 pub const STACK_BYTES: usize = 32 * 1024;
 /// Bytes of the service processor's, which runs the engine and the component; `budget.toml` says how deep it may be.
-pub const SERVICE_STACK_BYTES: usize = 384 * 1024;
+pub const SERVICE_STACK_BYTES: usize = 192 * 1024;
 
 #[repr(C, align(4096))]
 pub(super) struct Stacks {

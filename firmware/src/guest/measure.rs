@@ -19,8 +19,7 @@ use core::fmt::Write;
 use husk::bytes::Reader;
 use husk::engine::{COMMAND_BYTES_MAX, Locality, ResponseCode};
 use husk::frontend::Tpm;
-use sha1::Sha1;
-use sha2::{Digest, Sha256, Sha384, Sha512};
+use husk_stubs::digest::{Algorithm, Digest};
 
 /// EV_SEPARATOR.
 const SEPARATOR: u32 = 0x04;
@@ -50,7 +49,7 @@ const PCR_EXTEND: [u8; 4] = [0, 0, 0x01, 0x82];
 /// Size of a response's header in bytes.
 const HEADER_BYTES: usize = 10;
 /// How many banks this firmware can extend.
-const BANKS_MAX: usize = 4;
+pub(super) const BANKS_MAX: usize = 4;
 
 /// A PCR bank, by its hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +65,19 @@ pub enum Bank {
 }
 
 impl Bank {
-    const ALL: [Self; BANKS_MAX] = [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512];
+    /// All that this firmware can extend.
+    pub const ALL: [Self; BANKS_MAX] = [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512];
+
+    /// Its hash, of nothing yet.
+    #[must_use]
+    pub fn hash(self) -> Digest {
+        Digest::new(match self {
+            Self::Sha1 => Algorithm::Sha1,
+            Self::Sha256 => Algorithm::Sha256,
+            Self::Sha384 => Algorithm::Sha384,
+            Self::Sha512 => Algorithm::Sha512,
+        })
+    }
 
     /// TPM_ALG_ID (TCG Algorithm Registry).
     #[must_use]
@@ -110,80 +121,47 @@ impl Banks {
     }
 }
 
-#[derive(Clone, Debug)]
-enum Hash {
-    Sha1(Sha1),
-    Sha256(Sha256),
-    Sha384(Sha384),
-    Sha512(Sha512),
-}
-
-/// The same bytes under the hash of every active bank.
-#[derive(Clone, Debug)]
-pub struct Hasher(heapless::Vec<(Bank, Hash), BANKS_MAX>);
-
-impl Hasher {
-    /// Nothing hashed yet.
-    #[must_use]
-    pub fn new(banks: &Banks) -> Self {
-        let start = |bank| match bank {
-            Bank::Sha1 => Hash::Sha1(Sha1::new()),
-            Bank::Sha256 => Hash::Sha256(Sha256::new()),
-            Bank::Sha384 => Hash::Sha384(Sha384::new()),
-            Bank::Sha512 => Hash::Sha512(Sha512::new()),
-        };
-        Self(banks.iter().map(|bank| (bank, start(bank))).collect())
-    }
-
-    /// Hashes `bytes` after what came before.
-    pub fn update(&mut self, bytes: &[u8]) {
-        for (_, hash) in &mut self.0 {
-            match hash {
-                Hash::Sha1(hash) => hash.update(bytes),
-                Hash::Sha256(hash) => hash.update(bytes),
-                Hash::Sha384(hash) => hash.update(bytes),
-                Hash::Sha512(hash) => hash.update(bytes),
-            }
-        }
-    }
-
-    /// The digests.
-    #[must_use]
-    pub fn finish(self) -> Digests {
-        let value = |hash| match hash {
-            Hash::Sha1(hash) => value_of(&hash.finalize()),
-            Hash::Sha256(hash) => value_of(&hash.finalize()),
-            Hash::Sha384(hash) => value_of(&hash.finalize()),
-            Hash::Sha512(hash) => value_of(&hash.finalize()),
-        };
-        Digests(self.0.into_iter().map(|(bank, hash)| (bank, value(hash))).collect())
-    }
-
-    /// The digests of `bytes`.
-    #[must_use]
-    pub fn digests_of(banks: &Banks, bytes: &[u8]) -> Digests {
-        let mut hasher = Self::new(banks);
-        hasher.update(bytes);
-        hasher.finish()
-    }
-}
-
 /// One digest; SHA-512's is the longest.
-type Value = heapless::Vec<u8, 64>;
-
-fn value_of(digest: &[u8]) -> Value {
-    digest.iter().copied().take(64).collect()
-}
+pub type Value = heapless::Vec<u8, 64>;
 
 /// One digest for each active bank.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Digests(heapless::Vec<(Bank, Value), BANKS_MAX>);
 
 impl Digests {
+    /// The digests of `bytes`.
+    ///
+    /// # Errors
+    /// [`GuestFault::NotMeasured`] if a hash cannot be computed.
+    pub fn of(banks: &Banks, bytes: &[u8]) -> Result<Self, GuestFault> {
+        Self::each(banks, |bank| {
+            let mut hash = bank.hash();
+            hash.update(bytes);
+            value_of(hash)
+        })
+    }
+
+    /// What `digest` gives for each bank.
+    ///
+    /// # Errors
+    /// As `digest`.
+    pub fn each(
+        banks: &Banks,
+        digest: impl Fn(Bank) -> Result<Value, GuestFault>,
+    ) -> Result<Self, GuestFault> {
+        banks.iter().map(|bank| Ok((bank, digest(bank)?))).collect::<Result<_, _>>().map(Self)
+    }
+
     /// Each with its bank.
     pub fn iter(&self) -> impl Iterator<Item = (Bank, &[u8])> + '_ {
         self.0.iter().map(|(bank, digest)| (*bank, digest.as_slice()))
     }
+}
+
+/// A hash's digest.
+pub(super) fn value_of(hash: Digest) -> Result<Value, GuestFault> {
+    let (digest, bytes) = hash.finish().ok_or(GuestFault::NotMeasured)?;
+    Ok(digest.into_iter().take(bytes).collect())
 }
 
 /// What a start measures, besides what is constant.
@@ -232,7 +210,7 @@ pub fn measure(tpm: &mut dyn Tpm, banks: &Banks, log: &mut Log, facts: &Facts<'_
         measurer.bytes(pcr, SEPARATOR, &SEPARATOR_DATA)?;
     }
     measurer.digests(4, IPL, facts.kernel, &[b"kernel\0"])?;
-    let command_line = Hasher::digests_of(banks, facts.command_line);
+    let command_line = Digests::of(banks, facts.command_line)?;
     measurer.digests(8, IPL, &command_line, &[b"kernel_cmdline: ", facts.command_line, b"\0"])?;
     measurer.digests(9, IPL, facts.initrd, &[b"initrd\0"])
 }
@@ -258,14 +236,14 @@ impl Measurer<'_> {
         write!(text, "vcpus={} memory={}", facts.guest_cpus, facts.guest_bytes)
             .map_err(|_| GuestFault::LogFull)?;
         self.bytes(1, PLATFORM_CONFIG, text.as_bytes())?;
-        let tables = Hasher::digests_of(self.banks, facts.tables);
+        let tables = Digests::of(self.banks, facts.tables)?;
         self.digests(1, PLATFORM_CONFIG, &tables, &[b"ACPI tables"])?;
         self.bytes(1, PLATFORM_CONFIG, facts.config)
     }
 
     /// Measures `data`, which is the event's data too.
     fn bytes(&mut self, pcr: u32, kind: u32, data: &[u8]) -> Result<(), GuestFault> {
-        self.digests(pcr, kind, &Hasher::digests_of(self.banks, data), &[data])
+        self.digests(pcr, kind, &Digests::of(self.banks, data)?, &[data])
     }
 
     fn digests(&mut self, pcr: u32, kind: u32, digests: &Digests, data: &[&[u8]]) -> Result<(), GuestFault> {

@@ -3,9 +3,10 @@
 use super::acpi::{Additions, Tables};
 use super::boot_params::{DESCRIPTORS, DESCRIPTORS_LIMIT, ZERO_PAGE_BYTES, zero_page};
 use super::bzimage::{FRONT_BYTES, Header};
+use super::files::{File, Files};
 use super::log::Log;
 use super::map::Map;
-use super::measure::{Banks, Digests, Facts, Hasher, measure, start_up};
+use super::measure::{Facts, measure, start_up};
 use super::payload::{Extent, HEADER_BYTES, Part, Shape};
 use super::place::{LOG_BYTES, Place};
 use super::{CHUNK_BYTES, GuestFault, copy, piece};
@@ -53,25 +54,47 @@ pub struct Entry {
     pub descriptors_limit: u16,
 }
 
-/// A guest that can be started, any number of times.
-#[expect(missing_debug_implementations, reason = "nearly 100 KiB of buffers")]
-pub struct Guest {
-    machine: Machine,
-    shape: Shape,
-    kernel: Header,
-    place: Place,
-    /// Of the kernel's and the initrd's file. The payload is out of everybody's reach, so one look is enough.
-    digests: Option<[Digests; 2]>,
+/// Proof that a start was measured: nothing is loaded without.
+#[must_use]
+#[derive(Debug)]
+pub struct Measured(());
+
+/// The memory that a guest's description is made in: 80 KiB, too much to be moved over a stack.
+#[derive(Debug)]
+pub struct Description {
     tables: Tables,
     log: Log,
 }
 
-impl Guest {
-    /// Reads the payload's and the kernel's header, and finds a place for everything.
+impl Description {
+    /// Nothing described yet.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self { tables: Tables::empty(), log: Log::empty() }
+    }
+}
+
+/// A guest that can be started, any number of times.
+#[derive(Debug)]
+pub struct Guest<'m> {
+    machine: Machine,
+    shape: Shape,
+    kernel: Header,
+    place: Place,
+    described: bool,
+    description: &'m mut Description,
+}
+
+impl<'m> Guest<'m> {
+    /// Reads the payload's and the kernel's header, and finds a place for everything; `description` is filled at the first start.
     ///
     /// # Errors
     /// A [`GuestFault`] that names what does not fit.
-    pub fn plan(ram: &dyn Reach, machine: Machine) -> Result<Self, GuestFault> {
+    pub fn plan(
+        ram: &dyn Reach,
+        machine: Machine,
+        description: &'m mut Description,
+    ) -> Result<Self, GuestFault> {
         let mut header = [0; HEADER_BYTES];
         ram.copy_in(machine.payload_at, &mut header).map_err(|_| GuestFault::PayloadMalformed)?;
         let shape = Shape::parse(&header)?;
@@ -88,14 +111,22 @@ impl Guest {
             CrbPlace::Private => crb_device::WINDOW_BYTES,
         };
         let place = Place::find(&machine.map, &hidden, &kernel, shape.part(Part::Initrd).bytes, crb_bytes)?;
-        let (tables, log) = (Tables::empty(), Log::empty());
-        Ok(Self { machine, shape, kernel, place, digests: None, tables, log })
+        Ok(Self { machine, shape, kernel, place, described: false, description })
     }
 
     /// What the guest must not reach: the firmware's memory and the payload.
     #[must_use]
     pub fn hidden(&self) -> [Range<u64>; 2] {
         hidden(&self.machine, &self.shape)
+    }
+
+    /// Where the kernel's and the initrd's file are. The payload is out of everybody's reach, so one look at them is enough.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        Files::new([Part::Kernel, Part::Initrd].map(|part| {
+            let extent = self.shape.part(part);
+            self.at(extent)..self.at(extent) + extent.bytes
+        }))
     }
 
     /// The launch configuration's bytes, as the host brought them.
@@ -110,24 +141,52 @@ impl Guest {
         self.small(ram, Part::Config, into)
     }
 
-    /// Copies everything to its place, starts the TPM up, measures, and says where the guest begins.
+    /// Starts the TPM up, and measures what [`load`](Self::load) will load.
     ///
-    /// The TPM has just been powered on or reset; `launch_measurement` is what this VM's own report states.
+    /// The TPM has just been powered on or reset; `launch_measurement` is what this VM's own report states, `files` what
+    /// [`files`](Self::files) said.
     ///
     /// # Errors
     /// A [`GuestFault`]; the guest must not run then.
-    pub fn start(
+    pub fn measure(
         &mut self,
-        ram: &mut dyn Reach,
+        ram: &dyn Reach,
         tpm: &mut dyn Tpm,
         launch_measurement: &[u8; 48],
-    ) -> Result<Entry, GuestFault> {
-        if self.digests.is_none() {
+        files: &Files,
+    ) -> Result<Measured, GuestFault> {
+        if !self.described {
             self.describe(ram)?;
+            self.described = true;
         }
         let banks = start_up(tpm)?;
-        self.measure(ram, tpm, &banks, launch_measurement)?;
-        self.load(ram)?;
+        let kernel = files.digests(ram, File::Kernel, &banks)?;
+        let initrd = files.digests(ram, File::Initrd, &banks)?;
+        let (mut config, mut command_line) = ([0; CONFIG_BYTES_MAX], [0; COMMAND_LINE_BYTES_MAX]);
+        let config = self.small(ram, Part::Config, &mut config)?;
+        let command_line = self.small(ram, Part::CommandLine, &mut command_line)?;
+        let Description { tables, log } = &mut *self.description;
+        let facts = Facts {
+            version: concat!("husk ", env!("CARGO_PKG_VERSION")),
+            launch_measurement,
+            guest_cpus: self.machine.guest_cpus,
+            guest_bytes: self.place.map.usable_bytes(),
+            tables: tables.bytes(),
+            config,
+            command_line,
+            kernel: &kernel,
+            initrd: &initrd,
+        };
+        measure(tpm, &banks, log, &facts)?;
+        Ok(Measured(()))
+    }
+
+    /// Copies everything to its place, and says where the guest begins.
+    ///
+    /// # Errors
+    /// A [`GuestFault`]; the guest must not run then.
+    pub fn load(&self, ram: &mut dyn Reach, _measured: Measured) -> Result<Entry, GuestFault> {
+        self.place_all(ram)?;
         let register = |at| u32::try_from(at).map_err(|_| GuestFault::NoRoom);
         Ok(Entry {
             eip: register(self.place.kernel_at)?,
@@ -154,38 +213,10 @@ impl Guest {
         let log = EventLog { address: self.place.log.start, area_bytes: LOG_BYTES };
         let (hidden_apic, crb) = (self.machine.hidden_apic, self.crb()?);
         let additions = Additions { hidden_apic, crb, log };
-        self.tables.build(ram, self.machine.rsdp_at, self.place.tables.start, &additions)
+        self.description.tables.build(ram, self.machine.rsdp_at, self.place.tables.start, &additions)
     }
 
-    fn measure(
-        &mut self,
-        ram: &dyn Reach,
-        tpm: &mut dyn Tpm,
-        banks: &Banks,
-        launch_measurement: &[u8; 48],
-    ) -> Result<(), GuestFault> {
-        let [kernel, initrd] = match self.digests.take() {
-            Some(digests) => digests,
-            None => [self.digests_of(ram, banks, Part::Kernel)?, self.digests_of(ram, banks, Part::Initrd)?],
-        };
-        let (mut config, mut command_line) = ([0; CONFIG_BYTES_MAX], [0; COMMAND_LINE_BYTES_MAX]);
-        let facts = Facts {
-            version: concat!("husk ", env!("CARGO_PKG_VERSION")),
-            launch_measurement,
-            guest_cpus: self.machine.guest_cpus,
-            guest_bytes: self.place.map.usable_bytes(),
-            tables: self.tables.bytes(),
-            config: self.small(ram, Part::Config, &mut config)?,
-            command_line: self.small(ram, Part::CommandLine, &mut command_line)?,
-            kernel: &kernel,
-            initrd: &initrd,
-        };
-        measure(tpm, banks, &mut self.log, &facts)?;
-        self.digests = Some([kernel, initrd]);
-        Ok(())
-    }
-
-    fn load(&self, ram: &mut dyn Reach) -> Result<(), GuestFault> {
+    fn place_all(&self, ram: &mut dyn Reach) -> Result<(), GuestFault> {
         let place = &self.place;
         let [kernel, initrd] = [Part::Kernel, Part::Initrd].map(|part| self.shape.part(part));
         copy(ram, self.at(kernel) + self.kernel.code_offset, place.kernel_at, self.kernel.code_bytes)?;
@@ -199,23 +230,9 @@ impl Guest {
         for (descriptor, at) in DESCRIPTORS.iter().zip((place.descriptors_at..).step_by(8)) {
             ram.copy_out(at, &descriptor.to_le_bytes())?;
         }
-        fill(ram, &place.tables, self.tables.bytes())?;
-        fill(ram, &place.log, self.log.bytes())?;
+        fill(ram, &place.tables, self.description.tables.bytes())?;
+        fill(ram, &place.log, self.description.log.bytes())?;
         fill(ram, &place.crb, &[])
-    }
-
-    fn digests_of(&self, ram: &dyn Reach, banks: &Banks, part: Part) -> Result<Digests, GuestFault> {
-        let mut hasher = Hasher::new(banks);
-        let extent = self.shape.part(part);
-        let mut chunk = [0; CHUNK_BYTES];
-        let mut done = 0;
-        while done < extent.bytes {
-            let piece = piece(&mut chunk, extent.bytes - done);
-            ram.copy_in(self.at(extent) + done, piece)?;
-            hasher.update(piece);
-            done += piece.len() as u64;
-        }
-        Ok(hasher.finish())
     }
 
     /// Copies a part that fits a buffer.

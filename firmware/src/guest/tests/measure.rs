@@ -1,6 +1,6 @@
 //! Laws of the measurements: the log tells exactly what the TPM was told.
 
-use super::{Bank, Banks, Digests, Facts, Hasher, extend, measure, start_up};
+use super::{Bank, Banks, Digests, Facts, extend, measure, start_up};
 use crate::guest::GuestFault;
 use crate::guest::log::Log;
 use husk::engine::Locality;
@@ -56,7 +56,7 @@ fn bank(algorithm: u16) -> Banks {
 fn replay(values: &mut BTreeMap<(u32, u16), Vec<u8>>, pcr: u32, algorithm: u16, digest: &[u8]) {
     let value = values.entry((pcr, algorithm)).or_insert_with(|| vec![0; digest.len()]);
     let joined = [value.as_slice(), digest].concat();
-    *value = Hasher::digests_of(&bank(algorithm), &joined).iter().next().unwrap().1.to_vec();
+    *value = Digests::of(&bank(algorithm), &joined).unwrap().iter().next().unwrap().1.to_vec();
 }
 
 impl Tpm for Pcrs {
@@ -118,7 +118,7 @@ fn facts<'f>(kernel: &'f Digests, initrd: &'f Digests) -> Facts<'f> {
 fn measured(tpm: &mut Pcrs) -> (Log, Banks) {
     let banks = start_up(tpm).unwrap();
     let mut log = Log::empty();
-    let [kernel, initrd] = [b"K", b"I"].map(|bytes| Hasher::digests_of(&banks, bytes));
+    let [kernel, initrd] = [b"K", b"I"].map(|bytes| Digests::of(&banks, bytes).unwrap());
     measure(tpm, &banks, &mut log, &facts(&kernel, &initrd)).unwrap();
     (log, banks)
 }
@@ -162,13 +162,13 @@ fn every_fact_reaches_the_pcr_that_the_plan_names() {
     let value = |change: &dyn Fn(&mut Facts<'_>), pcr: u32| {
         let mut tpm = Pcrs::with(&ALL[1..2]);
         let banks = start_up(&mut tpm).unwrap();
-        let [kernel, initrd] = [b"K", b"I"].map(|bytes| Hasher::digests_of(&banks, bytes));
+        let [kernel, initrd] = [b"K", b"I"].map(|bytes| Digests::of(&banks, bytes).unwrap());
         let mut facts = facts(&kernel, &initrd);
         change(&mut facts);
         measure(&mut tpm, &banks, &mut Log::empty(), &facts).unwrap();
         tpm.values[&(pcr, 0xB)].clone()
     };
-    let other = Hasher::digests_of(&bank(0xB), b"other");
+    let other = Digests::of(&bank(0xB), b"other").unwrap();
     let same = |_: &mut Facts<'_>| {};
     assert_ne!(value(&same, 0), value(&|facts| facts.launch_measurement = &[8; 48], 0));
     assert_ne!(value(&same, 1), value(&|facts| facts.guest_cpus = 3, 1));
@@ -202,6 +202,6 @@ fn a_bank_that_cannot_be_extended_or_a_tpm_that_refuses_stops_the_start() {
 #[test]
 fn the_largest_extend_fits_its_buffer() {
     let banks = start_up(&mut Pcrs::with(&ALL)).unwrap();
-    let command = extend(23, &Hasher::digests_of(&banks, b"")).unwrap();
+    let command = extend(23, &Digests::of(&banks, b"").unwrap()).unwrap();
     assert_eq!(command.len(), 10 + 4 + 13 + 4 + 4 * 2 + 20 + 32 + 48 + 64);
 }

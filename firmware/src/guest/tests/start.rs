@@ -1,6 +1,6 @@
 //! Laws of a start: everything at its place, and a reboot finds what the host brought.
 
-use super::{Entry, Guest, Machine};
+use super::{Description, Entry, Guest, Machine};
 use crate::guest::GuestFault;
 use crate::guest::acpi::tests::{RSDP_AT, write_machine};
 use crate::guest::bzimage::tests::front;
@@ -57,9 +57,11 @@ fn booted() -> (Memory, Machine) {
     (memory, machine)
 }
 
-fn started(guest: &mut Guest, memory: &mut Memory) -> (Entry, Vec<Vec<u8>>, Pcrs) {
+fn started(guest: &mut Guest<'_>, memory: &mut Memory) -> (Entry, Vec<Vec<u8>>, Pcrs) {
     let mut tpm = Pcrs::with(&ALL);
-    let entry = guest.start(memory, &mut tpm, &[7; 48]).unwrap();
+    let files = guest.files();
+    let measured = guest.measure(memory, &mut tpm, &[7; 48], &files).unwrap();
+    let entry = guest.load(memory, measured).unwrap();
     let place = &guest.place;
     let area = |at: u64, bytes: usize| {
         let mut content = vec![0; bytes];
@@ -82,7 +84,8 @@ fn started(guest: &mut Guest, memory: &mut Memory) -> (Entry, Vec<Vec<u8>>, Pcrs
 #[test]
 fn everything_is_at_its_place() {
     let (mut memory, machine) = booted();
-    let mut guest = Guest::plan(&memory, machine).unwrap();
+    let mut description = Description::empty();
+    let mut guest = Guest::plan(&memory, machine, &mut description).unwrap();
     let (entry, content, _) = started(&mut guest, &mut memory);
     assert_eq!(content[0], kernel()[1024..]);
     assert_eq!(u64::from(guest.crb().unwrap().base()), guest.place.crb.start, "the tables say where it is");
@@ -98,7 +101,8 @@ fn everything_is_at_its_place() {
 #[test]
 fn a_reboot_finds_what_the_host_brought_and_not_what_the_guest_left() {
     let (mut memory, machine) = booted();
-    let mut guest = Guest::plan(&memory, machine).unwrap();
+    let mut description = Description::empty();
+    let mut guest = Guest::plan(&memory, machine, &mut description).unwrap();
     let first = started(&mut guest, &mut memory);
     let hidden = guest.hidden();
     for page in (0..MEMORY_BYTES as u64).step_by(4096) {
@@ -110,13 +114,33 @@ fn a_reboot_finds_what_the_host_brought_and_not_what_the_guest_left() {
     assert!((first.0, first.1) == (second.0, second.1) && first.2.values == second.2.values);
 }
 
+/// TPM2_PCR_Allocate takes effect at a reset: a bank that is new must not be left to the guest.
+#[test]
+fn a_bank_that_was_activated_before_a_reboot_is_measured_into_like_any_other() {
+    let (memory, machine) = booted();
+    let mut description = Description::empty();
+    let mut guest = Guest::plan(&memory, machine, &mut description).unwrap();
+    let files = guest.files();
+    let mut measured_into = |active: &[(u16, [u8; 3])]| {
+        let mut tpm = Pcrs::with(active);
+        let _measured = guest.measure(&memory, &mut tpm, &[7; 48], &files).unwrap();
+        tpm.values
+    };
+    let first = measured_into(&ALL[1..2]);
+    let second = measured_into(&ALL);
+    for pcr in [4, 9] {
+        assert_eq!(first[&(pcr, 0xB)], second[&(pcr, 0xB)]);
+        assert!([4, 0xB, 0xC, 0xD].iter().all(|bank| second.contains_key(&(pcr, *bank))), "PCR {pcr}");
+    }
+}
+
 #[test]
 fn a_payload_that_is_not_one_starts_nothing() {
     let (memory, machine) = booted();
     let with = |at: u64, byte: u8| {
         let mut memory = memory.clone();
         memory.copy_out(PAYLOAD_AT + at, &[byte]).unwrap();
-        Guest::plan(&memory, machine.clone()).map(|_| ())
+        Guest::plan(&memory, machine.clone(), &mut Description::empty()).map(|_| ())
     };
     assert_eq!(with(0, 0), Err(GuestFault::PayloadMalformed));
     assert_eq!(with(19, 0x10), Err(GuestFault::PayloadMalformed));
@@ -124,7 +148,13 @@ fn a_payload_that_is_not_one_starts_nothing() {
     assert_eq!(with(PAGE_BYTES + 0x238, 5).and(with(PAGE_BYTES + 0x239, 0)), Ok(()));
     let mut memory = memory.clone();
     memory.copy_out(PAYLOAD_AT + PAGE_BYTES + 0x238, &[5, 0]).unwrap();
-    assert_eq!(Guest::plan(&memory, machine.clone()).map(|_| ()), Err(GuestFault::CommandLineTooLong));
+    assert_eq!(
+        Guest::plan(&memory, machine.clone(), &mut Description::empty()).map(|_| ()),
+        Err(GuestFault::CommandLineTooLong)
+    );
     let beyond = Machine { payload_at: 1 << 40, ..machine };
-    assert_eq!(Guest::plan(&memory, beyond).map(|_| ()), Err(GuestFault::PayloadMalformed));
+    assert_eq!(
+        Guest::plan(&memory, beyond, &mut Description::empty()).map(|_| ()),
+        Err(GuestFault::PayloadMalformed)
+    );
 }
