@@ -52,6 +52,9 @@ enum Command {
     Relay(husk_relay::cli::Args),
     /// Start a machine with the image in it.
     Run(Box<husk_launcher::cli::Args>),
+    /// Say whether this host can start VMs under SEV-SNP.
+    #[command(subcommand)]
+    Host(husk_launcher::snp::cli::HostCommand),
     /// Show and verify attestation reports and SVSM manifests.
     #[command(subcommand)]
     Evidence(evidence::EvidenceCommand),
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Vtpmd(args) => husk_vtpmd::daemon::run(&args),
         Command::Relay(args) => husk_relay::cli::run(&args),
         Command::Run(args) => husk_launcher::cli::run(*args),
+        Command::Host(command) => command.run(),
         Command::Evidence(command) => command.run(),
         Command::Volume(command) => command.run(),
     };

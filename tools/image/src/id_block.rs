@@ -7,6 +7,7 @@
 //! refuses, or that gives memory away, is not signed unless the caller insists.
 //! **Not here.** Which digest to sign: [`crate::plan`], [`crate::ovmf_launch`].
 
+use crate::igvm_file::IdBlockHeader;
 use core::mem::{offset_of, size_of};
 use p384::SecretKey;
 use p384::ecdsa::signature::Signer as _;
@@ -108,6 +109,34 @@ impl EcdsaKey {
     pub fn digest(&self) -> [u8; 48] {
         Sha384::digest(self.as_bytes()).into()
     }
+}
+
+/// An IGVM file's ID block, for a launch under `policy`, in the form in which the processor takes it.
+#[must_use]
+pub fn from_header(header: &IdBlockHeader, policy: u64) -> (IdBlock, IdAuth) {
+    let block = IdBlock {
+        launch_digest: header.ld,
+        family_id: header.family_id,
+        image_id: header.image_id,
+        version: header.version.into(),
+        guest_svn: header.guest_svn.into(),
+        policy: policy.into(),
+    };
+    let mut auth = IdAuth::new_zeroed();
+    auth.id_key_algorithm = header.id_key_algorithm.into();
+    auth.author_key_algorithm = header.author_key_algorithm.into();
+    auth.id_block_signature.r = header.id_key_signature.r_comp;
+    auth.id_block_signature.s = header.id_key_signature.s_comp;
+    auth.id_key_signature.r = header.author_key_signature.r_comp;
+    auth.id_key_signature.s = header.author_key_signature.s_comp;
+    for (key, from) in
+        [(&mut auth.id_key, &header.id_public_key), (&mut auth.author_key, &header.author_public_key)]
+    {
+        key.curve = from.curve.into();
+        key.qx = from.qx;
+        key.qy = from.qy;
+    }
+    (block, auth)
 }
 
 /// Why nothing was signed.

@@ -4,6 +4,7 @@ use crate::image::Image;
 use crate::machine::{self, Acceleration, GUEST_CPUS_MAX};
 use crate::payload::Inputs;
 use crate::run::Plan;
+use crate::snp::cli::{Shared, SnpArgs};
 use anyhow::{Context, bail};
 use husk_firmware::wishes::{CrbPlace, Gate, Ways};
 use husk_relay::pipe::{HttpPipe, Pipe};
@@ -21,11 +22,13 @@ pub struct Args {
     /// Print the launch measurement of the image, for `husk vm enroll --measurement`, and start nothing
     #[arg(long)]
     measure_only: bool,
+    #[command(flatten)]
+    snp: SnpArgs,
     /// The image [default: husk-image beside this program]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
     /// The guest's kernel, a bzImage
-    #[arg(long, value_name = "FILE", required_unless_present = "measure_only")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["measure_only", "sev_snp"])]
     kernel: Option<PathBuf>,
     /// The guest's initial RAM file system
     #[arg(long, value_name = "FILE")]
@@ -34,27 +37,27 @@ pub struct Args {
     #[arg(long, value_name = "WORDS", default_value = "console=ttyS0")]
     append: String,
     /// The volume file; one machine at a time
-    #[arg(long, value_name = "FILE", required_unless_present = "measure_only")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["measure_only", "sev_snp"])]
     volume: Option<PathBuf>,
     /// The unit that the volume's medium writes without touching neighbours, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 512, value_parser = block_bytes)]
     block_bytes: u32,
     /// The broker, such as http://127.0.0.1:8630
-    #[arg(long, value_name = "URL", required_unless_present = "measure_only")]
+    #[arg(long, value_name = "URL", required_unless_present_any = ["measure_only", "sev_snp"])]
     broker: Option<String>,
     /// The launch configuration that `husk vm enroll` wrote
-    #[arg(long, value_name = "FILE", required_unless_present = "measure_only")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["measure_only", "sev_snp"])]
     config: Option<PathBuf>,
     /// The socket of `husk psp serve`, which plays the secure processor
-    #[arg(long, value_name = "PATH", required_unless_present = "measure_only")]
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["measure_only", "sev_snp"])]
     psp: Option<PathBuf>,
     /// Where the guest finds its TPM: trapped, at the usual address, or private, in memory of its own that is reserved for it
     #[arg(long, value_name = "WORD", default_value = "trapped", value_parser = crb_place)]
     crb: CrbPlace,
     /// Offer SVSM calls besides, by VMMCALL
-    #[arg(long)]
+    #[arg(long, conflicts_with = "sev_snp")]
     svsm_calls: bool,
-    /// How many processors the guest has; the machine has one more, which serves the TPM
+    /// How many processors the guest has; without SEV-SNP the machine has one more, which serves the TPM
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(GUEST_CPUS_MAX)))]
     vcpus: u8,
     /// The machine's memory in MiB; the guest gets what firmware and payload leave
@@ -82,6 +85,9 @@ pub struct Args {
 /// # Errors
 /// One line: what, whose fault, what to do; or [`Ended`](crate::run::Ended).
 pub fn run(args: Args) -> anyhow::Result<()> {
+    if args.snp.is_asked_for() {
+        return args.snp.run(&args.shared());
+    }
     let image_path = args.image.clone().map_or_else(beside, Ok)?;
     let image = Image::open(&image_path)?;
     if args.measure_only {
@@ -115,6 +121,23 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     plan.run(pipe)
+}
+
+impl Args {
+    /// What a launch under SEV-SNP takes from here.
+    fn shared(&self) -> Shared<'_> {
+        Shared {
+            measure_only: self.measure_only,
+            print: self.print,
+            config: self.config.as_deref(),
+            volume: self.volume.as_deref(),
+            block_bytes: self.block_bytes,
+            vcpus: self.vcpus.into(),
+            memory_mib: self.memory,
+            qemu: &self.qemu,
+            extra: &self.extra,
+        }
+    }
 }
 
 fn beside() -> anyhow::Result<PathBuf> {

@@ -121,7 +121,7 @@ fn wishes(ways: Ways) -> String {
 }
 
 /// A path in one of QEMU's comma-separated words.
-fn escaped(path: &Path) -> String {
+pub(crate) fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 

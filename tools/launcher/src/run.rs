@@ -52,7 +52,7 @@ impl Ended {
     }
 
     /// Reads QEMU's exit status: its exit device answers `value` with `2 × value + 1`.
-    fn judge(status: ExitStatus) -> Result<(), Self> {
+    pub(crate) fn judge(status: ExitStatus) -> Result<(), Self> {
         const FAMILIES: [Family; 6] =
             [Family::Guest, Family::Host, Family::Broker, Family::Seal, Family::Engine, Family::Bug];
         let code = status.code().unwrap_or(1);
@@ -149,7 +149,7 @@ impl Plan {
 }
 
 /// Holds the volume for this process, as a help against mistakes: what keeps a VM from running twice is its broker.
-fn lock(path: &Path) -> anyhow::Result<File> {
+pub(crate) fn lock(path: &Path) -> anyhow::Result<File> {
     let shown = path.display();
     let file = OpenOptions::new().read(true).write(true).open(path).with_context(|| {
         format!(
