@@ -1,9 +1,9 @@
-//! Laws of the fault codes: unique, stable, and listed in the handbook.
+//! Laws of the fault codes, the component's and the image's: unique, stable, and listed in the handbook.
 
 use husk::fault::Fault;
 use std::collections::BTreeMap;
 
-/// Every fault that the component can give.
+/// Every fault that the component and the image can give.
 fn all() -> Vec<(String, Fault)> {
     let mut faults = Vec::new();
     macro_rules! gather {
@@ -21,6 +21,8 @@ fn all() -> Vec<(String, Fault)> {
         husk::release::ReleaseFault,
         husk::attest::AttestFault,
         husk::vtpm::VtpmFault,
+        husk_firmware::guest::GuestFault,
+        husk_firmware::virtio::DeviceFault,
     );
     faults.sort_by_key(|(_, fault)| fault.code());
     faults

@@ -74,7 +74,12 @@ const SUBCOMMANDS: &[Subcommand] = &[
         flags: &["--keep", "--host"],
         run: |flags| demo::run(flags.has("--keep"), flags.has("--host")),
     },
-    Subcommand { name: "image", help: image::HELP, flags: &[], run: |_| image::run() },
+    Subcommand {
+        name: "image",
+        help: image::HELP,
+        flags: &["--twice"],
+        run: |flags| image::run(flags.has("--twice")),
+    },
     Subcommand {
         name: "bench",
         help: bench::HELP,

@@ -43,6 +43,7 @@ fn tried_at_length(all: bool, steps: &mut Steps) -> Result<(), Failure> {
         soak::into(steps, &soak::BRIEF);
         return Ok(());
     }
+    steps.attempt("image: built twice", image::twice::compare);
     fuzz::into(steps, &fuzz::Wish { seconds: 20, target: None, merge: false })?;
     soak::into(steps, &soak::Wish { duration: Duration::from_secs(60 * soak::MINUTES), seed: None });
     Ok(())

@@ -4,6 +4,7 @@ mod budget;
 mod elf;
 mod recursion;
 mod symbols;
+pub(crate) mod twice;
 
 use crate::failure::Failure;
 use crate::{house, process, setup};
@@ -11,12 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub(crate) const HELP: &str = "\
-cargo xtask image
+cargo xtask image [--twice]
 
 Builds the bootable image for a machine without an operating system, strips it into
 target/husk/image/husk-image, and checks it: nothing is writable and executable, all
 of it lies in the layer's region, the C symbols that the engine needs are those of
 stubs/symbols.txt, no function of Rust calls itself, and it keeps to firmware/budget.toml.
+With --twice the sources are built again from nothing in another folder, which must give
+the same bytes.
 
 Boots under QEMU's emulation (and any machine with AMD SVM):
 
@@ -28,9 +31,12 @@ const TARGET: &str = "x86_64-unknown-none";
 const BUDGET: &str = "firmware/budget.toml";
 
 /// Builds and checks, and says what it found.
-pub(crate) fn run() -> Result<(), Failure> {
+pub(crate) fn run(twice: bool) -> Result<(), Failure> {
     setup::to_build()?;
     println!("image: {}", make()?);
+    if twice {
+        println!("image: {}", twice::compare()?);
+    }
     Ok(())
 }
 
@@ -41,10 +47,9 @@ pub(crate) fn path() -> Result<PathBuf, Failure> {
 
 /// Builds and checks the image; what it costs.
 pub(crate) fn make() -> Result<String, Failure> {
-    let built = build()?;
+    let built = build(&Place { sources: house::root().to_owned(), target: None })?;
     let image = path()?;
-    let mut strip = Command::new("objcopy");
-    process::run(strip.arg("--strip-all").arg(&built).arg(&image))?;
+    strip(&built, &image)?;
     let root = house::root();
     symbols::check(root)?;
     let functions = recursion::check(&built)?;
@@ -69,13 +74,27 @@ fn shown(path: &Path, root: &Path) -> String {
     path.strip_prefix(root).unwrap_or(path).display().to_string()
 }
 
-fn build() -> Result<PathBuf, Failure> {
+fn strip(built: &Path, image: &Path) -> Result<(), Failure> {
+    process::run(Command::new("objcopy").arg("--strip-all").arg(built).arg(image))
+}
+
+/// Where an image is built.
+struct Place {
+    sources: PathBuf,
+    /// Where cargo puts what it makes, if not where it does.
+    target: Option<PathBuf>,
+}
+
+fn build(place: &Place) -> Result<PathBuf, Failure> {
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--quiet", "--release", "--package", "husk-firmware", "--bin", "husk-image"]);
     cargo
         .args(["--target", TARGET, "--message-format", "json-render-diagnostics"])
-        .args(["--config", &remapped_paths()?])
-        .current_dir(house::root());
+        .args(["--config", &remapped_paths(&place.sources)?])
+        .current_dir(&place.sources);
+    if let Some(target) = &place.target {
+        cargo.arg("--target-dir").arg(target);
+    }
     let messages = process::output(&mut cargo)?;
     let mut made =
         messages.lines().filter_map(|line| line.split("\"executable\":\"").nth(1)?.split('"').next());
@@ -84,12 +103,12 @@ fn build() -> Result<PathBuf, Failure> {
 
 /// Tells the compiler to name sources the same wherever they lie: panic messages carry their paths, and the same commit
 /// gives the same image. A line of cargo's configuration, which adds to the flags of `.cargo/config.toml`.
-fn remapped_paths() -> Result<String, Failure> {
+fn remapped_paths(sources: &Path) -> Result<String, Failure> {
     let sysroot = process::output(Command::new("rustc").args(["--print", "sysroot"]))?;
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
     let home = home.ok_or_else(|| refused("neither CARGO_HOME nor HOME is set".into()))?;
-    let places = [(house::root(), "/husk"), (home.as_path(), "/cargo"), (Path::new(sysroot.trim()), "/rust")];
+    let places = [(sources, "/husk"), (home.as_path(), "/cargo"), (Path::new(sysroot.trim()), "/rust")];
     let flags = places.map(|(place, name)| format!("'--remap-path-prefix={}={name}'", place.display()));
     Ok(format!("target.{TARGET}.rustflags=[{}]", flags.join(",")))
 }
