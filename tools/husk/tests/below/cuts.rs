@@ -4,7 +4,7 @@ use crate::world::{Machine, World, kernel};
 use std::path::Path;
 
 /// Cuts in an ordinary run, and in a long one.
-const CUTS: [u64; 2] = [6, 20];
+const CUTS: [u64; 2] = [20, 100];
 /// Where the cuts fall is decided by this alone.
 const SEED: u64 = 0x5EED;
 /// The cut comes after at most so many writes more.
