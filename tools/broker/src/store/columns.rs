@@ -57,8 +57,9 @@ fn read(mut columns: Columns) -> Result<Row, StoreError> {
     })
 }
 
-/// Stores `new` over `old`, if `old` is still what the database holds.
-pub(super) fn swap(sql: &mut dyn Sql, vm: &VmName, old: &Row, new: &Row) -> Result<(), StoreError> {
+/// Stores `new` over `old`, if `old` is still what the database holds, and erases the secrets whose names are gone with it; whether there
+/// were any.
+pub(super) fn swap(sql: &mut dyn Sql, vm: &VmName, old: &Row, new: &Row) -> Result<bool, StoreError> {
     let token = |name: Option<SecretName>| name.map(|name| to_sql(name.token)).transpose();
     let values: [Value; 20] = [
         vm.tenant.0.into(),
@@ -82,7 +83,26 @@ pub(super) fn swap(sql: &mut dyn Sql, vm: &VmName, old: &Row, new: &Row) -> Resu
         to_sql(old.head.sequence)?.into(),
         old.head.digest.into(),
     ];
-    if sql.execute(UPDATE, &values)? == 1 { Ok(()) } else { Err(StoreError::Raced) }
+    if sql.execute(UPDATE, &values)? != 1 {
+        return Err(StoreError::Raced);
+    }
+    let mut erased = false;
+    for name in gone(old, new) {
+        sql.execute(
+            "DELETE FROM secrets WHERE tenant = ?1 AND vm = ?2 AND token = ?3",
+            &[vm.tenant.0.into(), vm.vm.0.into(), to_sql(name.token)?.into()],
+        )?;
+        erased = true;
+    }
+    Ok(erased)
+}
+
+/// Names that `old` has and `new` has not.
+pub(super) fn gone<'r>(old: &'r Row, new: &'r Row) -> impl Iterator<Item = SecretName> + 'r {
+    [old.current, old.next]
+        .into_iter()
+        .flatten()
+        .filter(|name| new.current != Some(*name) && new.next != Some(*name))
 }
 
 const fn life_number(life: Life) -> i64 {

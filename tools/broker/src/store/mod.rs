@@ -208,7 +208,6 @@ impl Store {
             let row = load(sql, vm)?.ok_or(StoreError::UnknownVm(*vm))?;
             let new = operate(&row, order).map_err(StoreError::Barred)?;
             swap(sql, vm, &row, &new)?;
-            erase(sql, vm, gone(&row, &new))?;
             Ok(new)
         })?;
         self.database.scrub();
@@ -403,22 +402,4 @@ fn bind_launch(
         &[tenant, id, (bound - i64::from(LAUNCHES_MAX)).into()],
     )?;
     Ok(true)
-}
-
-/// Names that `old` has and `new` has not.
-fn gone<'r>(old: &'r Row, new: &'r Row) -> impl Iterator<Item = SecretName> + 'r {
-    [old.current, old.next]
-        .into_iter()
-        .flatten()
-        .filter(|name| new.current != Some(*name) && new.next != Some(*name))
-}
-
-fn erase(sql: &mut dyn Sql, vm: &VmName, names: impl Iterator<Item = SecretName>) -> Result<(), StoreError> {
-    for name in names {
-        sql.execute(
-            "DELETE FROM secrets WHERE tenant = ?1 AND vm = ?2 AND token = ?3",
-            &[vm.tenant.0.into(), vm.vm.0.into(), to_sql(name.token)?.into()],
-        )?;
-    }
-    Ok(())
 }

@@ -1,10 +1,10 @@
 //! The store of a broker that serves: it decides requests, many in one transaction.
 
 use super::clock::{Seen, Shared};
-use super::columns::{load, swap};
+use super::columns::{gone, load, swap};
 use super::counter::Counter;
 use super::sql::{Sql, Value, to_sql, transact};
-use super::{Store, StoreError, all_vms, erase, gone};
+use super::{Store, StoreError, all_vms};
 use crate::ids::VmName;
 use crate::rules::{InstanceId, Moment, Order, Reply, Request, Row, SecretName, operate, step};
 use crate::vault::{RootKeys, Wrapped, fresh_secret};
@@ -201,7 +201,6 @@ impl Serving {
                 let row = load(sql, &vm)?.ok_or(StoreError::Damaged)?;
                 if let Ok(new) = operate(&row, Order::Halt) {
                     swap(sql, &vm, &row, &new)?;
-                    erase(sql, &vm, gone(&row, &new))?;
                     halted += 1;
                 }
             }
@@ -241,10 +240,8 @@ impl One<'_> {
         };
         let Prepared { row, change, decided, wrapped } = prepared;
         if let Some(new) = change {
-            swap(self.sql, &ask.vm, &row, &new)?;
+            self.erased |= swap(self.sql, &ask.vm, &row, &new)?;
             self.changed = true;
-            self.erased |= gone(&row, &new).next().is_some();
-            erase(self.sql, &ask.vm, gone(&row, &new))?;
         }
         for (name, wrapped) in wrapped {
             insert(self.sql, &ask.vm, name, wrapped)?;
