@@ -9,9 +9,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
 use husk::frontend::crb::Work;
 use husk::frontend::svsm::CallMemory;
-use husk::release::session::SessionMemory;
-use husk::volume::{STATE_BYTES_MAX, Workspace};
-use husk::vtpm::Memory;
+use husk::vtpm::{Memory, Storage};
 
 /// The ceiling of the engine's heap, in bytes: what does not fit is refused, and the command fails.
 pub const ARENA_BYTES: usize = 1024 * 1024;
@@ -39,14 +37,8 @@ impl<T> Reserve<T> {
 
 #[unsafe(link_section = ".bss.husk_secrets.arena")]
 static ARENA: Reserve<[u8; ARENA_BYTES]> = Reserve::new([0; ARENA_BYTES]);
-#[unsafe(link_section = ".bss.husk_secrets.durable")]
-static DURABLE: Reserve<[u8; STATE_BYTES_MAX]> = Reserve::new([0; STATE_BYTES_MAX]);
-#[unsafe(link_section = ".bss.husk_secrets.current")]
-static CURRENT: Reserve<[u8; STATE_BYTES_MAX]> = Reserve::new([0; STATE_BYTES_MAX]);
-#[unsafe(link_section = ".bss.husk_secrets.workspace")]
-static WORKSPACE: Reserve<Workspace> = Reserve::new(Workspace::new());
-#[unsafe(link_section = ".bss.husk_secrets.session")]
-static SESSION: Reserve<SessionMemory> = Reserve::new(SessionMemory::new());
+#[unsafe(link_section = ".bss.husk_secrets.storage")]
+static STORAGE: Reserve<Storage> = Reserve::new(Storage::new());
 #[unsafe(link_section = ".bss.husk_secrets.calls")]
 static CALLS: Reserve<CallMemory> = Reserve::new(CallMemory::EMPTY);
 static DESCRIPTION: Reserve<Description> = Reserve::new(Description::empty());
@@ -75,8 +67,7 @@ pub fn engine_heap() -> Option<&'static mut [u8]> {
 /// The component's memory, once.
 #[must_use]
 pub fn component() -> Option<Memory<'static>> {
-    let (durable, current) = (DURABLE.take()?, CURRENT.take()?);
-    Some(Memory { durable, current, workspace: WORKSPACE.take()?, session: SESSION.take()? })
+    STORAGE.take().map(Storage::lend)
 }
 
 /// The memory of the guest's description, once.

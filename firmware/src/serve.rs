@@ -35,7 +35,7 @@ use husk::frontend::Tpm;
 use husk::frontend::svsm::{self, CallMemory};
 use husk::release::ReleaseFault;
 use husk::seams::Platform;
-use husk::vtpm::{Asked, Cold, Identified, Memory, Served, Vtpm};
+use husk::vtpm::{Cold, Memory, Served, Vtpm};
 use husk_stubs::Canceller;
 use spin::Once;
 
@@ -178,22 +178,16 @@ fn boot(
     platform: &mut Platform<'_>,
     config: &[u8],
 ) -> Result<Component, Fault> {
-    let mut identified: Identified<'static, ReferenceEngine> = cold.identify(platform, config)?;
+    let identified = cold.identify(platform, config)?;
     let deadline_ms = clock::now_ms() + LEASE_PATIENCE_MS;
-    loop {
-        match identified.release(platform) {
-            Asked::Released(released) => return released.unseal(platform)?.confirm(platform),
-            Asked::Refused { fault, .. } => return Err(fault),
-            Asked::Busy { again, retry_ms } => {
-                if clock::now_ms() + u64::from(retry_ms) > deadline_ms {
-                    return Err(ReleaseFault::Busy.into());
-                }
-                console::line("husk: another instance may still be answering; asking again in ms", retry_ms);
-                clock::pause_ms(retry_ms.into());
-                identified = again;
-            }
+    identified.earn(platform, &mut |retry_ms| {
+        let is_worth_it = clock::now_ms() + u64::from(retry_ms) <= deadline_ms;
+        if is_worth_it {
+            console::line("husk: another instance may still be answering; asking again in ms", retry_ms);
+            clock::pause_ms(retry_ms.into());
         }
-    }
+        is_worth_it
+    })
 }
 
 /// The TPM's registers, by the driver that serves them.
