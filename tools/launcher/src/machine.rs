@@ -191,7 +191,7 @@ fn nested() -> Result<(), QemuError> {
 }
 
 /// The numbers in `QEMU emulator version 7.2.22 (Debian …)`.
-fn version(text: &str) -> Option<(u32, u32, u32)> {
+pub(crate) fn version(text: &str) -> Option<(u32, u32, u32)> {
     let (_, rest) = text.split_once("QEMU emulator version ")?;
     let mut numbers = rest.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
     let mut next = || numbers.next()?.ok();

@@ -1,5 +1,6 @@
 //! What a host needs to start a VM under SEV-SNP from an IGVM file, and whether it is there.
 
+use crate::machine;
 use std::arch::x86_64::__cpuid;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::process::Command;
 /// The first kernel whose KVM starts SEV-SNP guests without patches.
 const KERNEL_MIN: (u32, u32) = (6, 11);
 /// The first QEMU that starts IGVM files.
-const QEMU_MIN: (u32, u32) = (10, 1);
+const QEMU_MIN: (u32, u32, u32) = (10, 1, 0);
 /// The word for SEV-SNP among a processor's flags in `/proc/cpuinfo`.
 const CPU_FLAG: &str = "sev_snp";
 /// CPUID function with the position of the C-bit (AMD 24594, Fn8000_001F).
@@ -177,7 +178,7 @@ impl Probe {
     fn qemu_version(&self) -> Seen {
         let text = self.qemu_says(&["--version"])?;
         let line = text.lines().next().unwrap_or_default();
-        let version = line.split_once("QEMU emulator version ").and_then(|(_, rest)| numbers(rest));
+        let version = machine::version(line);
         let seen = if line.is_empty() { "it says no version".to_owned() } else { line.to_owned() };
         if version.is_some_and(|version| version >= QEMU_MIN) { Ok(seen) } else { Err(seen) }
     }
@@ -211,7 +212,7 @@ pub fn missing(checks: &[Check]) -> Vec<String> {
     missing.map(|check| format!("{}: {}; {}", check.name, check.seen, check.advice)).collect()
 }
 
-/// The first two numbers of `6.12.3-amd64` or `10.1.0 (Debian …)`.
+/// The first two numbers of `6.12.3-amd64`.
 fn numbers(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.split(|c: char| !c.is_ascii_digit());
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
