@@ -4,6 +4,8 @@
 
 #[path = "support/broker_end.rs"]
 mod broker_end;
+#[path = "support/nothing.rs"]
+mod nothing;
 #[path = "support/relay_world.rs"]
 mod relay_world;
 #[path = "release_session/tenure.rs"]

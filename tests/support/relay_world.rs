@@ -1,14 +1,14 @@
 //! A platform whose channel leads through a relay that the test bends.
 
 use super::broker_end::{BrokerEnd, Seeded};
+use super::nothing::Nothing;
 use husk::attest::launch::LaunchConfig;
 use husk::release::open::Verdict;
 use husk::release::session::{Attested, Client, SessionMemory};
 use husk::release::tenure::Tenure;
 use husk::release::{Anchor, Granted, Head, ReleaseFault};
 use husk::seams::{
-    Channel, ChannelError, Clock, Console, Disk, DiskError, Geometry, Platform, REPORT_BYTES,
-    REPORT_DATA_BYTES, Reporter, ReporterError,
+    Channel, ChannelError, Clock, Platform, REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError,
 };
 use std::cell::Cell;
 use std::rc::Rc;
@@ -126,37 +126,14 @@ impl Reporter for TestReporter {
     }
 }
 
-struct NoDisk;
-
-impl Disk for NoDisk {
-    fn geometry(&self) -> Geometry {
-        Geometry { size_bytes: 0, block_bytes: 512 }
-    }
-    fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-    fn flush(&mut self) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-}
-
-struct Silent;
-
-impl Console for Silent {
-    fn line(&mut self, _: &'static str, _: u32) {}
-}
-
 pub(crate) struct World {
     pub(crate) relay: Relay,
     pub(crate) reporter: TestReporter,
     pub(crate) clock_ms: Rc<Cell<u64>>,
     pub(crate) clock: Option<ManualClock>,
     entropy: Seeded,
-    disk: NoDisk,
-    console: Silent,
+    disk: Nothing,
+    console: Nothing,
 }
 
 impl World {
@@ -181,8 +158,8 @@ impl World {
             clock: Some(ManualClock(Rc::clone(&clock_ms))),
             clock_ms,
             entropy: Seeded::new(seed ^ 0x5EED),
-            disk: NoDisk,
-            console: Silent,
+            disk: Nothing,
+            console: Nothing,
         }
     }
 

@@ -15,6 +15,19 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::guest_ram::GuestRam;
 use crate::tpm::{self, Bytes};
 
+/// Every result code that a guest may see.
+pub(crate) const CODES: [ResultCode; 9] = [
+    ResultCode::Success,
+    ResultCode::UnsupportedProtocol,
+    ResultCode::UnsupportedCall,
+    ResultCode::InvalidAddress,
+    ResultCode::InvalidParameter,
+    ResultCode::InvalidRequest,
+    ResultCode::Busy,
+    ResultCode::NoReport,
+    ResultCode::Failed,
+];
+
 /// What the processor does when it is asked for a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Processor {

@@ -2,21 +2,9 @@
 
 use crate::attest_op::{CERTIFICATES, MANIFEST, OPERATION, Operation, REPORT};
 use crate::guest_ram::{BASE, BYTES, GuestRam};
-use crate::stand_in::{StandIn, rax};
+use crate::stand_in::{CODES, StandIn, rax};
 use husk::frontend::svsm::{Registers, ResultCode};
 use proptest::prelude::*;
-
-const CODES: [ResultCode; 9] = [
-    ResultCode::Success,
-    ResultCode::UnsupportedProtocol,
-    ResultCode::UnsupportedCall,
-    ResultCode::InvalidAddress,
-    ResultCode::InvalidParameter,
-    ResultCode::InvalidRequest,
-    ResultCode::Busy,
-    ResultCode::NoReport,
-    ResultCode::Failed,
-];
 
 /// Numbers near those that mean something.
 fn number() -> impl Strategy<Value = u64> {

@@ -44,6 +44,8 @@ mod broker_end;
 mod disk;
 #[path = "../../support/guest_ram.rs"]
 mod guest_ram;
+#[path = "../../support/nothing.rs"]
+mod nothing;
 #[path = "../../../src/engine/reference/permall.rs"]
 mod permall;
 #[expect(dead_code, reason = "a part of what the session's laws use")]

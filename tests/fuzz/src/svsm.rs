@@ -3,7 +3,7 @@
 use crate::attest_op::{ALL, NONCE, OPERATION, Operation, SINGLE};
 use crate::guest_ram::{BASE, BYTES, GuestRam};
 use crate::input::{Input, sized};
-use crate::stand_in::{Processor, StandIn, rax};
+use crate::stand_in::{CODES, Processor, StandIn, rax};
 use husk::engine::EndorsementKey;
 use husk::frontend::svsm::{HEADER_GUID, ManifestHeader, ManifestKey, Registers, ResultCode, VTPM_GUID};
 use husk_evidence::{Manifest, ServiceContent, VtpmManifest};
@@ -16,17 +16,6 @@ const QUERY: u64 = 2 << 32;
 const COMMAND: u64 = 2 << 32 | 1;
 /// One input makes at most so many calls.
 const CALLS_MAX: usize = 6;
-const CODES: [ResultCode; 9] = [
-    ResultCode::Success,
-    ResultCode::UnsupportedProtocol,
-    ResultCode::UnsupportedCall,
-    ResultCode::InvalidAddress,
-    ResultCode::InvalidParameter,
-    ResultCode::InvalidRequest,
-    ResultCode::Busy,
-    ResultCode::NoReport,
-    ResultCode::Failed,
-];
 
 /// For each call: what the world does, what the guest writes before, and its registers.
 pub(crate) fn call(data: &[u8]) {

@@ -7,6 +7,8 @@
 mod client;
 #[path = "broker/load.rs"]
 mod load;
+#[path = "../../../tests/support/nothing.rs"]
+mod nothing;
 #[path = "../tests/support/server.rs"]
 #[expect(clippy::unwrap_used, reason = "a test's support ends where its world fails")]
 mod server;

@@ -10,6 +10,8 @@
 mod broker;
 #[path = "instances/laws.rs"]
 mod laws;
+#[path = "../../../tests/support/nothing.rs"]
+mod nothing;
 #[path = "support/server.rs"]
 mod server;
 #[path = "instances/vm.rs"]

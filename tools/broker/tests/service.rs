@@ -6,6 +6,8 @@
 mod bench;
 #[path = "service/bytes.rs"]
 mod bytes;
+#[path = "../../../tests/support/nothing.rs"]
+mod nothing;
 #[path = "support/world.rs"]
 mod world;
 

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where its world fails")]
 
+#[path = "../../../tests/support/nothing.rs"]
+mod nothing;
 #[path = "support/site.rs"]
 mod site;
 
@@ -11,9 +13,10 @@ use husk::release::open::{Granted, Verdict};
 use husk::release::session::{Client, SessionMemory};
 use husk::release::tenure::Tenure;
 use husk::release::{Anchor, Head, ReleaseFault};
-use husk::seams::{Clock, Console, Disk, DiskError, Entropy, EntropyError, Geometry, Platform, Reporter};
+use husk::seams::{Clock, Entropy, EntropyError, Platform, Reporter};
 use husk_psp::{Identity, LocalGuest, Processor, PspReporter, expected_measurement, os_entropy};
 use husk_vtpmd::platform::SocketChannel;
+use nothing::Nothing;
 use site::{Process, Site};
 use std::fs;
 use std::time::Duration;
@@ -36,31 +39,6 @@ impl Entropy for Machine {
     fn fill(&mut self, into: &mut [u8]) -> Result<(), EntropyError> {
         getrandom::fill(into).map_err(|_| EntropyError)
     }
-}
-
-/// The session needs neither.
-struct Nothing;
-
-impl Disk for Nothing {
-    fn geometry(&self) -> Geometry {
-        Geometry { size_bytes: 0, block_bytes: 512 }
-    }
-
-    fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-
-    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-
-    fn flush(&mut self) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-}
-
-impl Console for Nothing {
-    fn line(&mut self, _: &'static str, _: u32) {}
 }
 
 /// One launch at the simulated processor.

@@ -1,5 +1,6 @@
 //! A VM: the component's client over one connection that stays open.
 
+use crate::nothing::Nothing;
 use crate::site::{FIRMWARE, Site};
 use anyhow::{anyhow, bail};
 use husk::attest::launch::LaunchConfig;
@@ -7,9 +8,7 @@ use husk::release::open::{Granted, Verdict};
 use husk::release::session::{Client, SessionMemory};
 use husk::release::tenure::Tenure;
 use husk::release::{Anchor as _, Head, ReleaseFault};
-use husk::seams::{
-    Channel, ChannelError, Clock, Console, Disk, DiskError, Entropy, EntropyError, Geometry, Platform,
-};
+use husk::seams::{Channel, ChannelError, Clock, EntropyError, Platform};
 use husk_psp::{LocalGuest, PspReporter};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -89,12 +88,12 @@ impl Vm {
 impl Machine {
     fn on<R>(&mut self, call: impl FnOnce(&mut Platform<'_>) -> R) -> R {
         call(&mut Platform {
-            disk: &mut Rest,
+            disk: &mut Nothing,
             channel: &mut self.relay,
             reporter: &mut self.reporter,
-            entropy: &mut Rest,
+            entropy: &mut |into: &mut [u8]| getrandom::fill(into).map_err(|_| EntropyError),
             clock: Some(&MachineClock(self.started)),
-            console: &mut Rest,
+            console: &mut Nothing,
         })
     }
 }
@@ -139,35 +138,4 @@ impl Channel for Relay {
     fn exchange(&mut self, request: &[u8], reply: &mut [u8]) -> Result<usize, ChannelError> {
         self.exchanged(request, reply).map_err(|_| ChannelError::Unreachable)
     }
-}
-
-/// Entropy, and a disk and a console that are not there.
-struct Rest;
-
-impl Entropy for Rest {
-    fn fill(&mut self, into: &mut [u8]) -> Result<(), EntropyError> {
-        getrandom::fill(into).map_err(|_| EntropyError)
-    }
-}
-
-impl Disk for Rest {
-    fn geometry(&self) -> Geometry {
-        Geometry { size_bytes: 0, block_bytes: 512 }
-    }
-
-    fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-
-    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-
-    fn flush(&mut self) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-}
-
-impl Console for Rest {
-    fn line(&mut self, _: &'static str, _: u32) {}
 }

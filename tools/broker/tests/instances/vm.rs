@@ -2,6 +2,7 @@
 
 use crate::broker::{Cluster, Dice, MEASUREMENT};
 use crate::laws::Ledger;
+use crate::nothing::Nothing;
 use husk::attest::launch::LaunchConfig;
 use husk::attest::report::Layout;
 use husk::release::open::{Granted, Verdict};
@@ -9,8 +10,8 @@ use husk::release::session::{Client, SessionMemory};
 use husk::release::tenure::Tenure;
 use husk::release::{Anchor, Head, ReleaseFault};
 use husk::seams::{
-    Channel, ChannelError, Clock, Console, Disk, DiskError, Entropy, EntropyError, Geometry, Platform,
-    REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError,
+    Channel, ChannelError, Clock, EntropyError, Platform, REPORT_BYTES, REPORT_DATA_BYTES, Reporter,
+    ReporterError,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -85,37 +86,6 @@ impl Reporter for &Machine {
     }
 }
 
-/// Entropy, and a disk and a console that are not there.
-struct Rest;
-
-impl Entropy for Rest {
-    fn fill(&mut self, into: &mut [u8]) -> Result<(), EntropyError> {
-        getrandom::fill(into).map_err(|_| EntropyError)
-    }
-}
-
-impl Disk for Rest {
-    fn geometry(&self) -> Geometry {
-        Geometry { size_bytes: 0, block_bytes: 512 }
-    }
-
-    fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-
-    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-
-    fn flush(&mut self) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-}
-
-impl Console for Rest {
-    fn line(&mut self, _: &'static str, _: u32) {}
-}
-
 struct Launch<'c> {
     config: LaunchConfig,
     machine: Machine,
@@ -140,12 +110,12 @@ impl<'c> Launch<'c> {
 
     fn on<R>(&mut self, call: impl FnOnce(&mut Platform<'_>) -> R) -> R {
         call(&mut Platform {
-            disk: &mut Rest,
+            disk: &mut Nothing,
             channel: &mut self.relay,
             reporter: &mut &self.machine,
-            entropy: &mut Rest,
+            entropy: &mut |into: &mut [u8]| getrandom::fill(into).map_err(|_| EntropyError),
             clock: Some(&self.machine),
-            console: &mut Rest,
+            console: &mut Nothing,
         })
     }
 

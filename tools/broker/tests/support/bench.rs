@@ -1,5 +1,6 @@
 //! A broker in a test's world, VMs made of the component's own client code, and the relay between them.
 
+use crate::nothing::Nothing;
 use crate::world::TestWorld;
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
 use husk::attest::report::{Generation, Layout, Report, SIGNED_BYTES};
@@ -9,8 +10,8 @@ use husk::release::tenure::Tenure;
 use husk::release::transcript::{SigningKey, point_digest, verifies};
 use husk::release::{Head, ReleaseFault};
 use husk::seams::{
-    Channel, ChannelError, Clock, Console, Disk, DiskError, Entropy, EntropyError, Geometry, Platform,
-    REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError,
+    Channel, ChannelError, Clock, Entropy, EntropyError, Platform, REPORT_BYTES, REPORT_DATA_BYTES, Reporter,
+    ReporterError,
 };
 use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::ids::{TenantId, VmId, VmName};
@@ -216,31 +217,6 @@ impl Entropy for &TestClock {
     fn fill(&mut self, into: &mut [u8]) -> Result<(), EntropyError> {
         husk_broker::world::World::fill(&*self.0, into)
     }
-}
-
-/// The session needs neither.
-struct Nothing;
-
-impl Disk for Nothing {
-    fn geometry(&self) -> Geometry {
-        Geometry { size_bytes: 0, block_bytes: 512 }
-    }
-
-    fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-
-    fn write(&mut self, _: u64, _: &[u8]) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-
-    fn flush(&mut self) -> Result<(), DiskError> {
-        Err(DiskError)
-    }
-}
-
-impl Console for Nothing {
-    fn line(&mut self, _: &'static str, _: u32) {}
 }
 
 /// One launch of a VM.
