@@ -19,6 +19,7 @@ use crate::guest::start::{self, Guest};
 use crate::memory::{Kind, LAYER, Physical};
 use crate::platform::{Emulated, Own};
 use crate::service::show_usage;
+use crate::slowest::{Slowest, Timed};
 use crate::stop::{self, Stop, stop, stop_for};
 use crate::svm::start::Protected;
 use crate::svm::{self, Call, GuestRam, Plan, Request};
@@ -44,6 +45,8 @@ const LEASE_PATIENCE_MS: u64 = 120_000;
 /// How often a reset is tried whose outcome the broker does not say, and how long between, in milliseconds.
 const RESETS_MAX: u32 = 30;
 const RESET_PAUSE_MS: u64 = 1_000;
+/// For so long after something was asked for in the guest's memory it is looked at without a rest: a command is several writes.
+const ATTENTIVE_MS: u64 = 2;
 
 /// The guest is fenced in: its processors may enter.
 static FENCED: AtomicBool = AtomicBool::new(false);
@@ -102,7 +105,10 @@ pub(crate) fn run(machine: &Machine<'_>, engine: ReferenceEngine, tpm: Memory<'s
         CrbPlace::Trapped => Registers::Trapped,
         CrbPlace::Private => Registers::Private(private_crb(machine, &guest)),
     };
-    let mut server = Server { seams, vtpm, guest, files, memory: machine.memory, measurement, crb, calls };
+    let slowest = Slowest::NONE;
+    let memory = machine.memory;
+    let mut server =
+        Server { seams, vtpm, guest, files, memory, measurement, crb, calls, slowest, asked_ms: 0 };
     if machine.ways.gate == Gate::Open {
         server.offer_attestation();
     }
@@ -208,6 +214,9 @@ struct Server {
     measurement: [u8; 48],
     crb: Registers,
     calls: &'static mut CallMemory,
+    slowest: Slowest,
+    /// When something was last asked for.
+    asked_ms: u64,
 }
 
 impl Server {
@@ -248,6 +257,9 @@ impl Server {
             stop::halt_if_stopping();
             let executed = self.execute();
             let answered = self.answer_call();
+            if executed || answered {
+                self.asked_ms = clock::now_ms();
+            }
             match svm::request() {
                 // Whoever came meanwhile may have been heard already: only who found nothing to do rests.
                 None if executed || answered => {}
@@ -260,18 +272,23 @@ impl Server {
 
     /// Executes what came by the registers, and says whether anything did.
     fn execute(&mut self) -> bool {
-        let Self { seams, vtpm, crb, .. } = self;
+        let Self { seams, vtpm, crb, slowest, .. } = self;
         match crb {
-            Registers::Trapped => execute_trapped(seams, vtpm),
-            Registers::Private(crb) => with(seams, |platform| crb.poll(&mut Served { vtpm, platform })),
+            Registers::Trapped => execute_trapped(seams, vtpm, slowest),
+            Registers::Private(crb) => with(seams, |platform| {
+                crb.poll(&mut Timed { tpm: Served { vtpm, platform }, slowest, now_ms: clock::now_ms })
+            }),
         }
     }
 
     /// Waits for something to do: until this processor is woken, or for a moment where nobody wakes it.
+    ///
+    /// Who spins all the time is last in line for a core of a busy host, and was seen to miss what a driver waits 200 ms for.
     fn rest(&self) {
         match self.crb {
             Registers::Trapped => boot::rest(),
-            Registers::Private(_) => spin_loop(),
+            Registers::Private(_) if clock::now_ms() - self.asked_ms < ATTENTIVE_MS => spin_loop(),
+            Registers::Private(_) => boot::rest_a_millisecond(),
         }
     }
 
@@ -299,6 +316,13 @@ impl Server {
         stop_for(ReleaseFault::Undecided.fault())
     }
 
+    /// Shows what a driver of the guest had to wait for at most, by the registers.
+    fn show_slowest(&self) {
+        let Slowest { took_ms, code } = self.slowest;
+        console::line("husk: the slowest command took ms", u32::try_from(took_ms).unwrap_or(u32::MAX));
+        console::line("husk: the slowest command was", code);
+    }
+
     /// Shuts the TPM down and lets the machine go off.
     fn power_off(&mut self) {
         let Self { seams, vtpm, .. } = self;
@@ -307,6 +331,7 @@ impl Server {
             // Nothing is lost: what was acknowledged is durable. The next launch waits for the lease.
             Err(fault) => console::line(fault.means(), fault.code()),
         }
+        self.show_slowest();
         show_usage();
         svm::shut_down();
         loop {
@@ -316,11 +341,11 @@ impl Server {
     }
 }
 
-fn execute_trapped(seams: &mut Seams, vtpm: &mut Component) -> bool {
+fn execute_trapped(seams: &mut Seams, vtpm: &mut Component, slowest: &mut Slowest) -> bool {
     let (mut command, mut response) = ([0; COMMAND_BYTES_MAX], [0; COMMAND_BYTES_MAX]);
     let Some((locality, bytes)) = crb_device::next_command(&mut command) else { return false };
     with(seams, |platform| {
-        let mut tpm = Served { vtpm, platform };
+        let mut tpm = Timed { tpm: Served { vtpm, platform }, slowest, now_ms: clock::now_ms };
         let bytes = tpm.execute(locality, &command[..bytes], &mut response);
         crb_device::finish(&response[..bytes], &mut tpm);
     });

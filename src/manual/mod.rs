@@ -92,4 +92,7 @@ pub mod decisions {
 
     #[doc = include_str!("decisions/10-private-crb.md")]
     pub mod private_crb {}
+
+    #[doc = include_str!("decisions/11-self-tests.md")]
+    pub mod self_tests {}
 }

@@ -6,8 +6,17 @@ use x86_64::registers::model_specific::{ApicBase, ApicBaseFlags};
 
 const ID: u64 = 0x20;
 const SPURIOUS: u64 = 0xF0;
+const END_OF_INTERRUPT: u64 = 0xB0;
 const COMMAND_LOW: u64 = 0x300;
 const COMMAND_HIGH: u64 = 0x310;
+const TIMER: u64 = 0x320;
+const TIMER_INITIAL: u64 = 0x380;
+const TIMER_CURRENT: u64 = 0x390;
+const TIMER_DIVIDER: u64 = 0x3E0;
+/// The divider's register: by one.
+const BY_ONE: u32 = 0b1011;
+/// A local vector that does not interrupt.
+const MASKED: u32 = 1 << 16;
 /// The spurious vector register's enable bit.
 const ENABLE: u32 = 1 << 8;
 /// The command register's delivery status: not yet accepted.
@@ -45,6 +54,23 @@ impl LocalApic {
     pub fn enable(&mut self) {
         let spurious = self.0.read32(SPURIOUS);
         self.0.write32(SPURIOUS, spurious | ENABLE);
+    }
+
+    /// Counts from `start` down to zero, then interrupts once by `vector`, or not at all without one.
+    pub(super) fn set_timer(&mut self, vector: Option<u8>, start: u32) {
+        self.0.write32(TIMER_DIVIDER, BY_ONE);
+        self.0.write32(TIMER, vector.map_or(MASKED, u32::from));
+        self.0.write32(TIMER_INITIAL, start);
+    }
+
+    /// Where the timer is in its count.
+    pub(super) fn timer(&self) -> u32 {
+        self.0.read32(TIMER_CURRENT)
+    }
+
+    /// Says that an interrupt was taken.
+    pub(super) fn end_interrupt(&mut self) {
+        self.0.write32(END_OF_INTERRUPT, 0);
     }
 
     /// Resets another processor. Returns whether that was delivered.

@@ -2,14 +2,16 @@
 //!
 //! The layer runs with interrupts off. An exception is a defect or broken silicon: the machine stops. The one thing that
 //! comes and goes is the non-maskable interrupt, by which processors stop one another and svm pulls a guest's
-//! processor out; it finds every register, SSE state included, as it left it.
+//! processor out; it finds every register, SSE state included, as it left it. A timer's interrupt comes only where a processor halts
+//! and asks for it (`rest`).
 //!
 //! # Soundness
 //! Every vector enters through a stub of its own on a stack of its own (IST), so that it neither writes into a red zone of C code
-//! nor needs a stack that may have overflowed. `husk_exception` gets a pointer to the saved registers, exclusive while it runs.
+//! nor needs a stack that may have overflowed; but for the timer's, during which a non-maskable interrupt may come, and which only
+//! interrupts `husk_rest_until`, whose caller has no red zone. `husk_exception` gets a pointer to the saved registers, exclusive while it runs.
 
-use super::rest;
 use super::segments::{FAULT_STACK, INTERRUPT_STACK};
+use super::{LocalApic, rest};
 use crate::stop::{self, Stop};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -22,13 +24,15 @@ use x86_64::structures::idt::{Entry, InterruptDescriptorTable};
 const STUB_BYTES: u64 = 16;
 const VECTOR_NMI: u64 = 2;
 const VECTOR_PAGE_FAULT: u64 = 14;
+/// The first vector that is no exception (AMD64 24593, 8.2).
+pub(super) const VECTOR_TIMER: u8 = 32;
 
 global_asm!(
     ".pushsection .text.husk_exceptions,\"ax\",@progbits",
     ".balign 16",
     "husk_exception_stubs:",
     ".set husk_vector, 0",
-    ".rept 32",
+    ".rept 33",
     ".balign 16",
     // Vectors 8, 10 to 14, 17, 21, 29 and 30 push an error code.
     ".if (0x60227D00 >> husk_vector) & 1",
@@ -143,6 +147,8 @@ fn table() -> InterruptDescriptorTable {
     let options = unsafe { table.non_maskable_interrupt.set_handler_addr(at(VECTOR_NMI)) };
     // SAFETY: every processor's task state has this stack.
     unsafe { options.set_stack_index(INTERRUPT_STACK) };
+    // SAFETY: the stub for this vector.
+    unsafe { table[VECTOR_TIMER].set_handler_addr(at(VECTOR_TIMER.into())) };
     table
 }
 
@@ -171,6 +177,12 @@ unsafe extern "C" fn husk_exception(frame: *mut Frame) {
         NMIS.fetch_add(1, Relaxed);
         stop::halt_if_stopping();
         frame.rip = rest::past_halt(frame.rip);
+        return;
+    }
+    if frame.vector == u64::from(VECTOR_TIMER) {
+        if let Some(mut apic) = LocalApic::own() {
+            apic.end_interrupt();
+        }
         return;
     }
     let at = if frame.vector == VECTOR_PAGE_FAULT { Cr2::read_raw() } else { frame.error };

@@ -38,7 +38,7 @@ pub use apic::LocalApic;
 pub use exceptions::nmis;
 pub use pvh::{BootError, BootInfo};
 #[cfg(target_os = "none")]
-pub use rest::{rest, wake};
+pub use rest::{rest, rest_a_millisecond, wake};
 
 /// How many processors a machine may have.
 pub const CPUS_MAX: usize = 8;

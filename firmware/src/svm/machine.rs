@@ -6,7 +6,7 @@ use super::npt::{Npt, NptFault, Table, View};
 use super::ports::{self, Ports};
 use super::vmcb::Fences;
 use super::{msr, npt};
-use crate::boot::{CPUS_MAX, cpus};
+use crate::boot::{self, CPUS_MAX, cpus};
 use crate::console;
 use crate::crb_device;
 use crate::crb_private::wants_cancel;
@@ -131,10 +131,13 @@ impl Machine {
         self.memory.map().is(Kind::Ram, range) && !self.hidden.iter().any(|hidden| overlap(hidden, range))
     }
 
-    /// The guest wrote to a CRB in its memory: whoever serves it is awake, but may be at a command that is to end early.
+    /// The guest wrote to a CRB in its memory: whoever serves it rests, or is at a command that is to end early.
     pub(super) fn ring(&self) {
-        if self.ways.crb == CrbPlace::Private && wants_cancel(&self.memory, &self.crb) {
-            crb_device::cancel();
+        if self.ways.crb == CrbPlace::Private {
+            if wants_cancel(&self.memory, &self.crb) {
+                crb_device::cancel();
+            }
+            boot::wake();
         }
     }
 

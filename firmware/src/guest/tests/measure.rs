@@ -188,7 +188,7 @@ fn every_fact_reaches_the_pcr_that_the_plan_names() {
 fn a_bank_that_cannot_be_extended_or_a_tpm_that_refuses_stops_the_start() {
     assert_eq!(start_up(&mut Pcrs::with(&[(0x12, [1, 0, 0])])), Err(GuestFault::BankUnknown));
     assert_eq!(start_up(&mut Pcrs::with(&[])), Err(GuestFault::NotMeasured));
-    for code in [0x144, 0x17A, 0x182] {
+    for code in [0x144, 0x143, 0x17A, 0x182] {
         let mut tpm = Pcrs::with(&ALL);
         tpm.refuses = Some(code);
         let banks = bank(0xB);
