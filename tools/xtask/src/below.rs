@@ -26,6 +26,8 @@ pub(crate) struct Start<'a> {
     pub(crate) disk: &'a Path,
     /// How many processors the guest has.
     pub(crate) guest_cpus: u8,
+    /// More words for `husk run`.
+    pub(crate) words: &'a [&'a str],
 }
 
 /// Everything but the machine itself: a processor, a broker, an enrolled VM.
@@ -77,7 +79,8 @@ impl Below {
         let line = ["run", "--image", image, "--kernel", kernel, "--initrd", initramfs, "--append", &append];
         let more = ["--volume", volume, "--config", config, "--psp", psp, "--broker", &self.broker];
         let last = ["--vcpus", &cpus, "--memory", "768", "--", "-pidfile", &pid];
-        let words: Vec<String> = line.iter().chain(&more).chain(&last).map(ToString::to_string).collect();
+        let words = line.iter().chain(&more).chain(start.words).chain(&last);
+        let words: Vec<String> = words.map(ToString::to_string).collect();
         Daemon::start(&name, &self.product.husk, &words, &self.product.path(&format!("{name}.console")))
     }
 
@@ -88,8 +91,19 @@ impl Below {
         settings: &[(&str, String)],
         guest_cpus: u8,
     ) -> Result<Report, Failure> {
+        self.boot_with(&[], script, settings, guest_cpus)
+    }
+
+    /// The same, with more words for `husk run`.
+    pub(crate) fn boot_with(
+        &mut self,
+        words: &[&str],
+        script: &str,
+        settings: &[(&str, String)],
+        guest_cpus: u8,
+    ) -> Result<Report, Failure> {
         let disk = self.vm.disk.clone();
-        let mut machine = self.start(Start { script, settings, disk: &disk, guest_cpus })?;
+        let mut machine = self.start(Start { script, settings, disk: &disk, guest_cpus, words })?;
         machine.wait_until(PATIENCE, |console| Report::read(console).end)?;
         machine.wait_success(END_PATIENCE)?;
         Ok(Report::read(&machine.log_text()))

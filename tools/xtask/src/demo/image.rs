@@ -85,5 +85,5 @@ fn refused_yesterday(below: &mut Below, disk: &Path) -> Result<String, Failure> 
 }
 
 const fn start<'a>(script: &'a str, disk: &'a Path) -> Start<'a> {
-    Start { script, settings: &[], disk, guest_cpus: 1 }
+    Start { script, settings: &[], disk, guest_cpus: 1, words: &[] }
 }

@@ -1,4 +1,5 @@
-//! The kernel below the image: two processors of which one goes and comes, a reset by the guest, an orderly end.
+//! The kernel below the image: two processors of which one goes and comes, a reset by the guest, an orderly end; then the same VM
+//! with its CRB in the guest's own memory.
 
 use super::group;
 use crate::below::Below;
@@ -11,8 +12,10 @@ pub(super) fn into(steps: &mut Steps) {
     group(steps, "kernel guest below the image", boots());
 }
 
-/// One machine whose guest boots twice: its script finds the second time what it left the first.
+/// Two machines, one after the other, whose guests boot twice: each script finds the second time what it left the first.
 fn boots() -> Result<Vec<Step>, Failure> {
     let mut below = Below::set(&house::fresh_workshop("peers/layer")?, setup::fetched_kernel()?)?;
-    Ok(below.boot("processors", &[], 2)?.judged())
+    let trapped = below.boot("processors", &[], 2)?;
+    let private = below.boot_with(&["--crb", "private"], "private-crb", &[], 1)?;
+    Ok([trapped.judged(), private.judged()].concat())
 }
