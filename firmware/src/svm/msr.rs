@@ -16,6 +16,8 @@ pub const EFER: u32 = 0xC000_0080;
 pub const TSC: u32 = 0x10;
 /// APIC_BASE.
 pub const APIC_BASE: u32 = 0x1B;
+/// MCG_CAP.
+pub const MCG_CAP: u32 = 0x179;
 
 /// The registers that do not exit.
 const OPEN: [RangeInclusive<u32>; 9] = [
@@ -30,8 +32,11 @@ const OPEN: [RangeInclusive<u32>; 9] = [
     0xC000_00E7..=0xC000_00E8,
 ];
 
+/// The registers of machine-check banks, four a bank (volume 2, section 9.3): 32 banks, of which a processor has the first MCG_CAP\[7:0\].
+const BANKS: RangeInclusive<u32> = 0x400..=0x47F;
+
 /// The registers that read true and ignore writes: memory types, machine check, microcode level, SYSCFG, HWCR, TOP_MEM, TOP_MEM2, NB_CFG.
-const TRUE: [RangeInclusive<u32>; 13] = [
+const TRUE: [RangeInclusive<u32>; 12] = [
     0xFE..=0xFE,
     0x8B..=0x8B,
     0x179..=0x17A,
@@ -40,7 +45,6 @@ const TRUE: [RangeInclusive<u32>; 13] = [
     0x258..=0x259,
     0x268..=0x26F,
     0x2FF..=0x2FF,
-    0x400..=0x417,
     0xC001_0010..=0xC001_0010,
     0xC001_0015..=0xC001_0015,
     0xC001_001A..=0xC001_001D,
@@ -117,13 +121,13 @@ pub enum Answer {
     Refused,
 }
 
-/// What a guest that reads `register` gets; `efer` is as in its control block.
+/// What a guest that reads `register` gets; `efer` is as in its control block, `mcg_cap` the processor's.
 #[must_use]
-pub fn read(register: u32, efer: u64) -> Answer {
+pub fn read(register: u32, efer: u64, mcg_cap: u64) -> Answer {
     match register {
         EFER => Answer::Value(efer & !EFER_SVME),
         APIC_BASE => Answer::Real,
-        _ if is_true(register) => Answer::Real,
+        _ if is_true(register) || is_of_a_bank(register, mcg_cap) => Answer::Real,
         _ => Answer::Refused,
     }
 }
@@ -137,6 +141,8 @@ pub struct Now {
     pub paging: bool,
     /// The processor's APIC_BASE.
     pub apic_base: u64,
+    /// The processor's MCG_CAP.
+    pub mcg_cap: u64,
 }
 
 /// What a guest that writes `value` to `register` gets.
@@ -147,7 +153,7 @@ pub fn write(register: u32, value: u64, now: Now) -> Answer {
         TSC => Answer::Tsc(value),
         // The APIC stays where it is, on, and not x2APIC.
         APIC_BASE if value == now.apic_base => Answer::Ignored,
-        _ if is_true(register) => Answer::Ignored,
+        _ if is_true(register) || is_of_a_bank(register, now.mcg_cap) => Answer::Ignored,
         _ => Answer::Refused,
     }
 }
@@ -167,12 +173,18 @@ fn is_true(register: u32) -> bool {
     TRUE.iter().any(|range| range.contains(&register))
 }
 
+/// Whether a register belongs to a bank that the processor has: to read another would be a fault of ours.
+fn is_of_a_bank(register: u32, mcg_cap: u64) -> bool {
+    BANKS.contains(&register) && u64::from((register - BANKS.start()) / 4) < mcg_cap & 0xFF
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Answer, EFER, Now, Permissions, read, write};
     use proptest::prelude::{any, prop_assert_eq, proptest};
 
-    const NOW: Now = Now { efer: 1 << 12 | 1 << 10 | 1 << 8, paging: true, apic_base: 0xFEE0_0900 };
+    const NOW: Now =
+        Now { efer: 1 << 12 | 1 << 10 | 1 << 8, paging: true, apic_base: 0xFEE0_0900, mcg_cap: 0x0100_010A };
     /// VM_CR, IGNNE, SMM_CTL, VM_HSAVE_PA, SMM_KEY, SMM_ADDR, SMM_MASK, MMIO base, IORR, kvmclock, x2APIC's ICR.
     const NEVER: [u32; 11] = [
         0xC001_0114,
@@ -193,7 +205,7 @@ mod tests {
         let map = Permissions::standard();
         for register in NEVER {
             assert_eq!(map.exits(register), (true, true));
-            assert_eq!(read(register, 0), Answer::Refused);
+            assert_eq!(read(register, 0, NOW.mcg_cap), Answer::Refused);
             assert_eq!(write(register, 0x1000_0000, NOW), Answer::Refused);
         }
     }
@@ -201,10 +213,27 @@ mod tests {
     #[test]
     fn efer_keeps_svme_and_never_shows_it() {
         assert_eq!(Permissions::standard().exits(EFER), (true, true));
-        assert_eq!(read(EFER, NOW.efer), Answer::Value(1 << 10 | 1 << 8));
+        assert_eq!(read(EFER, NOW.efer, 0), Answer::Value(1 << 10 | 1 << 8));
         assert_eq!(write(EFER, 1 << 12, NOW), Answer::Refused);
         assert_eq!(write(EFER, 1 << 8 | 1 << 11, NOW), Answer::Efer(1 << 8 | 1 << 11 | 1 << 10));
         assert_eq!(write(EFER, 1 << 11, NOW), Answer::Refused, "no way out of long mode while paging");
+    }
+
+    #[test]
+    fn as_many_banks_are_there_as_the_processor_says() {
+        for (register, banks, there) in [
+            (0x400, 1, true),
+            (0x404, 1, false),
+            (0x419, 10, true),
+            (0x428, 10, false),
+            (0x47F, 255, true),
+            (0x480, 255, false),
+        ] {
+            let now = Now { mcg_cap: 1 << 24 | 1 << 8 | banks, ..NOW };
+            let [reads, writes] = if there { [Answer::Real, Answer::Ignored] } else { [Answer::Refused; 2] };
+            assert_eq!(read(register, 0, now.mcg_cap), reads, "{register:#x} of {banks} banks");
+            assert_eq!(write(register, u64::MAX, now), writes, "{register:#x} of {banks} banks");
+        }
     }
 
     #[test]

@@ -230,10 +230,11 @@ impl Guest {
                 efer: area.vmcb.save.efer,
                 paging: area.vmcb.save.cr0 & CR0_PG != 0,
                 apic_base: hardware::read_msr(msr::APIC_BASE),
+                mcg_cap: hardware::read_msr(msr::MCG_CAP),
             };
             msr::write(register, written, now)
         } else {
-            msr::read(register, area.vmcb.save.efer)
+            msr::read(register, area.vmcb.save.efer, hardware::read_msr(msr::MCG_CAP))
         };
         let mut show = |value: u64| {
             registers[RAX] = value & 0xFFFF_FFFF;
