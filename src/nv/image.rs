@@ -42,13 +42,13 @@ impl<'m> NvImage<'m> {
     /// The state as last committed.
     #[must_use]
     pub fn durable(&self) -> &[u8] {
-        &self.durable[..self.durable_len]
+        &self.durable[..self.durable_len.min(STATE_BYTES_MAX)]
     }
 
     /// The state as it is to become.
     #[must_use]
     pub fn current(&self) -> &[u8] {
-        &self.current[..self.current_len]
+        &self.current[..self.current_len.min(STATE_BYTES_MAX)]
     }
 
     /// The engine's part of the current state; empty in an image of nothing.
@@ -97,7 +97,7 @@ impl<'m> NvImage<'m> {
         let end = Envelope::BYTES + head.len() + rest.len();
         let envelope = self.envelope();
         let room = self.current.get_mut(Envelope::BYTES..end).ok_or(NvFault::TooLarge)?;
-        let (head_room, rest_room) = room.split_at_mut(head.len());
+        let (head_room, rest_room) = room.split_at_mut_checked(head.len()).ok_or(NvFault::TooLarge)?;
         if self.current_len == end && head_room == head && rest_room == rest {
             return Ok(());
         }

@@ -66,13 +66,15 @@ impl SessionKeys {
     ) -> Result<usize, ReleaseFault> {
         let header = RecordHeader { session: self.session, sequence: U64::new(sequence) };
         let length = frame::frame(kind, buffer, RecordHeader::BYTES + plain + TAG_BYTES)?;
-        buffer[FRAME_HEADER_BYTES..PLAIN_AT].copy_from_slice(header.as_bytes());
-        let (text, tag) = buffer[PLAIN_AT..length].split_at_mut(plain);
+        let record = buffer.get_mut(FRAME_HEADER_BYTES..length).ok_or(ReleaseFault::Misuse)?;
+        let (head, sealed) = record.split_at_mut_checked(RecordHeader::BYTES).ok_or(ReleaseFault::Misuse)?;
+        head.copy_from_slice(header.as_bytes());
+        let (text, tag) = sealed.split_last_chunk_mut::<TAG_BYTES>().ok_or(ReleaseFault::Misuse)?;
         let additional = self.additional(kind, &header);
         let direction = self.direction(kind);
         let sealed =
             direction.cipher().encrypt_inout_detached(&direction.nonce(sequence), &additional, text.into());
-        tag.copy_from_slice(&sealed.map_err(|_| ReleaseFault::Misuse)?);
+        *tag = sealed.map_err(|_| ReleaseFault::Misuse)?.into();
         Ok(length)
     }
 

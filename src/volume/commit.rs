@@ -177,7 +177,7 @@ impl<'m> Volume<'m> {
         let commit = self.prepare(platform)?;
         let header = RecordHeader::new(&commit, total);
         let object = self.work.log.get_mut(..total).ok_or(VolumeFault::Bounds)?;
-        object[..RecordHeader::BYTES].copy_from_slice(header.as_bytes());
+        object.get_mut(..RecordHeader::BYTES).ok_or(VolumeFault::Bounds)?.copy_from_slice(header.as_bytes());
         seal::seal(object, RecordHeader::BYTES, &header.name(), &self.key)?;
         let digest = seal::chain(ObjectSort::Record, &self.head.digest, object);
         write(platform, self.layout.start(self.area) + self.end as u64, object)?;
@@ -198,7 +198,7 @@ impl<'m> Volume<'m> {
         let commit = self.prepare(platform)?;
         let header = CheckpointHeader::new(&self.layout, &self.key, &self.stamp.fingerprint, &commit, total);
         let object = self.work.state.get_mut(..total).ok_or(VolumeFault::Bounds)?;
-        pack(&header, state, object);
+        pack(&header, state, object).ok_or(VolumeFault::Bounds)?;
         seal::seal(object, CheckpointHeader::BYTES, &header.name(), &self.key)?;
         let digest = seal::chain(ObjectSort::Checkpoint, &header.previous, object);
         self.area = self.area.other();
@@ -235,13 +235,16 @@ fn destroyed(beginning: &Beginning, key: &VolumeKey) -> Result<u64, VolumeFault>
     if same || torn { Ok(header.sequence.get()) } else { Err(VolumeFault::Occupied) }
 }
 
-/// Lays out a checkpoint's header and plaintext; `object` is as long as the header says.
-fn pack(header: &CheckpointHeader, state: &[u8], object: &mut [u8]) {
-    let (start, end) = (CheckpointHeader::BYTES, CheckpointHeader::BYTES + STATE_LENGTH_BYTES);
-    object[..start].copy_from_slice(header.as_bytes());
-    object[start..end].copy_from_slice(length(state.len()).as_bytes());
-    object[end..end + state.len()].copy_from_slice(state);
-    object[end + state.len()..].fill(0);
+/// Lays out a checkpoint's header and plaintext; `None` if `object` is not as long as the header says.
+fn pack(header: &CheckpointHeader, state: &[u8], object: &mut [u8]) -> Option<()> {
+    let (head, rest) = object.split_at_mut_checked(CheckpointHeader::BYTES)?;
+    let (stated, rest) = rest.split_at_mut_checked(STATE_LENGTH_BYTES)?;
+    let (body, padding) = rest.split_at_mut_checked(state.len())?;
+    head.copy_from_slice(header.as_bytes());
+    stated.copy_from_slice(length(state.len()).as_bytes());
+    body.copy_from_slice(state);
+    padding.fill(0);
+    Some(())
 }
 
 fn write(platform: &mut Platform<'_>, offset: u64, object: &[u8]) -> Result<(), VolumeFault> {

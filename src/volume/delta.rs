@@ -72,7 +72,7 @@ fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 
 /// The copy to use at `at`, if one is long enough: first where the last one would go on, then where the index points.
 fn copy_at(old: &[u8], new: &[u8], at: usize, shift: isize, index: &WindowIndex) -> Option<Copy> {
-    let rest = &new[at..];
+    let rest = new.get(at..)?;
     let least = COPY_BYTES_MIN.min(rest.len());
     let try_from = |from: usize| {
         let len = common_prefix(old.get(from..)?, rest);
@@ -98,7 +98,7 @@ pub fn encode(old: &[u8], new: &[u8], index: &mut WindowIndex, out: &mut [u8]) -
         let literals =
             (at..new.len()).find(|end| copy_at(old, new, *end, shift, index).is_some()).unwrap_or(new.len());
         writer.number(literals - at)?;
-        writer.bytes(&new[at..literals])?;
+        writer.bytes(new.get(at..literals)?)?;
         at = literals;
     }
     Some(writer.at)

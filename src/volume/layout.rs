@@ -69,7 +69,7 @@ impl Area {
 pub struct Layout {
     /// Size of an area in bytes, a multiple of [`UNIT_BYTES_MAX`].
     pub area_bytes: usize,
-    /// Size of a unit in bytes.
+    /// Size of a unit in bytes: a power of two.
     pub unit_bytes: usize,
 }
 
@@ -103,15 +103,23 @@ impl Layout {
     /// Size in bytes of a checkpoint of a state of `state_bytes`.
     #[must_use]
     pub const fn checkpoint_bytes(&self, state_bytes: usize) -> usize {
-        (CheckpointHeader::BYTES + STATE_LENGTH_BYTES + state_bytes + TAG_BYTES)
-            .next_multiple_of(self.unit_bytes)
+        let bytes = CheckpointHeader::BYTES + STATE_LENGTH_BYTES + state_bytes + TAG_BYTES;
+        self.whole_units(bytes + self.unit_bytes - 1)
     }
 
     /// Size in bytes of a record of a delta of `delta_bytes`: a power of two of units.
     #[must_use]
     pub const fn record_bytes(&self, delta_bytes: usize) -> usize {
-        let units = (RecordHeader::BYTES + delta_bytes + TAG_BYTES).div_ceil(self.unit_bytes);
-        units.next_power_of_two() * self.unit_bytes
+        let bytes = RecordHeader::BYTES + delta_bytes + TAG_BYTES;
+        // Of powers of two the larger is the multiple.
+        let power = bytes.next_power_of_two();
+        if power < self.unit_bytes { self.unit_bytes } else { power }
+    }
+
+    /// `bytes` without what is not a whole unit. Units are powers of two: nothing is divided.
+    #[must_use]
+    pub(super) const fn whole_units(&self, bytes: usize) -> usize {
+        bytes & !(self.unit_bytes - 1)
     }
 }
 

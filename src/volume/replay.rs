@@ -81,10 +81,10 @@ impl<'d, 'w> Log<'d, 'w> {
         state: &mut [u8; STATE_BYTES_MAX],
     ) -> Result<Reached, VolumeFault> {
         let total = header.total_bytes.get() as usize;
-        let padded = total.next_multiple_of(self.layout.unit_bytes);
+        let padded = self.layout.whole_units(total + self.layout.unit_bytes - 1);
         let read = self.work.state.get_mut(..padded).ok_or(VolumeFault::Damaged)?;
         self.disk.read(self.layout.start(self.area), read).map_err(|_| VolumeFault::Read)?;
-        let object = &mut read[..total];
+        let object = read.get_mut(..total).ok_or(VolumeFault::Damaged)?;
         if CheckpointHeader::parse(object).as_ref() != Some(header) {
             return Err(VolumeFault::Damaged);
         }
@@ -93,7 +93,7 @@ impl<'d, 'w> Log<'d, 'w> {
             .map_err(|_| VolumeFault::Damaged)?;
         let state_bytes = unpack(body, state).ok_or(VolumeFault::Damaged)?;
         body.zeroize();
-        self.held = at_block(total, &self.layout)..at_block(total, &self.layout);
+        self.held = self.layout.whole_units(total)..self.layout.whole_units(total);
         let head = Head { sequence: header.sequence.get(), digest };
         Ok(Reached { header: *header, head, token: header.token.get(), state_bytes })
     }
@@ -109,8 +109,8 @@ impl<'d, 'w> Log<'d, 'w> {
         let room = self.layout.area_bytes - at;
         let first = unit.min(room);
         let start = self.hold(at, first)?;
-        let header =
-            RecordHeader::read(&self.work.log[start..start + first]).ok_or(VolumeFault::RolledBack)?;
+        let beginning = self.work.log.get(start..start + first).ok_or(VolumeFault::Bounds)?;
+        let header = RecordHeader::read(beginning).ok_or(VolumeFault::RolledBack)?;
         let next = reached.head.sequence.checked_add(1).ok_or(VolumeFault::Damaged)?;
         let (numbered, linked) = (header.sequence.get() == next, header.previous == reached.head.digest);
         if !header.is_well_formed(unit, room) || !numbered || !linked || header.token.get() < reached.token {
@@ -118,14 +118,15 @@ impl<'d, 'w> Log<'d, 'w> {
         }
         let total = header.total_bytes.get() as usize;
         let start = self.hold(at, total)?;
-        let object = &mut self.work.log[start..start + total];
+        let object = self.work.log.get_mut(start..start + total).ok_or(VolumeFault::Bounds)?;
         let digest = seal::chain(ObjectSort::Record, &reached.head.digest, object);
         let body = seal::open(object, RecordHeader::BYTES, &header.name(), self.key)
             .map_err(|_| VolumeFault::Damaged)?;
         let made = &mut self.work.state[..STATE_BYTES_MAX];
-        let len =
-            delta::apply(body, &state[..reached.state_bytes], made).map_err(|_| VolumeFault::Damaged)?;
-        state[..len].copy_from_slice(&made[..len]);
+        let old = state.get(..reached.state_bytes).ok_or(VolumeFault::Bounds)?;
+        let len = delta::apply(body, old, made).map_err(|_| VolumeFault::Damaged)?;
+        let made = made.get(..len).ok_or(VolumeFault::Bounds)?;
+        state.get_mut(..len).ok_or(VolumeFault::Bounds)?.copy_from_slice(made);
         reached.state_bytes = len;
         reached.head = Head { sequence: next, digest };
         reached.token = header.token.get();
@@ -136,22 +137,23 @@ impl<'d, 'w> Log<'d, 'w> {
     /// What is held already is not read again: whole blocks before `at` are dropped, the rest moves to the front.
     fn hold(&mut self, at: usize, len: usize) -> Result<usize, VolumeFault> {
         if at + len > self.held.end {
-            let dropped = at_block(at - self.held.start, &self.layout);
-            self.work.log.copy_within(dropped..self.held.len(), 0);
+            let dropped = self.layout.whole_units(at - self.held.start);
+            let held = self.work.log.get_mut(..self.held.len()).ok_or(VolumeFault::Bounds)?;
+            if dropped > held.len() {
+                return Err(VolumeFault::Bounds);
+            }
+            held.copy_within(dropped.., 0);
             self.held.start += dropped;
             let filled = self.held.len();
             let room = (self.work.log.len() - filled).min(self.layout.area_bytes - self.held.end);
-            let into = &mut self.work.log[filled..filled + at_block(room, &self.layout)];
+            let end = filled + self.layout.whole_units(room);
+            let into = self.work.log.get_mut(filled..end).ok_or(VolumeFault::Bounds)?;
             let from = self.layout.start(self.area) + self.held.end as u64;
             self.disk.read(from, into).map_err(|_| VolumeFault::Read)?;
             self.held.end += into.len();
         }
         if at + len > self.held.end { Err(VolumeFault::Bounds) } else { Ok(at - self.held.start) }
     }
-}
-
-const fn at_block(bytes: usize, layout: &Layout) -> usize {
-    bytes - bytes % layout.unit_bytes
 }
 
 /// Copies the state out of a checkpoint's plaintext; `None` if it is not one.

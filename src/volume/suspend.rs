@@ -92,7 +92,7 @@ impl Volume<'_> {
         }
         let total = total_bytes(state_bytes);
         let object = into.get_mut(..total).ok_or(VolumeFault::Bounds)?;
-        object[STATE_AT + state_bytes..].fill(0);
+        object.get_mut(STATE_AT + state_bytes..).ok_or(VolumeFault::Bounds)?.fill(0);
         object[..SuspendHeader::BYTES].copy_from_slice(self.suspend_header(total).as_bytes());
         object[SuspendHeader::BYTES..STATE_AT].copy_from_slice(length(state_bytes).as_bytes());
         seal::seal_once(object, SuspendHeader::BYTES, &self.suspend_key(secret))?;

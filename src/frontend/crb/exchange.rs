@@ -54,14 +54,15 @@ impl<'b> Exchange<'b> {
         let (header, body) = self.work.command.split_at_mut(HEADER_BYTES);
         page.copy_in(at, header);
         let stated = u32::from_be_bytes([header[2], header[3], header[4], header[5]]);
-        let buffer_bytes = self.layout.buffer_bytes();
-        let bytes = usize::try_from(stated).unwrap_or(buffer_bytes).clamp(HEADER_BYTES, buffer_bytes);
-        page.copy_in(at + HEADER_BYTES, &mut body[..bytes - HEADER_BYTES]);
-        self.command_bytes = bytes;
+        let room = self.layout.buffer_bytes().saturating_sub(HEADER_BYTES).min(body.len());
+        let more =
+            usize::try_from(stated).map_or(room, |stated| stated.saturating_sub(HEADER_BYTES).min(room));
+        page.copy_in(at + HEADER_BYTES, &mut body[..more]);
+        self.command_bytes = HEADER_BYTES + more;
     }
 
     pub(super) fn command(&self) -> &[u8] {
-        &self.work.command[..self.command_bytes]
+        &self.work.command[..self.command_bytes.min(COMMAND_BYTES_MAX)]
     }
 
     /// Shows `response` to the locality that asked, if it still has the TPM.
@@ -98,7 +99,7 @@ impl<'b> Exchange<'b> {
     fn execute(&mut self, locality: Locality, page: &mut dyn GuestPage, at: usize, tpm: &mut dyn Tpm) {
         self.take_command(page, at);
         let Work { command, response } = &mut *self.work;
-        let bytes = tpm.execute(locality, &command[..self.command_bytes], response);
+        let bytes = tpm.execute(locality, &command[..self.command_bytes.min(COMMAND_BYTES_MAX)], response);
         self.show_response(bytes, page, at);
         self.learn(tpm);
     }
@@ -108,7 +109,7 @@ impl<'b> Exchange<'b> {
         let fits = (HEADER_BYTES..=self.layout.buffer_bytes()).contains(&bytes);
         let bytes = if fits { bytes } else { reply::failure(&mut self.work.response) };
         if self.state.phase == super::Phase::Execution {
-            page.copy_out(at, &self.work.response[..bytes]);
+            page.copy_out(at, &self.work.response[..bytes.min(COMMAND_BYTES_MAX)]);
         }
         self.wipe(if fits { bytes } else { COMMAND_BYTES_MAX });
         self.state = step(self.state, Event::Completed).0;
@@ -116,8 +117,8 @@ impl<'b> Exchange<'b> {
 
     /// Commands carry passwords and responses what was unsealed: neither outlives its exchange here.
     fn wipe(&mut self, response_bytes: usize) {
-        self.work.command[..self.command_bytes].zeroize();
-        self.work.response[..response_bytes].zeroize();
+        self.work.command[..self.command_bytes.min(COMMAND_BYTES_MAX)].zeroize();
+        self.work.response[..response_bytes.min(COMMAND_BYTES_MAX)].zeroize();
         self.command_bytes = 0;
     }
 }

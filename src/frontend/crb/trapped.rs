@@ -59,6 +59,11 @@ impl Piece {
     fn lanes(&self) -> u8 {
         (self.from_lane..self.to_lane).fold(0, |lanes, lane| lanes | 1 << lane)
     }
+
+    /// The bytes of `word` that the access moves: lanes are at most four.
+    fn of<'w>(&self, word: &'w [u8; 4]) -> &'w [u8] {
+        word.get(self.from_lane..self.to_lane).unwrap_or_default()
+    }
 }
 
 /// Memory for a data buffer that only traps can reach ([`Buffer::InPage`](super::Buffer::InPage)).
@@ -136,8 +141,9 @@ impl<'b> Trapped<'b> {
         let mut bytes = [0; 8];
         for piece in access.pieces() {
             let word = self.word(piece.word).to_le_bytes();
-            let count = piece.to_lane - piece.from_lane;
-            bytes[piece.at..piece.at + count].copy_from_slice(&word[piece.from_lane..piece.to_lane]);
+            for (to, from) in bytes.iter_mut().skip(piece.at).zip(piece.of(&word)) {
+                *to = *from;
+            }
         }
         u64::from_le_bytes(bytes)
     }
@@ -147,9 +153,11 @@ impl<'b> Trapped<'b> {
         let bytes = value.to_le_bytes();
         let mut effect = Effect::None;
         for piece in access.pieces() {
-            let count = piece.to_lane - piece.from_lane;
-            let written = &bytes[piece.at..piece.at + count];
-            match self.write_piece(&piece, written) {
+            let mut word = [0; 4];
+            for (to, from) in word.iter_mut().skip(piece.from_lane).zip(bytes.iter().skip(piece.at)) {
+                *to = *from;
+            }
+            match self.write_piece(&piece, word) {
                 Effect::None | Effect::Accept => {}
                 // One access reaches CANCEL and START at most, and CANCEL acts only where START does not.
                 other @ (Effect::Execute(_)
@@ -204,11 +212,10 @@ impl<'b> Trapped<'b> {
         }
     }
 
-    fn write_piece(&mut self, piece: &Piece, written: &[u8]) -> Effect {
+    /// Bytes of `word` outside the piece's lanes mean nothing.
+    fn write_piece(&mut self, piece: &Piece, word: [u8; 4]) -> Effect {
         match self.exchange.layout.place(piece.word) {
             Place::Register(locality, register) => {
-                let mut word = [0; 4];
-                word[piece.from_lane..piece.to_lane].copy_from_slice(written);
                 match event(locality, register, u32::from_le_bytes(word), piece.lanes()) {
                     Some(event) => self.happened(event),
                     None => Effect::None,
@@ -217,7 +224,7 @@ impl<'b> Trapped<'b> {
             Place::Data(locality, at) => {
                 let effect = self.exchange.happened(Event::Data(locality));
                 if effect == Effect::Accept {
-                    self.window.copy_out(at + piece.from_lane, written);
+                    self.window.copy_out(at + piece.from_lane, piece.of(&word));
                 }
                 effect
             }

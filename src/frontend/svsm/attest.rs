@@ -180,7 +180,9 @@ fn serve(
     if sizes.code != ResultCode::Success {
         return Ok(sizes);
     }
-    let (manifest, certificates) = (&manifest[..manifest_bytes], &mut certificates[..certificate_bytes]);
+    let short = ResultCode::InvalidParameter;
+    let manifest = manifest.get(..manifest_bytes).ok_or(short)?;
+    let certificates = certificates.get_mut(..certificate_bytes).ok_or(short)?;
     let mut nonce = [0; NONCE_BYTES];
     copy_in(guest, operation.nonce_address.get(), &mut nonce)?;
     let signer = fetch_report(&nonce, manifest, tpm, report)?;

@@ -20,7 +20,7 @@ pub(super) const fn is_in_one_page(address: u64, bytes: u64) -> bool {
 pub(super) fn copy_in(guest: &mut dyn GuestMemory, address: u64, into: &mut [u8]) -> Result<(), ResultCode> {
     let mut rest = into;
     for (at, bytes) in pieces(address, rest.len())? {
-        let (piece, after) = rest.split_at_mut(bytes);
+        let (piece, after) = rest.split_at_mut_checked(bytes).ok_or(ResultCode::InvalidAddress)?;
         guest.copy_in(at, piece).map_err(|_| ResultCode::InvalidAddress)?;
         rest = after;
     }
@@ -31,7 +31,7 @@ pub(super) fn copy_in(guest: &mut dyn GuestMemory, address: u64, into: &mut [u8]
 pub(super) fn copy_out(guest: &mut dyn GuestMemory, address: u64, from: &[u8]) -> Result<(), ResultCode> {
     let mut rest = from;
     for (at, bytes) in pieces(address, rest.len())? {
-        let (piece, after) = rest.split_at(bytes);
+        let (piece, after) = rest.split_at_checked(bytes).ok_or(ResultCode::InvalidAddress)?;
         guest.copy_out(at, piece).map_err(|_| ResultCode::InvalidAddress)?;
         rest = after;
     }

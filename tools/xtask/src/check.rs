@@ -20,7 +20,7 @@ const CARGO: &[(&str, &str)] = &[
     ("lints: component alone", "clippy --quiet -p husk -- -D warnings"),
     (
         "lints: bare metal",
-        "clippy --quiet -p husk -p husk-stubs -p husk-firmware -p husk-svsm-example --lib --target x86_64-unknown-none -- -D warnings",
+        "clippy --quiet -p husk -p husk-stubs -p husk-firmware -p husk-svsm-example -p husk-panic-free --lib --bins --target x86_64-unknown-none -- -D warnings",
     ),
     (
         "lints: bare metal with the engine",

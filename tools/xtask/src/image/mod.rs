@@ -1,7 +1,9 @@
 //! `cargo xtask image`: the bootable image, built, checked and stripped.
 
 mod budget;
+mod calls;
 mod elf;
+mod panics;
 mod recursion;
 mod symbols;
 pub(crate) mod twice;
@@ -18,6 +20,8 @@ Builds the bootable image for a machine without an operating system, strips it i
 target/husk/image/husk-image, and checks it: nothing is writable and executable, all
 of it lies in the layer's region, the C symbols that the engine needs are those of
 stubs/symbols.txt, no function of Rust calls itself, and it keeps to firmware/budget.toml.
+The component's parsers and volume are linked alone (firmware/panic-free), where no panic
+may be reachable.
 With --twice the sources are built again from nothing in another folder, which must give
 the same bytes.
 
@@ -47,12 +51,14 @@ pub(crate) fn path() -> Result<PathBuf, Failure> {
 
 /// Builds and checks the image; what it costs.
 pub(crate) fn make() -> Result<String, Failure> {
-    let built = build(&Place { sources: house::root().to_owned(), target: None })?;
+    let place = Place { sources: house::root().to_owned(), target: None };
+    let built = build(&place, &IMAGE)?;
     let image = path()?;
     strip(&built, &image)?;
     let root = house::root();
     symbols::check(root)?;
     let functions = recursion::check(&built)?;
+    let kept = panics::check(&place)?;
     let bytes = std::fs::read(&image).map_err(|error| Failure::io("read", &image, &error))?;
     let shape = elf::Shape::parse(&bytes).map_err(refused)?;
     shape.check().map_err(refused)?;
@@ -63,7 +69,10 @@ pub(crate) fn make() -> Result<String, Failure> {
     }
     let figures = costs.map(|(name, cost)| format!("{name} {} KiB", cost.div_ceil(1024)));
     let figures = figures.join(", ");
-    Ok(format!("{}: {figures}, no recursion in {functions} functions of Rust", shown(&image, root)))
+    let shown = shown(&image, root);
+    Ok(format!(
+        "{shown}: {figures}, no recursion in {functions} functions of Rust, no panic in {kept} of ours"
+    ))
 }
 
 fn refused(why: String) -> Failure {
@@ -85,13 +94,28 @@ struct Place {
     target: Option<PathBuf>,
 }
 
-fn build(place: &Place) -> Result<PathBuf, Failure> {
+/// One of the workspace's programs for bare metal.
+struct Program {
+    name: &'static str,
+    profile: &'static str,
+    package: &'static str,
+    /// What the compiler is told in place of `.cargo/config.toml`.
+    own_flags: Option<&'static str>,
+}
+
+const IMAGE: Program =
+    Program { name: "husk-image", profile: "release", package: "husk-firmware", own_flags: None };
+
+/// Builds a program, and says where it is.
+fn build(place: &Place, program: &Program) -> Result<PathBuf, Failure> {
     let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--quiet", "--release", "--package", "husk-firmware", "--bin", "husk-image"]);
-    cargo
-        .args(["--target", TARGET, "--message-format", "json-render-diagnostics"])
-        .args(["--config", &remapped_paths(&place.sources)?])
-        .current_dir(&place.sources);
+    cargo.args(["build", "--quiet", "--profile", program.profile, "--package", program.package]);
+    cargo.args(["--bin", program.name, "--target", TARGET]);
+    cargo.args(["--message-format", "json-render-diagnostics"]).current_dir(&place.sources);
+    match program.own_flags {
+        Some(flags) => cargo.env("RUSTFLAGS", flags),
+        None => cargo.args(["--config", &remapped_paths(&place.sources)?]),
+    };
     if let Some(target) = &place.target {
         cargo.arg("--target-dir").arg(target);
     }

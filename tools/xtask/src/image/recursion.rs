@@ -3,21 +3,16 @@
 //! The linked image is taken apart: who calls or jumps to whom by name. Calls through pointers are not seen (the seams' trait objects, which
 //! lead out of the component and not back); C's own functions may recurse and are measured instead, by the stack's high-water mark.
 
+use super::calls::{Calls, calls, is_rust, listing};
 use crate::failure::Failure;
-use crate::process;
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
-/// How Rust's mangled names begin.
-const RUST: [&str; 2] = ["_ZN", "_R"];
 /// An image without so many functions of Rust was stripped, or is another program.
 const FUNCTIONS_MIN: usize = 500;
 
 /// Fails where a function of Rust is on a cycle of calls; how many there are.
 pub(super) fn check(image: &Path) -> Result<usize, Failure> {
-    let mut objdump = Command::new("objdump");
-    let listing = process::transcript(objdump.args(["--disassemble", "--no-show-raw-insn"]).arg(image))?;
+    let listing = listing(image)?;
     let calls = calls(&listing);
     let ours = calls.keys().filter(|name| is_rust(name)).count();
     if ours < FUNCTIONS_MIN {
@@ -27,39 +22,6 @@ pub(super) fn check(image: &Path) -> Result<usize, Failure> {
         None => Ok(ours),
         Some(name) => Err(Failure::failed(format!("image: {name} calls itself, directly or through others"))),
     }
-}
-
-fn is_rust(name: &str) -> bool {
-    RUST.iter().any(|prefix| name.starts_with(prefix))
-}
-
-type Calls<'l> = BTreeMap<&'l str, Vec<&'l str>>;
-
-/// Each function, and whom it calls or jumps to; jumps within a function are none.
-fn calls(listing: &str) -> Calls<'_> {
-    let mut calls = Calls::new();
-    let mut current = "";
-    for line in listing.lines() {
-        if let Some(name) = line.strip_suffix(">:").and_then(|line| line.split_once('<')) {
-            current = name.1;
-            calls.entry(current).or_default();
-        } else if let Some((target, is_call)) = target(line) {
-            let inside = target.split_once('+');
-            let other = inside.map_or(target, |(name, _)| name);
-            if is_call || (inside.is_none() && other != current) {
-                calls.entry(current).or_default().push(other);
-            }
-        }
-    }
-    calls
-}
-
-/// Where an instruction goes, and whether it is a call.
-fn target(line: &str) -> Option<(&str, bool)> {
-    let (_, instruction) = line.split_once('\t')?;
-    let mnemonic = instruction.split_whitespace().next()?;
-    let target = instruction.split_once('<')?.1.strip_suffix('>')?;
-    (mnemonic == "call" || mnemonic.starts_with('j')).then_some((target, mnemonic == "call"))
 }
 
 /// A function of Rust that is on a cycle, if there is one: what is left when, again and again, whoever calls nobody that is left is taken
@@ -100,7 +62,8 @@ fn reaches(calls: &Calls<'_>, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{calls, cycle};
+    use super::super::calls::calls;
+    use super::cycle;
 
     const PLAIN: &str = "\
 0000000010000000 <_ZN1aE>:

@@ -1,6 +1,6 @@
 //! The same sources, built from nothing in two folders: the same bytes.
 
-use super::{Place, build, path, refused, strip};
+use super::{IMAGE, Place, build, path, refused, strip};
 use crate::failure::Failure;
 use crate::{house, process};
 use std::ffi::OsStr;
@@ -15,7 +15,7 @@ pub(crate) fn compare() -> Result<String, Failure> {
     let folder = house::fresh_workshop("image-twice")?;
     let copy = folder.join("sources of the same commit");
     copy_sources(house::root(), &copy)?;
-    let built = build(&Place { sources: copy.clone(), target: Some(folder.join("target")) })?;
+    let built = build(&Place { sources: copy.clone(), target: Some(folder.join("target")) }, &IMAGE)?;
     let second = folder.join("husk-image");
     strip(&built, &second)?;
     let read = |path: &Path| std::fs::read(path).map_err(|error| Failure::io("read", path, &error));
