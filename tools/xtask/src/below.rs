@@ -1,7 +1,7 @@
 //! Machines with the image in them, and Debian's kernel below it: what the demo and the peers start.
 
 use crate::failure::Failure;
-use crate::guest::{Report, image as initramfs};
+use crate::guest::{QUIET, Report};
 use crate::image;
 use crate::process::{self, Daemon};
 use crate::product::{Product, Profile, Vm, text};
@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Boots of layer and guest under software emulation on a loaded machine, with some hundred TPM commands.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
+/// The guest's memory, the layer's part included, in MiB.
+pub(crate) const MEMORY_MIB: &str = "768";
 /// An orderly end, or a killed machine's.
 const END_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -28,6 +30,8 @@ pub(crate) struct Start<'a> {
     pub(crate) guest_cpus: u8,
     /// More words for `husk run`.
     pub(crate) words: &'a [&'a str],
+    /// Words of the kernel's command line: what it says, and where.
+    pub(crate) kernel_words: &'a str,
 }
 
 /// Everything but the machine itself: a processor, a broker, an enrolled VM.
@@ -45,7 +49,7 @@ pub(crate) struct Below {
 
 impl Below {
     /// Builds the image, starts what serves, and enrols a VM whose firmware it is.
-    pub(crate) fn set(folder: &Path, kernel: Kernel) -> Result<Self, Failure> {
+    pub(crate) fn set(folder: &Path, kernel: Kernel, initramfs: PathBuf) -> Result<Self, Failure> {
         image::make()?;
         let image = image::path()?;
         let product = Product::build(folder, Profile::Dev)?;
@@ -59,7 +63,7 @@ impl Below {
         let vm = product.enrol(&tenant, &measurement, "vm")?;
         let (broker, address) = product.broker(true)?;
         let daemons = [processor, broker];
-        let (kernel, initramfs) = (kernel.image, initramfs()?);
+        let kernel = kernel.image;
         Ok(Self { product, vm, broker: address, psp, image, kernel, initramfs, starts: 0, _daemons: daemons })
     }
 
@@ -69,7 +73,7 @@ impl Below {
         let name = format!("machine-{}-{}", self.starts, start.script);
         let settings = start.settings.iter().map(|(name, value)| format!(" husk.set.{name}={value}"));
         let append: String =
-            std::iter::once(format!("console=ttyS0 loglevel=4 panic=-1 husk.script={}", start.script))
+            std::iter::once(format!("{} panic=-1 husk.script={}", start.kernel_words, start.script))
                 .chain(settings)
                 .collect();
         let paths =
@@ -78,7 +82,7 @@ impl Below {
         let (pid, cpus) = (text(&self.pid_file()), start.guest_cpus.to_string());
         let line = ["run", "--image", image, "--kernel", kernel, "--initrd", initramfs, "--append", &append];
         let more = ["--volume", volume, "--config", config, "--psp", psp, "--broker", &self.broker];
-        let last = ["--vcpus", &cpus, "--memory", "768", "--", "-pidfile", &pid];
+        let last = ["--vcpus", &cpus, "--memory", MEMORY_MIB, "--", "-pidfile", &pid];
         let words = line.iter().chain(&more).chain(start.words).chain(&last);
         let words: Vec<String> = words.map(ToString::to_string).collect();
         Daemon::start(&name, &self.product.husk, &words, &self.product.path(&format!("{name}.console")))
@@ -103,7 +107,8 @@ impl Below {
         guest_cpus: u8,
     ) -> Result<Report, Failure> {
         let disk = self.vm.disk.clone();
-        let mut machine = self.start(Start { script, settings, disk: &disk, guest_cpus, words })?;
+        let start = Start { script, settings, disk: &disk, guest_cpus, words, kernel_words: QUIET };
+        let mut machine = self.start(start)?;
         machine.wait_until(PATIENCE, |console| Report::read(console).end)?;
         machine.wait_success(END_PATIENCE)?;
         Ok(Report::read(&machine.log_text()))

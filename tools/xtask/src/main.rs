@@ -3,7 +3,7 @@
 //! **What.** `setup` brings the machine's packages, `check` is everything that needs no run, `test` runs the laws and
 //! the peers, `demo` shows the product, `bench` measures it. Each calls the earlier ones for what it needs.
 //! **Trust.** The machine it runs on: this is a developer's tool, nothing of it ships.
-//! **Laws.** No dependency but `std` and a hash (the soak's model extends PCRs), so that it builds in seconds; its tests read
+//! **Laws.** No dependency but `std`, a hash (the soak's model extends PCRs) and a demangler, so that it builds in seconds; its tests read
 //! its JSON with a parser of others. It ends every process it started.
 //! **Not here.** What the product does: `tools/husk`.
 
@@ -83,10 +83,15 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "bench",
         help: bench::HELP,
-        flags: &["broker", "--json"],
+        flags: &["broker", "image", "--json"],
         run: |flags| {
             let json = flags.has("--json");
-            if flags.has("broker") { bench::broker::run(json) } else { bench::run(json) }
+            match (flags.has("broker"), flags.has("image")) {
+                (true, false) => bench::broker::run(json),
+                (false, true) => bench::image::run(json),
+                (false, false) => bench::run(json),
+                (true, true) => Err(Failure::usage("xtask: bench is of the broker or of the image".into())),
+            }
         },
     },
     Subcommand {

@@ -13,8 +13,8 @@ cargo xtask test [--all] [--peers]
 Runs `check`, builds the image, then every test of the workspace, then the peers: swtpm,
 tpm2-pytss and a kernel guest, under QEMU's own TPM devices and below the image, then
 the demo, through the image and in a host process, then a soak of 20 seconds. With
---all the long tests run too (HUSK_LONG=1), all of tpm2-pytss' own, libFuzzer for 20
-seconds a target, and a soak of 5 minutes.
+--all the long tests run too (HUSK_LONG=1), all of tpm2-pytss' own, the newest kernel that
+Debian has below the image, libFuzzer for 20 seconds a target, and a soak of 5 minutes.
 HUSK_EVIDENCE_DIR may name a folder with more attestation reports and certificates.
 With --peers nothing but the peers runs. The last line is `N passed, N failed`.";
 

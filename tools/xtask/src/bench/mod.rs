@@ -12,6 +12,7 @@ mod client;
 #[path = "../../../../tests/support/tpm.rs"]
 mod commands;
 mod cost;
+pub(crate) mod image;
 mod operations;
 mod outcome;
 mod plot;
@@ -29,7 +30,7 @@ use std::time::Duration;
 use tap::Tap;
 
 pub(crate) const HELP: &str = "\
-cargo xtask bench [broker] [--json]
+cargo xtask bench [broker|image] [--json]
 
 Builds husk for release and times the same TPM commands on husk with its broker, on
 husk without one (every promise given up), and on Debian's swtpm: one client, in
@@ -44,7 +45,12 @@ processor; husk_own_us is the rest. A plot goes to target/husk/bench.svg. Takes 
 
 With `broker`: anchors and boots a second of one broker on SQLite and of one and three on
 PostgreSQL, from 1 to 256 VMs, with 10 and 100,000 rows, as fast as they are answered and
-(paced) at half of that; latencies, and what each cost the brokers. Takes two minutes.";
+(paced) at half of that; latencies, and what each cost the brokers. Takes two minutes.
+
+With `image`: the same kernel in QEMU alone and below the image, in turn: time from QEMU's
+start to the kernel's first line, and the longest that a thread which wakes every
+millisecond waited (cyclictest, 10 seconds), below the image while the TPM makes RSA keys.
+Medians of three. Takes about three minutes, and says little on a machine that does more.";
 
 /// How many cold starts of each kind.
 const COLD_STARTS: usize = 9;

@@ -6,7 +6,7 @@
 use super::{WRITES_BEFORE_CUT, cut_step, kept};
 use crate::below::{Below, PATIENCE, Start};
 use crate::failure::Failure;
-use crate::guest::Report;
+use crate::guest::{QUIET, Report, image as initramfs};
 use crate::steps::Steps;
 use crate::{house, setup};
 use std::path::Path;
@@ -29,7 +29,7 @@ pub(crate) fn into(steps: &mut Steps, keep: bool) -> Result<(), Failure> {
 }
 
 fn story(steps: &mut Steps, folder: &Path) -> Result<(), Failure> {
-    let mut below = Below::set(folder, setup::fetched_kernel()?)?;
+    let mut below = Below::set(folder, setup::fetched_kernel()?, initramfs()?)?;
     let first = below.boot("first-boot", &[], 1)?;
     steps.add_all("image: boot 1", &first.judged());
     let yesterday = below.copy_disk("yesterday.disk")?;
@@ -85,5 +85,5 @@ fn refused_yesterday(below: &mut Below, disk: &Path) -> Result<String, Failure> 
 }
 
 const fn start<'a>(script: &'a str, disk: &'a Path) -> Start<'a> {
-    Start { script, settings: &[], disk, guest_cpus: 1, words: &[] }
+    Start { script, settings: &[], disk, guest_cpus: 1, words: &[], kernel_words: QUIET }
 }

@@ -14,14 +14,23 @@ const LIBRARY_FOLDER: &str = "/usr/lib/x86_64-linux-gnu";
 
 /// Writes the initramfs into `target/husk/guest` and returns its path.
 pub(crate) fn image() -> Result<PathBuf, Failure> {
+    image_with(&[])
+}
+
+/// As [`image`], with more of this machine's programs.
+pub(crate) fn image_with(more: &[&str]) -> Result<PathBuf, Failure> {
     let mut archive = Archive::default();
     let guest = house::root().join("tools/xtask/guest");
     archive.file("/init", &read(&guest.join("init"))?);
     archive.file("/bin/busybox", &read(&setup::program("busybox")?)?);
-    let tpm2 = setup::program("tpm2")?;
-    archive.file("/usr/bin/tpm2", &read(&tpm2)?);
     let tcti = Path::new(LIBRARY_FOLDER).join(DEVICE_TCTI);
-    for library in libraries(&[&tpm2, &tcti])? {
+    let mut linked = vec![tcti.clone()];
+    for name in ["tpm2"].iter().chain(more) {
+        let program = setup::program(name)?;
+        archive.file(&format!("/usr/bin/{name}"), &read(&program)?);
+        linked.push(program);
+    }
+    for library in libraries(&linked)? {
         archive.file(&library.to_string_lossy(), &read(&library)?);
     }
     archive.file(&tcti.to_string_lossy(), &read(&tcti)?);
@@ -41,7 +50,7 @@ fn scripts() -> Result<BTreeSet<PathBuf>, Failure> {
 }
 
 /// The files that the dynamic linker would load for `programs`, itself among them.
-fn libraries(programs: &[&Path]) -> Result<BTreeSet<PathBuf>, Failure> {
+fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>, Failure> {
     let mut found = BTreeSet::new();
     for program in programs {
         let listing = process::output(Command::new("ldd").arg(program))?;

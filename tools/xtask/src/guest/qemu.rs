@@ -10,6 +10,9 @@ use std::time::Duration;
 /// The guest's memory in MiB.
 pub(crate) const MEMORY_MIB: u64 = 512;
 
+/// What a kernel says of itself in an ordinary run: warnings, on the serial console.
+pub(crate) const QUIET: &str = "console=ttyS0 loglevel=4";
+
 /// Where the TPM's shared page lies in the guest's memory: 64 MiB below its end, away from the firmware's tables.
 pub(crate) const SHARED_PAGE_BASE: u64 = (MEMORY_MIB - 64) << 20;
 
@@ -147,7 +150,7 @@ fn arguments(launch: &Launch<'_>) -> Vec<String> {
 }
 
 fn kernel_command_line(launch: &Launch<'_>) -> String {
-    let mut words = vec!["console=ttyS0 loglevel=4 panic=-1".to_owned()];
+    let mut words = vec![format!("{QUIET} panic=-1")];
     if matches!(launch.wiring, Wiring::SharedPage { .. }) {
         words.push(format!("memmap={SHARED_PAGE_BYTES:#x}${SHARED_PAGE_BASE:#x}"));
     }

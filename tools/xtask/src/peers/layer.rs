@@ -4,17 +4,24 @@
 use super::group;
 use crate::below::Below;
 use crate::failure::Failure;
+use crate::guest::image;
+use crate::setup::Kernel;
 use crate::steps::{Step, Steps};
 use crate::{house, setup};
 
-/// Runs the boots as steps.
-pub(super) fn into(steps: &mut Steps) {
-    group(steps, "kernel guest below the image", boots());
+/// Runs the boots as steps: on this release's kernel, and if `all` on the newest that Debian has.
+pub(super) fn into(steps: &mut Steps, all: bool) {
+    group(steps, "kernel guest below the image", boots("layer", setup::fetched_kernel()));
+    if all {
+        group(steps, "newest kernel guest below the image", boots("layer-newest", setup::newest_kernel()));
+    }
 }
 
 /// Two machines, one after the other, whose guests boot twice: each script finds the second time what it left the first.
-fn boots() -> Result<Vec<Step>, Failure> {
-    let mut below = Below::set(&house::fresh_workshop("peers/layer")?, setup::fetched_kernel()?)?;
+fn boots(name: &str, kernel: Result<Kernel, Failure>) -> Result<Vec<Step>, Failure> {
+    let kernel = kernel?;
+    println!("layer: the guest's kernel is {}", kernel.version);
+    let mut below = Below::set(&house::fresh_workshop(&format!("peers/{name}"))?, kernel, image()?)?;
     let trapped = below.boot("processors", &[], 2)?;
     let private = below.boot_with(&["--crb", "private"], "private-crb", &[], 1)?;
     Ok([trapped.judged(), private.judged()].concat())

@@ -42,7 +42,7 @@ pub(crate) fn into(steps: &mut Steps, all: bool) -> Result<(), Failure> {
         }
         Err(failure) => steps.attempt("the sealed stack", || Err(failure)),
     }
-    layer::into(steps);
+    layer::into(steps, all);
     Ok(())
 }
 

@@ -1,13 +1,16 @@
-//! The guest's kernel: Debian's cloud kernel, fetched as a package and unpacked, never installed.
+//! The guest's kernel: Debian's cloud kernel, fetched as packages and unpacked, never installed.
 
+use super::apt::Apt;
 use crate::failure::Failure;
-use crate::{house, process};
+use crate::house;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-/// The package whose dependency is the newest cloud kernel of the release.
+/// The package whose dependency is the newest cloud kernel of a release.
 const META: &str = "linux-image-cloud-amd64";
+
+/// Kernel and configuration lie in the image's package, or since Linux 7 in packages of these names that it needs.
+const PARTS: [&str; 2] = ["linux-binary-", "linux-base-"];
 
 /// An unmodified distribution kernel.
 #[derive(Debug)]
@@ -18,16 +21,27 @@ pub(crate) struct Kernel {
     pub(crate) version: String,
 }
 
-/// The kernel in `target/husk/kernel`, fetched if it is not there.
+/// This release's kernel in `target/husk/kernel`, fetched if it is not there.
 pub(crate) fn fetched_kernel() -> Result<Kernel, Failure> {
-    let home = house::root().join("target/husk/kernel");
+    kept_or_fetched("kernel", || Ok(Apt::of_this_release()))
+}
+
+/// The newest kernel that Debian has (of sid) in `target/husk/kernel-newest`, fetched if none is there.
+pub(crate) fn newest_kernel() -> Result<Kernel, Failure> {
+    kept_or_fetched("kernel-newest", Apt::of_the_newest)
+}
+
+fn kept_or_fetched(name: &str, apt: impl FnOnce() -> Result<Apt, Failure>) -> Result<Kernel, Failure> {
+    let home = house::root().join("target/husk").join(name);
     if let Ok(version) = fs::read_to_string(home.join("package")) {
         return Ok(Kernel { image: home.join("vmlinuz"), version: version.trim().to_owned() });
     }
-    let package = newest()?;
+    let apt = apt()?;
+    let package = image_package(&apt.dependencies(META)?)
+        .ok_or_else(|| Failure::lacking(format!("setup: apt knows no {META}; run: sudo apt-get update")))?;
     println!("setup: fetching {package}");
-    let temporary = house::fresh_workshop("kernel.partial")?;
-    unpack(&package, &temporary)?;
+    let temporary = house::fresh_workshop(&format!("{name}.partial"))?;
+    unpack(&apt, &package, &temporary)?;
     if home.exists() {
         fs::remove_dir_all(&home).map_err(|error| Failure::io("remove", &home, &error))?;
     }
@@ -36,42 +50,33 @@ pub(crate) fn fetched_kernel() -> Result<Kernel, Failure> {
 }
 
 /// The kernel package that the meta package depends on.
-fn newest() -> Result<String, Failure> {
-    let depends = process::output(Command::new("apt-cache").args(["depends", META]))?;
-    dependency(&depends)
-        .ok_or_else(|| Failure::lacking(format!("setup: apt knows no {META}; run: sudo apt-get update")))
-}
-
-fn dependency(listing: &str) -> Option<String> {
-    let mut names = listing.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-    names.find(|name| name.starts_with("linux-image-")).map(str::to_owned)
+fn image_package(dependencies: &[String]) -> Option<String> {
+    dependencies.iter().find(|name| name.starts_with("linux-image-")).cloned()
 }
 
 /// Leaves `vmlinuz`, `config` and, last, `package` in `folder`.
-fn unpack(package: &str, folder: &Path) -> Result<(), Failure> {
-    let download = Command::new("apt-get")
-        .args(["-q", "-o", "APT::Sandbox::User=root", "download", package])
-        .current_dir(folder)
-        .output();
-    let downloaded =
-        download.map_err(|error| Failure::lacking(format!("setup: apt-get does not start: {error}")))?;
-    if !downloaded.status.success() {
-        let complaint = String::from_utf8_lossy(&downloaded.stderr).trim().to_owned();
-        return Err(Failure::failed(format!("setup: cannot fetch {package}: {complaint}")));
-    }
-    let archive = only_file(folder, |name| name.ends_with(".deb"))?;
+fn unpack(apt: &Apt, package: &str, folder: &Path) -> Result<(), Failure> {
     let tree = folder.join("tree");
-    process::output(Command::new("dpkg-deb").arg("-x").args([&archive, &tree]))?;
-    let boot = tree.join("boot");
-    for (prefix, kept) in [("vmlinuz-", "vmlinuz"), ("config-", "config")] {
-        let found = only_file(&boot, |name| name.starts_with(prefix))?;
+    let mut packages = vec![package.to_owned()];
+    packages.extend(apt.dependencies(package)?.into_iter().filter(|name| is_part(name)));
+    for package in &packages {
+        apt.unpack(package, &tree)?;
+    }
+    for kept in ["vmlinuz", "config"] {
+        let found = only_file(&tree, kept)?;
         fs::rename(&found, folder.join(kept)).map_err(|error| Failure::io("move", &found, &error))?;
     }
     has_built_in_crb(&folder.join("config"))?;
     fs::remove_dir_all(&tree).map_err(|error| Failure::io("remove", &tree, &error))?;
-    fs::remove_file(&archive).map_err(|error| Failure::io("remove", &archive, &error))?;
     let mark = folder.join("package");
     fs::write(&mark, package).map_err(|error| Failure::io("write", &mark, &error))
+}
+
+/// A part belongs to one version: `linux-base` alone is another package.
+fn is_part(name: &str) -> bool {
+    PARTS
+        .iter()
+        .any(|part| name.strip_prefix(part).is_some_and(|version| version.starts_with(char::is_numeric)))
 }
 
 /// The guest has no modules: the CRB driver must be part of the kernel.
@@ -80,26 +85,55 @@ fn has_built_in_crb(config: &Path) -> Result<(), Failure> {
     if text.lines().any(|line| line == "CONFIG_TCG_CRB=y") {
         return Ok(());
     }
-    Err(Failure::failed("setup: this release's cloud kernel has no built-in tpm_crb; use Debian 12 or 13"))
+    Err(Failure::failed(
+        "setup: that cloud kernel has no built-in tpm_crb: the guest has no modules, so it cannot be used",
+    ))
 }
 
-fn only_file(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf, Failure> {
-    let entries = fs::read_dir(folder).map_err(|error| Failure::io("read", folder, &error))?;
-    let mut paths = entries.flatten().map(|entry| entry.path());
-    let found = paths.find(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(&wanted));
-    found.ok_or_else(|| {
-        Failure::failed(format!("setup: {} does not hold what the package should bring", folder.display()))
-    })
+/// The one file below `folder` whose name is `wanted`, alone or before a version.
+fn only_file(folder: &Path, wanted: &str) -> Result<PathBuf, Failure> {
+    let (mut folders, mut found) = (vec![folder.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder).map_err(|error| Failure::io("read", &folder, &error))?;
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            match name.strip_prefix(wanted) {
+                _ if is_folder => folders.push(entry.path()),
+                Some(rest) if rest.is_empty() || rest.starts_with('-') => found.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    match <[PathBuf; 1]>::try_from(found) {
+        Ok([found]) => Ok(found),
+        Err(found) => {
+            let (count, place) = (found.len(), folder.display());
+            Err(Failure::failed(format!("setup: {count} files are a {wanted} below {place}, one should be")))
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::dependency;
+    use super::{image_package, is_part};
 
     #[test]
     fn the_newest_kernel_is_the_meta_packages_dependency() {
-        let listing = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-56-cloud-amd64\n";
-        assert_eq!(dependency(listing).as_deref(), Some("linux-image-6.1.0-56-cloud-amd64"));
-        assert_eq!(dependency("linux-image-cloud-amd64\n"), None);
+        let named = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let listed = named(&["linux-base-cloud-amd64", "linux-image-7.2.13+deb14-cloud-amd64"]);
+        assert_eq!(image_package(&listed).as_deref(), Some("linux-image-7.2.13+deb14-cloud-amd64"));
+        assert_eq!(image_package(&named(&["linux-base"])), None);
+    }
+
+    #[test]
+    fn a_kernels_parts_are_told_from_what_it_runs_beside() {
+        assert!(
+            is_part("linux-binary-7.2.13+deb14-cloud-amd64")
+                && is_part("linux-base-7.2.13+deb14-cloud-amd64")
+        );
+        assert!(
+            !is_part("linux-base") && !is_part("linux-base-cloud-amd64") && !is_part("linux-modules-7.2")
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: what the machine must have, brought in once.
 
+mod apt;
 mod kernel;
 mod packages;
 mod peers;
@@ -10,7 +11,7 @@ use crate::process;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-pub(crate) use kernel::{Kernel, fetched_kernel};
+pub(crate) use kernel::{Kernel, fetched_kernel, newest_kernel};
 pub(crate) use python::{Python, python};
 
 pub(crate) const HELP: &str = "\
@@ -19,7 +20,8 @@ cargo xtask setup
 Installs the Debian packages that Husk is built and tested with (as root or with
 passwordless sudo; else it prints the line to run and exits with 3), adds the
 Rust target x86_64-unknown-none, fetches the kernel of the test guest into
-target/husk/kernel without installing it, builds tpm2-pytss from PyPI in a
+target/husk/kernel without installing it (`test --all` also that of Debian's newest suite,
+into target/husk/kernel-newest), builds tpm2-pytss from PyPI in a
 Python environment in target/husk/python, and installs sev-snp-measure from PyPI into
 target/husk/sev-snp-measure. Does nothing, quickly, when all is there.";
 

@@ -36,6 +36,7 @@ const NEEDED: &[&[&str]] = &[
     &["python3"],              // runs sev-snp-measure, a peer
     &["python3-cryptography"], // which it needs for ID blocks
     &["procps"],               // kill, which tests send signals with
+    &["rt-tests"],             // cyclictest: how late a guest's timers are
     &["postgresql"],           // the broker's other database; tests run servers of their own
 ];
 
