@@ -20,8 +20,8 @@ pub use key::{KEY_REQUEST_BYTES, KEY_RESPONSE_BYTES, KeyFields, KeyRequest, KeyR
 pub use report::{REPORT_REQUEST_BYTES, REPORT_RESPONSE_BYTES, read_report_response, report_request};
 pub use secrets::SecretsPage;
 pub use service::{GuestRequestService, ServiceReporter};
-pub use table::signing_certificate;
-pub(crate) use table::{Entry, VCEK_GUID, VLEK_GUID};
+pub(crate) use table::Entry;
+pub use table::{VCEK_GUID, VLEK_GUID, signing_certificate};
 pub use time::{TSC_INFO_BYTES, TscInfo};
 
 use super::AttestFault;

@@ -5,10 +5,10 @@ use zerocopy::byteorder::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// 63da758d-e664-4564-adc5-f4b93be8accd, as it lies in memory: the entry of the VCEK.
-pub(crate) const VCEK_GUID: [u8; 16] =
+pub const VCEK_GUID: [u8; 16] =
     [0x8D, 0x75, 0xDA, 0x63, 0x64, 0xE6, 0x64, 0x45, 0xAD, 0xC5, 0xF4, 0xB9, 0x3B, 0xE8, 0xAC, 0xCD];
 /// a8074bc2-a25a-483e-aae6-39c045a0b8a1, as it lies in memory: the entry of the VLEK.
-pub(crate) const VLEK_GUID: [u8; 16] =
+pub const VLEK_GUID: [u8; 16] =
     [0xC2, 0x4B, 0x07, 0xA8, 0x5B, 0xA2, 0x3E, 0x48, 0xAA, 0xE6, 0x39, 0xC0, 0x45, 0xA0, 0xB8, 0xA1];
 
 /// No table has more entries.

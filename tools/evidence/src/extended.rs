@@ -8,16 +8,12 @@
 //! **Not here.** Intermediates and roots in a table: [`Verifier`](crate::Verifier) has its own.
 
 use crate::EvidenceError;
+use husk::attest::guest_message::{VCEK_GUID, VLEK_GUID};
 use husk::seams::REPORT_BYTES;
 use x509_cert::der::pem;
 
 /// Status, size and reserved bytes before the report in MSG_REPORT_RSP.
 const RESPONSE_HEAD_BYTES: usize = 0x20;
-/// VCEK 63da758d-e664-4564-adc5-f4b93be8accd and VLEK a8074bc2-a25a-483e-aae6-39c045a0b8a1, as they lie in memory.
-const KEY_GUIDS: [[u8; 16]; 2] = [
-    [0x8D, 0x75, 0xDA, 0x63, 0x64, 0xE6, 0x64, 0x45, 0xAD, 0xC5, 0xF4, 0xB9, 0x3B, 0xE8, 0xAC, 0xCD],
-    [0xC2, 0x4B, 0x07, 0xA8, 0x5B, 0xA2, 0x3E, 0x48, 0xAA, 0xE6, 0x39, 0xC0, 0x45, 0xA0, 0xB8, 0xA1],
-];
 const ENTRY_BYTES: usize = 24;
 /// A DER certificate is a SEQUENCE with a length of two bytes.
 const DER_BEGINS: &[u8] = &[0x30, 0x82];
@@ -59,7 +55,7 @@ pub fn key_certificate_in(bytes: &[u8]) -> Result<Vec<u8>, EvidenceError> {
     }
     let mut found = None;
     for (guid, certificate) in table(bytes)? {
-        if KEY_GUIDS.contains(&guid) && found.replace(certificate).is_some() {
+        if [VCEK_GUID, VLEK_GUID].contains(&guid) && found.replace(certificate).is_some() {
             return Err(EvidenceError::NoCertificate("the table has two signing keys"));
         }
     }
