@@ -158,7 +158,26 @@ pub struct Plan<'a> {
     pub id_block: Option<&'a IdBlockHeader>,
 }
 
+/// What a launch measures, in the words of whoever asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measurement {
+    /// MEASUREMENT of its report.
+    pub digest: [u8; 48],
+    /// What an author may not expect.
+    pub remarks: Vec<Remark>,
+    /// Whether some processors start out of reset, so that their model counts.
+    pub from_reset: bool,
+}
+
 impl<'a> Plan<'a> {
+    /// What the launch measures.
+    #[must_use]
+    pub fn measurement(&self) -> Measurement {
+        let digest = self.digest().value();
+        let from_reset = self.vmsas.iter().any(|run| matches!(run.content, Content::Made(_)));
+        Measurement { digest, remarks: self.remarks_on(&digest), from_reset }
+    }
+
     /// The plan of launching `file`.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use crate::run::Plan;
 use crate::snp::cli::{Shared, SnpArgs};
 use anyhow::{Context, bail};
 use husk_firmware::wishes::{CrbPlace, Gate, Ways};
+use husk_image::vcpu::VCPUS_MAX;
 use husk_relay::pipe::{HttpPipe, Pipe};
 use husk_relay::tamper::{Mode, Tampered};
 use std::path::{Path, PathBuf};
@@ -57,9 +58,9 @@ pub struct Args {
     /// Offer SVSM calls besides, by VMMCALL
     #[arg(long, conflicts_with = "sev_snp")]
     svsm_calls: bool,
-    /// How many processors the guest has; without SEV-SNP the machine has one more, which serves the TPM
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(GUEST_CPUS_MAX)))]
-    vcpus: u8,
+    /// How many processors the guest has: as many as KVM takes under SEV-SNP; without it at most 7, and the machine has one more, which serves the TPM
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(VCPUS_MAX)))]
+    vcpus: u32,
     /// The machine's memory in MiB; the guest gets what firmware and payload leave
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     memory: u64,
@@ -88,6 +89,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if args.snp.is_asked_for() {
         return args.snp.run(&args.shared());
     }
+    let guest_cpus = guest_cpus(args.vcpus)?;
     let image_path = args.image.clone().map_or_else(beside, Ok)?;
     let image = Image::open(&image_path)?;
     if args.measure_only {
@@ -109,7 +111,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         volume: volume.clone(),
         block_bytes: args.block_bytes,
         psp: psp.clone(),
-        guest_cpus: args.vcpus,
+        guest_cpus,
         memory_mib: args.memory,
         acceleration: args.accel,
         ways: Ways { crb: args.crb, gate: if args.svsm_calls { Gate::Open } else { Gate::Closed } },
@@ -123,6 +125,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     plan.run(pipe)
 }
 
+/// What the image takes: fewer processors than a launch under SEV-SNP does.
+fn guest_cpus(vcpus: u32) -> anyhow::Result<u8> {
+    let fitting = u8::try_from(vcpus).ok().filter(|vcpus| *vcpus <= GUEST_CPUS_MAX);
+    fitting.with_context(|| {
+        format!("the image takes at most {GUEST_CPUS_MAX} processors of a guest; lower --vcpus")
+    })
+}
+
 impl Args {
     /// What a launch under SEV-SNP takes from here.
     fn shared(&self) -> Shared<'_> {
@@ -132,7 +142,7 @@ impl Args {
             config: self.config.as_deref(),
             volume: self.volume.as_deref(),
             block_bytes: self.block_bytes,
-            vcpus: self.vcpus.into(),
+            vcpus: self.vcpus,
             memory_mib: self.memory,
             qemu: &self.qemu,
             extra: &self.extra,

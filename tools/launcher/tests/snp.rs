@@ -143,7 +143,7 @@ fn qemu_is_told_what_the_launch_is_and_where_the_volume_and_the_channel_are() {
 }
 
 #[test]
-fn a_launch_has_the_files_policy_and_the_digest_that_image_measure_states() {
+fn a_launch_has_the_files_policy_and_a_digest_of_its_pages() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
     let write = |content: u8, policies: Vec<IgvmInitializationHeader>| {

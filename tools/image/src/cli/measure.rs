@@ -7,7 +7,6 @@ use crate::igvm_file::{FILE_BYTES_MAX, IgvmFile};
 use crate::ovmf::{IMAGE_BYTES_MAX, Ovmf};
 use crate::ovmf_launch::{OvmfLaunch, image_digest};
 use crate::plan::{IgvmLaunch, Plan, Remark};
-use crate::run::Content;
 use crate::vcpu::Vcpus;
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
@@ -158,14 +157,13 @@ fn igvm_measurement(bytes: &[u8], vcpus: Vcpus, known: bool, loader: Loader) -> 
     let file = IgvmFile::parse(bytes)?;
     let launch = IgvmLaunch { vcpus, zeros: loader.zeros(), vmsas: loader.vmsas() };
     let plan = Plan::of(&file, &launch)?;
-    let from_reset = plan.vmsas.iter().any(|run| matches!(run.content, Content::Made(_)));
-    if from_reset && !known {
+    let measured = plan.measurement();
+    if measured.from_reset && !known {
         bail!(
             "the file has no VMSA for some of the processors, and what they find after reset depends on their model; give --vcpu-type"
         );
     }
-    let digest = plan.digest().value();
-    Ok(Measurement { digest, policy: plan.policy, remarks: plan.remarks_on(&digest) })
+    Ok(Measurement { digest: measured.digest, policy: plan.policy, remarks: measured.remarks })
 }
 
 /// The digest of an IGVM launch, and the policy that the file asks for.

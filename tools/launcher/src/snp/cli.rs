@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use husk::fault::Fault;
 use husk_files::read_config;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::process::Command;
 
 /// Position of the C-bit on the EPYCs that have SEV-SNP, for command lines that are made on another machine.
@@ -88,7 +88,9 @@ impl SnpArgs {
             hex::encode(machine.host_data)
         );
         match &self.libvirt {
-            Some(name) => print!("{}", domain(name, shared.qemu, &machine)),
+            Some(name) => {
+                print!("{}", domain(name, &emulator(shared.qemu)?, &machine.with_absolute_paths()?))
+            }
             None if shared.print => println!("{}", shown(shared.qemu, &machine.words())),
             None => start(&probe, shared.qemu, &machine)?,
         }
@@ -125,6 +127,16 @@ impl SnpArgs {
             extra: shared.extra.to_vec(),
         })
     }
+}
+
+/// Where QEMU lies: libvirt looks for it nowhere.
+fn emulator(qemu: &Path) -> anyhow::Result<PathBuf> {
+    if qemu.components().count() > 1 {
+        return Ok(absolute(qemu)?);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(qemu)).find(|file| file.is_file());
+    found.with_context(|| format!("{} is nowhere on PATH; name QEMU with --qemu", qemu.display()))
 }
 
 /// Starts the machine on a host that can, and waits for its end.

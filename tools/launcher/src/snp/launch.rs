@@ -5,7 +5,6 @@ use anyhow::{Context as _, bail};
 use husk_image::id_block::from_header;
 use husk_image::igvm_file::{FILE_BYTES_MAX, IdBlockHeader, IgvmFile};
 use husk_image::plan::{IgvmLaunch, Plan, Remark, VmsaScope, ZeroPages};
-use husk_image::run::Content;
 use husk_image::vcpu::{CpuSignature, FEATURE_SNP, Vcpus};
 use std::fs::File;
 use std::io::Read as _;
@@ -48,14 +47,14 @@ impl Launch {
         let launch = IgvmLaunch { vcpus, zeros: ZeroPages::AsContent, vmsas: VmsaScope::All };
         let plan = Plan::of(&file, &launch)?;
         let policy = plan.policy.context("the file has no guest policy; build it with one")?;
-        let measurement = plan.digest().value();
-        let mut remarks: Vec<String> = plan.remarks_on(&measurement).iter().map(Remark::text).collect();
-        if plan.vmsas.iter().any(|run| matches!(run.content, Content::Made(_))) {
+        let measured = plan.measurement();
+        let mut remarks: Vec<String> = measured.remarks.iter().map(Remark::text).collect();
+        if measured.from_reset {
             remarks
                 .push("some processors start out of reset, and their model counts in the measurement".into());
         }
         Ok(Self {
-            measurement,
+            measurement: measured.digest,
             policy,
             identity: plan.id_block.map(|header| identity(header, policy)),
             remarks,

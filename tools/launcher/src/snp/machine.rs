@@ -4,7 +4,7 @@ use super::host::SVSM_SLOTS;
 use crate::machine::escaped;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use std::path::PathBuf;
+use std::path::{PathBuf, absolute};
 
 /// An ID block and its authentication page, as the IGVM file has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,15 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// The same machine, for who starts QEMU in another folder.
+    ///
+    /// # Errors
+    /// What the system says where there is no current folder.
+    pub fn with_absolute_paths(self) -> std::io::Result<Self> {
+        let (igvm, volume, channel) = (absolute(self.igvm)?, absolute(self.volume)?, absolute(self.channel)?);
+        Ok(Self { igvm, volume, channel, ..self })
+    }
+
     /// The words of the command line, without the program.
     #[must_use]
     pub fn words(&self) -> Vec<String> {
