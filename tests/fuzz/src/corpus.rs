@@ -96,6 +96,8 @@ each_target! {
     image_ovmf
     svsm_call
     manifest
+    quote
+    ek_certificate
 }
 
 #[test]

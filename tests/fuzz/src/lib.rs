@@ -29,6 +29,7 @@ mod release;
 mod sockets;
 mod state;
 mod svsm;
+mod tpm_evidence;
 mod volume;
 
 #[path = "../../support/attest_op.rs"]
@@ -110,6 +111,13 @@ pub const TARGETS: &[Target] = &[
     Target { name: "image_ovmf", run: image::ovmf, seeds: image::ovmf_seeds, mutations: 10_000 },
     Target { name: "svsm_call", run: svsm::call, seeds: svsm::call_seeds, mutations: 3_000 },
     Target { name: "manifest", run: svsm::manifest, seeds: svsm::manifest_seeds, mutations: 20_000 },
+    Target { name: "quote", run: tpm_evidence::quote, seeds: tpm_evidence::quote_seeds, mutations: 4_000 },
+    Target {
+        name: "ek_certificate",
+        run: tpm_evidence::certificate,
+        seeds: tpm_evidence::certificate_seeds,
+        mutations: 1_000,
+    },
 ];
 
 /// Runs the target of that name.

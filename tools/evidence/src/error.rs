@@ -116,6 +116,52 @@ pub enum EvidenceError {
         /// The report's VMPL.
         vmpl: u32,
     },
+    /// A certificate of an endorsement key breaks the profile.
+    #[error(
+        "the endorsement key's certificate is malformed: {0}. Read it again from the TPM's NV index (0x01C00002 for RSA), or ask its issuer"
+    )]
+    BadEkCertificate(&'static str),
+    /// What is to be believed about endorsement keys cannot be read.
+    #[error("the authorities' certificates cannot be read: {0}. Name a PEM bundle or one DER certificate")]
+    BadAuthority(&'static str),
+    /// No root vouches for a certificate of an endorsement key.
+    #[error(
+        "none of the named roots vouches for the endorsement key's certificate ({why}). Name the TPM maker's root and intermediates, or do \
+         not believe that it is a TPM's"
+    )]
+    EkChain {
+        /// What did not hold.
+        why: String,
+    },
+    /// The certificate is not that endorsement key's.
+    #[error("the certificate is for another endorsement key than the one shown. Supply this TPM's")]
+    OtherEndorsementKey,
+    /// A quote breaks its layout.
+    #[error("the quote is malformed: {0}. Whoever sent it garbled it; a TPM signs a TPMS_ATTEST of a quote")]
+    BadQuote(&'static str),
+    /// A signature breaks its layout.
+    #[error(
+        "the quote's signature is malformed: {0}. A TPMT_SIGNATURE is wanted, as `tpm2_quote --signature` writes it"
+    )]
+    BadSignature(&'static str),
+    /// The attestation key's public half breaks its layout, or is of a key that cannot attest.
+    #[error("the attestation key is not one: {0}. Supply its public area (`tpm2_createak --public`), or PEM")]
+    BadAttestationKey(&'static str),
+    /// The signature on a quote does not verify.
+    #[error(
+        "the quote's signature does not verify under this key. Whoever sent it garbled or forged it, or another key signed"
+    )]
+    QuoteSignature,
+    /// The quote was made for another nonce.
+    #[error(
+        "the quote does not answer this nonce: it was made for another, perhaps long ago. Ask for a new one"
+    )]
+    QuoteNonce,
+    /// The PCR values are not the quoted ones.
+    #[error(
+        "the PCR values are not the quoted ones: {0}. Ask for values and quote in one call of `tpm2_quote`"
+    )]
+    QuotePcrs(&'static str),
     /// The file holds no report.
     #[error("this is neither a report of 1184 bytes nor a processor's answer that holds one. Check the file")]
     NoReport,

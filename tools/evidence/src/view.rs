@@ -1,6 +1,10 @@
 //! The JSON form of what was read and of what was verified; `json.md` describes it.
 #![expect(missing_docs, reason = "json.md lists the fields")]
 
+mod tpm;
+
+pub use tpm::{AttestationKeyView, EkCertificateView, QuoteView, VerifiedQuoteView};
+
 use crate::{
     Dates, EndorsementPublic, Manifest, ServiceContent, Vek, VekCertificate, Verified, VtpmManifest,
 };

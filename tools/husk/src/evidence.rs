@@ -1,9 +1,18 @@
-//! `husk evidence`: reports, certificates and manifests, shown and verified. Thin over `husk-evidence`.
+//! `husk evidence`: reports, certificates, manifests and quotes, shown and verified. Thin over `husk-evidence`.
+
+mod claims;
+mod tpm;
 
 use anyhow::Context as _;
-use clap::{Args, Subcommand};
-use husk_evidence::view::{CertificateView, ManifestView, ReportView, VerifiedView};
-use husk_evidence::{Manifest, VekCertificate, Verifier, key_certificate_in, report_in};
+use claims::Claims;
+use clap::{ArgGroup, Args, Subcommand};
+use husk_evidence::view::{
+    CertificateView, EkCertificateView, ManifestView, QuoteView, ReportView, VerifiedView,
+};
+use husk_evidence::{
+    EkCertificate, Manifest, Quote, VekCertificate, Verified, Verifier, is_attest, is_ek_certificate,
+    key_certificate_in, report_in,
+};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,9 +23,10 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// `husk evidence`
 #[derive(Subcommand, Debug)]
 pub(crate) enum EvidenceCommand {
-    /// Show what reports, certificates of signing keys and SVSM manifests say. Verifies nothing.
+    /// Show what reports, certificates of signing or endorsement keys, SVSM manifests and quotes say. Verifies nothing.
     Show(ShowArgs),
-    /// Verify a report down to AMD's roots, and that it covers an SVSM manifest.
+    /// Verify a report down to AMD's roots, and that it covers an SVSM manifest; an endorsement key's certificate up to its maker's; a TPM's
+    /// quote under its attestation key.
     Verify(Box<VerifyArgs>),
 }
 
@@ -24,7 +34,7 @@ pub(crate) enum EvidenceCommand {
 #[derive(Args, Debug)]
 pub(crate) struct ShowArgs {
     /// Reports (1184 bytes, or a processor's answer), certificates (DER, PEM, or the table of an extended report),
-    /// manifests (the table of all services, the vTPM's version 0 or 1).
+    /// manifests (the table of all services, the vTPM's version 0 or 1), quotes (TPMS_ATTEST).
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Print the result as one JSON array.
@@ -34,13 +44,14 @@ pub(crate) struct ShowArgs {
 
 /// `husk evidence verify`
 #[derive(Args, Debug)]
+#[command(group(ArgGroup::new("evidence").required(true).multiple(true).args(["report", "ek_certificate", "quote"])))]
 pub(crate) struct VerifyArgs {
     /// The report.
-    #[arg(long, value_name = "FILE")]
-    report: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    report: Option<PathBuf>,
     /// The certificate of the key that signed it: DER, PEM, or the table of an extended report.
-    #[arg(long, value_name = "FILE")]
-    certificate: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "report")]
+    certificate: Option<PathBuf>,
     /// More of AMD's intermediate certificates (PEM), as its key service gives them; for VLEKs.
     #[arg(long, value_name = "FILE")]
     intermediates: Vec<PathBuf>,
@@ -48,17 +59,19 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "FILE")]
     accept_simulated_silicon: Option<PathBuf>,
     /// The SVSM manifest that the report must cover, at VMPL 0.
-    #[arg(long, value_name = "FILE", requires = "nonce")]
+    #[arg(long, value_name = "FILE", requires_all = ["nonce", "report"])]
     manifest: Option<PathBuf>,
     /// The nonce that was asked with: 128 hexadecimal digits.
     #[arg(long, value_name = "HEX", requires = "manifest", value_parser = bytes::<64>)]
     nonce: Option<[u8; 64]>,
     /// The launch digest that the report must have: 96 hexadecimal digits.
-    #[arg(long, value_name = "HEX", value_parser = bytes::<48>)]
+    #[arg(long, value_name = "HEX", requires = "report", value_parser = bytes::<48>)]
     measurement: Option<[u8; 48]>,
     /// The HOST_DATA that the report must have: 64 hexadecimal digits.
-    #[arg(long, value_name = "HEX", value_parser = bytes::<32>)]
+    #[arg(long, value_name = "HEX", requires = "report", value_parser = bytes::<32>)]
     host_data: Option<[u8; 32]>,
+    #[command(flatten)]
+    tpm: tpm::TpmArgs,
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
@@ -93,6 +106,11 @@ fn show(args: &ShowArgs) -> anyhow::Result<()> {
         print!("{}", text(object, 0));
     }
     println!("Nothing of this is verified; `husk evidence verify` does that.");
+    for kind in ["report", "certificate", "manifest", "ek_certificate", "quote"] {
+        if shown.iter().any(|object| object["kind"] == kind) {
+            println!("{}", claims::of_kind(kind));
+        }
+    }
     Ok(())
 }
 
@@ -103,12 +121,18 @@ fn view(file: &Path) -> anyhow::Result<Value> {
         let report = husk::attest::report::Report::parse(report).map_err(husk_evidence::EvidenceError::from);
         let report = report.with_context(|| file.display().to_string())?;
         ("report", serde_json::to_value(ReportView::from(&report))?)
+    } else if is_attest(&bytes) {
+        let quote = Quote::parse(&bytes).with_context(|| file.display().to_string())?;
+        ("quote", serde_json::to_value(QuoteView::from(&quote))?)
+    } else if let Some(der) = tpm::der_of(&bytes).filter(|der| is_ek_certificate(der)) {
+        let certificate = EkCertificate::parse(&der).with_context(|| file.display().to_string())?;
+        ("ek_certificate", serde_json::to_value(EkCertificateView::from(&certificate))?)
     } else if let Ok(der) = key_certificate_in(&bytes) {
         let certificate = VekCertificate::from_der(&der).with_context(|| file.display().to_string())?;
         ("certificate", serde_json::to_value(CertificateView::from(&certificate))?)
     } else {
         let manifest = Manifest::parse(&bytes).with_context(|| {
-            format!("{}: it is no report and no certificate; read as a manifest", file.display())
+            format!("{}: it is no report, certificate or quote; read as a manifest", file.display())
         })?;
         ("manifest", serde_json::to_value(ManifestView::from(&manifest))?)
     };
@@ -120,37 +144,60 @@ fn view(file: &Path) -> anyhow::Result<Value> {
 }
 
 fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
+    let mut claims = Claims::default();
+    let mut object = Map::new();
+    let mut manifest = None;
+    if let Some((report, certificate)) = args.report.as_deref().zip(args.certificate.as_deref()) {
+        let bytes = read(report)?;
+        let verified = verified_report(args, report, &bytes, certificate)?;
+        manifest = covered_manifest(args, &verified)?;
+        let now = seconds_since_1970();
+        let view = serde_json::to_value(VerifiedView::new(&verified, manifest.as_ref(), now))?;
+        object.extend(view.as_object().cloned().unwrap_or_default());
+        claims.report(&verified, manifest.is_some(), args.measurement.is_some());
+    }
+    args.tpm.verify(manifest.as_ref(), &mut object, &mut claims)?;
+    if args.json {
+        claims.insert_into(&mut object);
+        println!("{:#}", Value::Object(object));
+        return Ok(());
+    }
+    print!("{}{}", text(&Value::Object(object), 0), claims);
+    Ok(())
+}
+
+/// The report, down to silicon, with the measurement and HOST_DATA that were asked for.
+fn verified_report<'b>(
+    args: &VerifyArgs,
+    file: &Path,
+    bytes: &'b [u8],
+    certificate: &Path,
+) -> anyhow::Result<Verified<'b>> {
     let verifier = verifier(args)?;
-    let report = read(&args.report)?;
-    let report = report_in(&report).with_context(|| args.report.display().to_string())?;
-    let certificate = key_certificate_in(&read(&args.certificate)?)
-        .with_context(|| args.certificate.display().to_string())?;
-    let verified = verifier.verify(report, &certificate)?;
+    let report = report_in(bytes).with_context(|| file.display().to_string())?;
+    let der = key_certificate_in(&read(certificate)?).with_context(|| certificate.display().to_string())?;
+    let verified = verifier.verify(report, &der)?;
     if args.measurement.is_some_and(|wanted| wanted != *verified.report.measurement()) {
         anyhow::bail!("the report is genuine, but of other firmware: its MEASUREMENT is another");
     }
     if args.host_data.is_some_and(|wanted| wanted != *verified.report.host_data()) {
         anyhow::bail!("the report is genuine, but of another launch configuration: its HOST_DATA is another");
     }
+    Ok(verified)
+}
+
+fn covered_manifest(args: &VerifyArgs, verified: &Verified<'_>) -> anyhow::Result<Option<Manifest>> {
     let manifest = args.manifest.as_deref().zip(args.nonce.as_ref());
     let manifest = manifest.map(|(file, nonce)| -> anyhow::Result<Manifest> {
         let bytes = read(file)?;
         verified.covers(&bytes, nonce)?;
         Manifest::parse(&bytes).with_context(|| file.display().to_string())
     });
-    let manifest = manifest.transpose()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let view = serde_json::to_value(VerifiedView::new(&verified, manifest.as_ref(), now))?;
-    if args.json {
-        println!("{view:#}");
-        return Ok(());
-    }
-    print!("{}", text(&view, 0));
-    let whose = if verified.silicon.is_simulated() { "a SIMULATED processor" } else { "AMD's silicon" };
-    println!(
-        "The report is {whose}'s; whether its measurement and patch levels are the right ones is for you to say."
-    );
-    Ok(())
+    manifest.transpose()
+}
+
+fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn verifier(args: &VerifyArgs) -> anyhow::Result<Verifier> {

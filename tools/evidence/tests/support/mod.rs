@@ -1,4 +1,6 @@
-//! Real reports: where they lie, and what is known about them.
+//! Real reports: where they lie, and what is known about them; which bits are flipped.
+#![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
 use husk::seams::REPORT_BYTES;
 use husk_evidence::Verifier;
@@ -81,4 +83,11 @@ pub(crate) fn verifier() -> Verifier {
         Some(folder) => verifier.with_intermediates_from(Path::new(&folder)).unwrap(),
         None => verifier,
     }
+}
+
+/// Bits to flip, as byte and bit: one of each byte, all in the long run.
+pub(crate) fn bits(bytes: usize) -> Vec<(usize, usize)> {
+    let long = std::env::var_os("HUSK_LONG").is_some();
+    let all = (0..bytes).flat_map(|byte| (0..8).map(move |bit| (byte, bit)));
+    all.filter(|(byte, bit)| long || byte % 8 == *bit).collect()
 }

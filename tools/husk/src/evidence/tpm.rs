@@ -1,0 +1,190 @@
+//! `husk evidence verify` on what a TPM and its maker say.
+
+use super::claims::Claims;
+use super::{read, seconds_since_1970};
+use anyhow::Context as _;
+use clap::Args;
+use husk::engine::EndorsementKey;
+use husk_evidence::view::{EkCertificateView, VerifiedQuoteView};
+use husk_evidence::{
+    AttestationKey, EkAuthorities, EndorsementPublic, Manifest, PcrValue, Quote, QuoteSignature,
+    ServiceContent, VerifiedQuote,
+};
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// The options about a TPM.
+#[derive(Args, Debug)]
+pub(super) struct TpmArgs {
+    /// The certificate of an endorsement key: DER or PEM.
+    #[arg(long, value_name = "FILE", requires = "ek_root")]
+    ek_certificate: Option<PathBuf>,
+    /// Whom to believe about it: its maker's root certificates (PEM, or one in DER).
+    #[arg(long, value_name = "FILE", requires = "ek_certificate")]
+    ek_root: Option<PathBuf>,
+    /// Certificates that stand between (PEM, or one in DER).
+    #[arg(long, value_name = "FILE", requires = "ek_certificate")]
+    ek_intermediate: Vec<PathBuf>,
+    /// The endorsement key that it must be for, where no manifest shows it (TPM2B_PUBLIC or TPMT_PUBLIC).
+    #[arg(long, value_name = "FILE", conflicts_with = "manifest")]
+    ek_public: Option<PathBuf>,
+    /// A quote: the TPMS_ATTEST that `tpm2_quote --message` wrote.
+    #[arg(long, value_name = "FILE", requires_all = ["signature", "ak"])]
+    quote: Option<PathBuf>,
+    /// Its signature: the TPMT_SIGNATURE that `tpm2_quote --signature` wrote.
+    #[arg(long, value_name = "FILE", requires = "quote")]
+    signature: Option<PathBuf>,
+    /// The attestation key: TPM2B_PUBLIC, TPMT_PUBLIC (`tpm2_createak --public`), or PEM.
+    #[arg(long, value_name = "FILE", requires = "quote")]
+    ak: Option<PathBuf>,
+    /// The PCR values that `tpm2_quote --pcr` wrote.
+    #[arg(long, value_name = "FILE", requires = "quote")]
+    pcrs: Option<PathBuf>,
+    /// The nonce that the quote was asked for with, as hexadecimal digits.
+    #[arg(long, value_name = "HEX", requires = "quote", value_parser = nonce)]
+    quote_nonce: Option<Nonce>,
+}
+
+/// A nonce of any length.
+#[derive(Clone, Debug)]
+struct Nonce(Vec<u8>);
+
+fn nonce(text: &str) -> Result<Nonce, String> {
+    hex::decode(text).map(Nonce).map_err(|_| "hexadecimal digits are wanted".into())
+}
+
+/// The DER bytes in a file that is DER or PEM.
+pub(super) fn der_of(bytes: &[u8]) -> Option<Vec<u8>> {
+    husk_evidence::key_certificate_in(bytes)
+        .ok()
+        .filter(|_| bytes.first() == Some(&0x30) || bytes.starts_with(b"-----"))
+}
+
+impl TpmArgs {
+    /// Verifies what was named; `manifest` is one that a report covers.
+    pub(super) fn verify(
+        &self,
+        manifest: Option<&Manifest>,
+        object: &mut Map<String, Value>,
+        claims: &mut Claims,
+    ) -> anyhow::Result<()> {
+        let shown = self.endorsement_keys(manifest)?;
+        if let Some((file, root)) = self.ek_certificate.as_deref().zip(self.ek_root.as_deref()) {
+            let view = self.certificate(file, root, &shown, claims)?;
+            object.insert("ek_certificate".into(), serde_json::to_value(view)?);
+        }
+        if let Some(quote) = self.verified_quote()? {
+            let view = self.quoted(&quote, &shown, claims)?;
+            object.insert("quote".into(), serde_json::to_value(view)?);
+        }
+        Ok(())
+    }
+
+    /// The endorsement keys that a manifest or a public area shows.
+    fn endorsement_keys(&self, manifest: Option<&Manifest>) -> anyhow::Result<Vec<EndorsementPublic>> {
+        if let Some(file) = &self.ek_public {
+            return Ok(vec![public_area(file)?]);
+        }
+        Ok(match manifest {
+            None => Vec::new(),
+            Some(Manifest::Version0(key)) => vec![key.clone()],
+            Some(Manifest::Version1(manifest)) => manifest.keys.to_vec(),
+            Some(Manifest::Services(services)) => services
+                .iter()
+                .filter_map(|service| match &service.content {
+                    ServiceContent::Vtpm(key) => Some(key.clone()),
+                    ServiceContent::Other(_) => None,
+                })
+                .collect(),
+        })
+    }
+
+    fn certificate(
+        &self,
+        file: &Path,
+        root: &Path,
+        shown: &[EndorsementPublic],
+        claims: &mut Claims,
+    ) -> anyhow::Result<EkCertificateView> {
+        let named = |file: &Path| file.display().to_string();
+        let mut authorities = EkAuthorities::new(&read(root)?).with_context(|| named(root))?;
+        for file in &self.ek_intermediate {
+            authorities = authorities.with_intermediates(&read(file)?).with_context(|| named(file))?;
+        }
+        let bytes = read(file)?;
+        let der = der_of(&bytes).unwrap_or(bytes);
+        let verified = authorities.verify(&der, seconds_since_1970()).with_context(|| named(file))?;
+        let certificate = verified.certificate();
+        claims.proven("a root that you named takes the endorsement key for a TPM's");
+        if shown.is_empty() {
+            claims.not_proven(
+                "that your TPM has this endorsement key: neither a manifest nor its public area was given",
+            );
+        } else {
+            let matched = shown.iter().map(|key| certificate.certifies(key));
+            matched.reduce(Result::or).unwrap_or(Ok(()))?;
+            claims.proven("the certificate is for an endorsement key that was shown");
+        }
+        claims.not_proven("that the certificate was not revoked");
+        Ok(certificate.into())
+    }
+
+    fn verified_quote(&self) -> anyhow::Result<Option<VerifiedQuote>> {
+        let (Some(quote), Some(signature), Some(ak)) = (&self.quote, &self.signature, &self.ak) else {
+            return Ok(None);
+        };
+        let named = |file: &PathBuf| file.display().to_string();
+        let key = AttestationKey::parse(&read(ak)?).with_context(|| named(ak))?;
+        let signature = QuoteSignature::parse(&read(signature)?).with_context(|| named(signature))?;
+        let quote = Quote::parse(&read(quote)?).with_context(|| named(quote))?;
+        Ok(Some(quote.verify(&signature, &key)?))
+    }
+
+    fn quoted(
+        &self,
+        quote: &VerifiedQuote,
+        shown: &[EndorsementPublic],
+        claims: &mut Claims,
+    ) -> anyhow::Result<VerifiedQuoteView> {
+        claims.proven("the attestation key signed this quote");
+        match &self.quote_nonce {
+            Some(nonce) => {
+                quote.answers(&nonce.0)?;
+                claims.proven("the quote was made for your nonce");
+            }
+            None => claims.not_proven("that the quote is recent: it was not compared with a nonce of yours"),
+        }
+        let values: Option<Vec<PcrValue>> = self
+            .pcrs
+            .as_deref()
+            .map(|file| -> anyhow::Result<_> { Ok(quote.pcrs(&read(file)?)?) })
+            .transpose()?;
+        match values {
+            Some(_) => claims.proven("the PCRs had these values"),
+            None => claims.not_proven("which values the PCRs had: only their digest is known"),
+        }
+        if quote.key().name().is_some() {
+            claims.proven("by its public area, the key signs nothing but what its TPM made");
+        } else {
+            claims.not_proven("that the key signs nothing but what a TPM made: a PEM file does not say so");
+        }
+        claims.not_proven(
+            "that the attestation key is in the TPM with the endorsement key: only TPM2_ActivateCredential shows that, \
+             whatever the key says of its parent",
+        );
+        claims.not_proven("that the PCR values are the right ones: that is for you to say");
+        Ok(VerifiedQuoteView::new(quote, self.quote_nonce.is_some(), values.as_deref(), shown))
+    }
+}
+
+/// A TPM2B_PUBLIC or TPMT_PUBLIC of an endorsement key.
+fn public_area(file: &Path) -> anyhow::Result<EndorsementPublic> {
+    let bytes = read(file)?;
+    let inner = bytes.get(2..).filter(|inner| {
+        bytes.first_chunk().is_some_and(|length| usize::from(u16::from_be_bytes(*length)) == inner.len())
+    });
+    let inner = inner.unwrap_or(&bytes);
+    let readings = EndorsementKey::ALL.into_iter().map(|key| EndorsementPublic::parse(key, inner));
+    let found = readings.reduce(Result::or).context("no kind of endorsement key is known")?;
+    found.with_context(|| file.display().to_string())
+}
