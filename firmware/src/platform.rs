@@ -16,9 +16,10 @@ use core::fmt;
 use husk::attest::guest_message::{GuestRequest, GuestRequestError, Messenger, PAGE_BYTES, SecretsPage};
 use husk::attest::{AttestFault, binding, report};
 use husk::seams::{
-    Channel, ChannelError, Clock, Console, Entropy, Platform, REPORT_BYTES, REPORT_DATA_BYTES, Reporter,
-    ReporterError,
+    Channel, ChannelError, Clock, Console, DerivedKeyRequest, Entropy, Platform, REPORT_BYTES,
+    REPORT_DATA_BYTES, Reporter, ReporterError,
 };
+use husk::secret::Secret;
 
 /// How long the broker may take, in milliseconds.
 const BROKER_PATIENCE_MS: u64 = 5_000;
@@ -139,10 +140,12 @@ impl<W: Wire> Reporter for Processor<'_, W> {
         report: &mut [u8; REPORT_BYTES],
     ) -> Result<(), ReporterError> {
         let mut mailbox = Mailbox { post: self.post };
-        self.messenger.report(&mut mailbox, data, 0, report).map_err(|fault| match fault {
-            AttestFault::ProcessorRefused => ReporterError::Refused,
-            _ => ReporterError::Failed,
-        })
+        self.messenger.report(&mut mailbox, data, 0, report).map_err(told)
+    }
+
+    fn derived_key(&mut self, asked: &DerivedKeyRequest) -> Result<Secret<32>, ReporterError> {
+        let mut mailbox = Mailbox { post: self.post };
+        self.messenger.derive_key(&mut mailbox, &asked.into()).map_err(told)
     }
 
     fn certificate(&mut self, into: &mut [u8]) -> usize {
@@ -151,5 +154,13 @@ impl<W: Wire> Reporter for Processor<'_, W> {
         self.post.try_borrow_mut().map_or(0, |mut post| {
             post.exchange(Port::Processor, &[&word], into, PROCESSOR_PATIENCE_MS).unwrap_or_default()
         })
+    }
+}
+
+/// What a fault of the messages is to who asked.
+const fn told(fault: AttestFault) -> ReporterError {
+    match fault {
+        AttestFault::ProcessorRefused => ReporterError::Refused,
+        _ => ReporterError::Failed,
     }
 }

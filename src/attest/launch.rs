@@ -16,12 +16,25 @@
 //! "husk.vm" = "<32 hex>"
 //! "husk.root" = "<96 hex: SHA-384 of the tenant root key's SEC 1 point>"
 //! "husk.mode" = "strict"              (or hw-sealed)
-//! "husk.serve" = "lease"              (or percmd, detect)
+//! "husk.serve" = "lease"              (or percmd, detect; none with hw-sealed, and only there)
 //! "husk.kbs" = "none"                 (or required)
 //! "husk.min_key_generation" = "<u32>"
 //! ```
+//!
+//! and, where a key of the processor is an input of the volume's key, three lines more. Their absence says that it is none:
+//!
+//! ```text
+//! "husk.processor" = "chip"
+//! "husk.processor_svn" = "any"        (or <u32>: images of a lower GUEST_SVN get another key or none)
+//! "husk.processor_tcb" = "any"        (or <16 hex>, as in a report: firmware below it gets another key or none)
+//! ```
+
+mod bound;
+
+pub use bound::{AnchoredConfig, BoundConfig, HwSealedConfig, Named};
 
 use super::AttestFault;
+use crate::seams::DerivedKeyRequest;
 use core::fmt;
 use sha2::{Sha256, Sha384};
 
@@ -30,6 +43,11 @@ pub const CONFIG_BYTES_MAX: usize = 2048;
 
 /// What every configuration starts with.
 const HEADER: &str = "algorithm = \"sha256\"\nversion = \"0.1.0\"\n[data]\n";
+
+/// The only root of a processor's key: this chip's (VCEK).
+const CHIP: &str = "chip";
+/// No particular value: the field is not mixed in.
+const ANY: &str = "any";
 
 macro_rules! words {
     ($($(#[$doc:meta])* pub enum $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)+ })+) => {$(
@@ -70,6 +88,8 @@ words! {
         PerCommand = "percmd",
         /// Nothing: a second instance shows in resetCount only.
         Detect = "detect",
+        /// Nothing, and a second instance may not show at all: there is no broker that counts launches.
+        Nothing = "none",
     }
 
     /// Whether a static key of a CoCo KBS goes into the state's key.
@@ -98,6 +118,8 @@ pub struct LaunchConfig {
     pub kbs: Kbs,
     /// Broker keys of an older generation are refused.
     pub min_key_generation: u32,
+    /// Whether a key of the processor is an input of the volume's key, and what must be mixed into it.
+    pub processor: Option<DerivedKeyRequest>,
 }
 
 impl LaunchConfig {
@@ -123,6 +145,7 @@ impl LaunchConfig {
             serve: Serve::from_word(lines.value("husk.serve")?)?,
             kbs: Kbs::from_word(lines.value("husk.kbs")?)?,
             min_key_generation: decimal(lines.value("husk.min_key_generation")?)?,
+            processor: if lines.0.is_empty() { None } else { Some(processor(&mut lines)?) },
         };
         lines.0.is_empty().then_some(config)
     }
@@ -138,7 +161,8 @@ impl LaunchConfig {
         writeln!(out, "\"husk.mode\" = \"{}\"", self.mode.word())?;
         writeln!(out, "\"husk.serve\" = \"{}\"", self.serve.word())?;
         writeln!(out, "\"husk.kbs\" = \"{}\"", self.kbs.word())?;
-        writeln!(out, "\"husk.min_key_generation\" = \"{}\"", self.min_key_generation)
+        writeln!(out, "\"husk.min_key_generation\" = \"{}\"", self.min_key_generation)?;
+        self.processor.map_or(Ok(()), |key| write_processor(&key, out))
     }
 
     /// Writes the configuration's bytes to the front of `into` and returns how many there are.
@@ -177,8 +201,9 @@ impl LaunchConfig {
     /// # Errors
     /// [`AttestFault::ConfigUnsupported`].
     pub const fn supported(&self) -> Result<(), AttestFault> {
-        match (self.mode, self.serve, self.kbs) {
-            (Mode::Strict, Serve::Lease | Serve::PerCommand | Serve::Detect, Kbs::None) => Ok(()),
+        match (self.mode, self.serve, self.kbs, self.processor) {
+            (Mode::Strict, Serve::Lease | Serve::PerCommand | Serve::Detect, Kbs::None, _)
+            | (Mode::HwSealed, Serve::Nothing, Kbs::None, Some(_)) => Ok(()),
             _ => Err(AttestFault::ConfigUnsupported),
         }
     }
@@ -197,18 +222,6 @@ impl LaunchConfig {
     }
 }
 
-/// A configuration that HOST_DATA vouches for: the only kind that a session starts from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BoundConfig(LaunchConfig);
-
-impl BoundConfig {
-    /// What it says.
-    #[must_use]
-    pub const fn config(&self) -> &LaunchConfig {
-        &self.0
-    }
-}
-
 /// What is left of the file, taken line by line.
 struct Lines<'a>(&'a str);
 
@@ -220,6 +233,33 @@ impl<'a> Lines<'a> {
         let line = line.strip_prefix('"')?.strip_prefix(key)?;
         line.strip_prefix("\" = \"")?.strip_suffix('"')
     }
+}
+
+/// The lines of a processor's key.
+fn processor(lines: &mut Lines<'_>) -> Option<DerivedKeyRequest> {
+    if lines.value("husk.processor")? != CHIP {
+        return None;
+    }
+    let guest_svn = any_or(lines.value("husk.processor_svn")?, decimal)?;
+    let tcb = any_or(lines.value("husk.processor_tcb")?, hex)?;
+    Some(DerivedKeyRequest { guest_svn, tcb })
+}
+
+fn write_processor(key: &DerivedKeyRequest, out: &mut dyn fmt::Write) -> fmt::Result {
+    writeln!(out, "\"husk.processor\" = \"{CHIP}\"")?;
+    match key.guest_svn {
+        None => writeln!(out, "\"husk.processor_svn\" = \"{ANY}\"")?,
+        Some(svn) => writeln!(out, "\"husk.processor_svn\" = \"{svn}\"")?,
+    }
+    match key.tcb {
+        None => writeln!(out, "\"husk.processor_tcb\" = \"{ANY}\""),
+        Some(tcb) => writeln!(out, "\"husk.processor_tcb\" = \"{}\"", Hex(&tcb)),
+    }
+}
+
+/// `any`, which is nothing in particular, or what `read` makes of the text.
+fn any_or<T>(text: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    if text == ANY { Some(None) } else { read(text).map(Some) }
 }
 
 fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
@@ -281,7 +321,7 @@ impl fmt::Write for Slice<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AttestFault, CONFIG_BYTES_MAX, Kbs, LaunchConfig, Mode, Serve};
+    use super::{AttestFault, CONFIG_BYTES_MAX, DerivedKeyRequest, Kbs, LaunchConfig, Mode, Named, Serve};
     use sha2::{Digest as _, Sha256, Sha384};
 
     const CONFIG: LaunchConfig = LaunchConfig {
@@ -292,7 +332,15 @@ mod tests {
         serve: Serve::Lease,
         kbs: Kbs::None,
         min_key_generation: 7,
+        processor: None,
     };
+
+    const PROCESSORS: [Option<DerivedKeyRequest>; 4] = [
+        None,
+        Some(DerivedKeyRequest { guest_svn: None, tcb: None }),
+        Some(DerivedKeyRequest { guest_svn: Some(0), tcb: Some([0xA0; 8]) }),
+        Some(DerivedKeyRequest { guest_svn: Some(u32::MAX), tcb: None }),
+    ];
 
     fn bytes(config: &LaunchConfig) -> ([u8; CONFIG_BYTES_MAX], usize) {
         let mut buffer = [0; CONFIG_BYTES_MAX];
@@ -303,9 +351,9 @@ mod tests {
     #[test]
     fn what_is_written_is_what_is_read() {
         for &mode in Mode::ALL {
-            for &serve in Serve::ALL {
+            for (&serve, processor) in Serve::ALL.iter().zip(PROCESSORS) {
                 for (&kbs, min_key_generation) in Kbs::ALL.iter().zip([0, u32::MAX]) {
-                    let config = LaunchConfig { mode, serve, kbs, min_key_generation, ..CONFIG };
+                    let config = LaunchConfig { mode, serve, kbs, min_key_generation, processor, ..CONFIG };
                     let (buffer, len) = bytes(&config);
                     assert_eq!(LaunchConfig::parse(&buffer[..len]), Ok(config));
                     assert_eq!(config.digest(), <[u8; 48]>::from(Sha384::digest(&buffer[..len])));
@@ -318,7 +366,7 @@ mod tests {
     /// Whatever one byte becomes, goes or comes: refused, or the one spelling of another configuration.
     #[test]
     fn there_is_one_spelling() {
-        let (buffer, len) = bytes(&CONFIG);
+        let (buffer, len) = bytes(&LaunchConfig { processor: PROCESSORS[2], ..CONFIG });
         let check = |changed: &[u8]| {
             if let Ok(other) = LaunchConfig::parse(changed) {
                 let (again, again_len) = bytes(&other);
@@ -373,15 +421,27 @@ mod tests {
     #[test]
     fn only_host_data_binds_and_only_what_this_build_can_do() {
         let mut host_data = CONFIG.host_data();
-        for &serve in Serve::ALL {
-            let config = LaunchConfig { serve, ..CONFIG };
-            assert_eq!(config.bind(&config.host_data()).map(|bound| *bound.config()), Ok(config));
+        for serve in [Serve::Lease, Serve::PerCommand, Serve::Detect] {
+            for processor in PROCESSORS {
+                let config = LaunchConfig { serve, processor, ..CONFIG };
+                let bound = config.bind(&config.host_data()).map(super::BoundConfig::named);
+                assert!(matches!(bound, Ok(Named::Anchored(named)) if *named.config() == config));
+            }
         }
+        let hw_sealed =
+            LaunchConfig { mode: Mode::HwSealed, serve: Serve::Nothing, processor: PROCESSORS[1], ..CONFIG };
+        let bound = hw_sealed.bind(&hw_sealed.host_data()).map(super::BoundConfig::named);
+        assert!(matches!(bound, Ok(Named::HwSealed(named)) if *named.config() == hw_sealed));
         host_data[31] ^= 1;
         assert_eq!(CONFIG.bind(&host_data), Err(AttestFault::ConfigUnbound));
-        for config in
-            [LaunchConfig { mode: Mode::HwSealed, ..CONFIG }, LaunchConfig { kbs: Kbs::Required, ..CONFIG }]
-        {
+        for config in [
+            LaunchConfig { kbs: Kbs::Required, ..CONFIG },
+            LaunchConfig { kbs: Kbs::Required, ..hw_sealed },
+            LaunchConfig { serve: Serve::Nothing, ..CONFIG },
+            LaunchConfig { processor: None, ..hw_sealed },
+            LaunchConfig { serve: Serve::Lease, ..hw_sealed },
+            LaunchConfig { serve: Serve::Detect, ..hw_sealed },
+        ] {
             assert_eq!(config.bind(&config.host_data()), Err(AttestFault::ConfigUnsupported));
         }
     }

@@ -3,25 +3,28 @@
 //! | key | label | inputs | output | user |
 //! | --- | --- | --- | --- | --- |
 //! | volume salt | `HUSK v1 volume salt` | mode, tenant, VM, generation, epoch | SHA-384 | the next line |
-//! | volume key | `HUSK v1 volume` | epoch secret; volume salt | [`VolumeKey`] | the lines below |
+//! | processor salt | `HUSK v1 processor salt` | HOST_DATA | SHA-384 | the next line |
+//! | processor key | `HUSK v1 processor` | MSG_KEY's key (chip, VMPL 0, POLICY, MEASUREMENT, where the configuration says so GUEST_SVN, TCB_VERSION); processor salt | 32 bytes | the next line |
+//! | volume key | `HUSK v1 volume` | epoch secret, and in mode 4 the processor key after it; in mode 3 the processor key alone; volume salt | [`VolumeKey`] | the lines below |
 //! | checkpoint key | `HUSK v1 checkpoint` | volume key; object salt; token, sequence, previous digest | [`ObjectKey`] | `volume/seal.rs` |
 //! | record key | `HUSK v1 record` | volume key; object salt; token, sequence, previous digest | [`ObjectKey`] | `volume/seal.rs` |
 //! | suspend salt | `HUSK v1 suspend salt` | mode, tenant, VM, generation, epoch | SHA-384 | the next line |
 //! | suspend key | `HUSK v1 suspend` | [`SuspendSecret`]; suspend salt; token, sequence, head digest | [`ObjectKey`] | `volume/suspend.rs` |
 //!
 //! Extraction and expansion are HKDF-SHA-384 (RFC 5869). Integers are little-endian and of fixed width, labels differ, and no
-//! label is the beginning of another with the same inputs, so that no two lines of the table can meet. A further secret
-//! (a key broker's static key, a key of the processor) will be appended to the epoch secret as input key material under a mode of
-//! its own; the epoch secret is never left out. A suspend secret is random, of one suspension and of one launch: what is sealed under it is nobody's but that
+//! label is the beginning of another with the same inputs, so that no two lines of the table can meet. A further secret is appended
+//! to the epoch secret as input key material under a mode of its own, each an AND: a broker's epoch secret is never left out where
+//! there is a broker, so that nothing opens by the other key. A suspend secret is random, of one suspension and of one launch: what is sealed under it is nobody's but that
 //! launch's, and nothing that is stored or released leads to it.
 
+use crate::release::hw_sealed::{HwCreation, HwSealedKey, ProcessorSecret};
 use crate::release::open::Creation;
 use crate::release::unsealed::UnsealedKey;
 use crate::release::{HEAD_DIGEST_BYTES, Head, ReleasedKey};
 use crate::seams::{Entropy, EntropyError};
 use crate::secret::Secret;
 use core::fmt;
-use hkdf::{Hkdf, InvalidLength};
+use hkdf::{Hkdf, HkdfExtract, InvalidLength};
 use sha2::{Digest, Sha384};
 
 /// Size of an object's salt in bytes.
@@ -35,6 +38,10 @@ pub enum Mode {
     Sealed = 1,
     /// Readable by anyone: the secret is public. For tests.
     UnsealedForTesting = 2,
+    /// Sealed under the processor's key alone: no broker, no protection against rollback.
+    HwSealed = 3,
+    /// Sealed under the broker's epoch secret and the processor's key.
+    SealedOnChip = 4,
 }
 
 impl Mode {
@@ -44,6 +51,8 @@ impl Mode {
         match number {
             1 => Some(Self::Sealed),
             2 => Some(Self::UnsealedForTesting),
+            3 => Some(Self::HwSealed),
+            4 => Some(Self::SealedOnChip),
             _ => None,
         }
     }
@@ -69,20 +78,36 @@ pub struct VolumeKey {
 }
 
 impl VolumeKey {
-    /// The key of a sealed volume.
+    /// The key of a sealed volume; also under the processor's key, where the launch configuration names it.
     #[must_use]
-    pub fn sealed(released: &ReleasedKey, identity: &Identity) -> Self {
-        Self::derive(Mode::Sealed, released.epoch(), released.secret(), identity)
+    pub fn sealed(released: &ReleasedKey, processor: Option<&ProcessorSecret>, identity: &Identity) -> Self {
+        let (epoch, secret) = (released.epoch(), released.secret());
+        match processor.map(processor_key) {
+            None => Self::derive(Mode::Sealed, epoch, &[secret], identity),
+            Some(further) => Self::derive(Mode::SealedOnChip, epoch, &[secret, &further], identity),
+        }
+    }
+
+    /// The key of a volume that only this chip and image open, and that nobody keeps from being rolled back.
+    #[must_use]
+    pub fn hw_sealed(key: HwSealedKey<'_>, identity: &Identity) -> Self {
+        Self::derive(Mode::HwSealed, key.epoch(), &[&processor_key(key.secret())], identity)
     }
 
     /// The key of a volume that anyone can read.
     #[must_use]
     pub fn unsealed(public: &UnsealedKey, identity: &Identity) -> Self {
-        Self::derive(Mode::UnsealedForTesting, public.epoch(), public.secret(), identity)
+        Self::derive(Mode::UnsealedForTesting, public.epoch(), &[public.secret()], identity)
     }
 
-    fn derive(mode: Mode, epoch: u64, secret: &Secret<32>, identity: &Identity) -> Self {
-        let key = hkdf(&salt(b"HUSK v1 volume salt", mode, identity, epoch), secret, &[b"HUSK v1 volume"]);
+    fn derive(mode: Mode, epoch: u64, secrets: &[&Secret<32>], identity: &Identity) -> Self {
+        let salt = salt(b"HUSK v1 volume salt", mode, identity, epoch);
+        let mut extract = HkdfExtract::<Sha384>::new(Some(&salt));
+        for secret in secrets {
+            secret.with(|secret| extract.input_ikm(secret));
+        }
+        let (_, expand) = extract.finalize();
+        let key = filled(|out| expand.expand(b"HUSK v1 volume", out));
         Self { mode, identity: *identity, epoch, key }
     }
 
@@ -156,6 +181,12 @@ impl CreateKey {
         Self(key)
     }
 
+    /// Of a volume under the processor's key, against the permission that only the tenant's permit gives.
+    #[must_use]
+    pub fn permitted(key: HwSealedKey<'_>, identity: &Identity, _permission: HwCreation) -> Self {
+        Self(VolumeKey::hw_sealed(key, identity))
+    }
+
     /// Of a volume that anyone can read.
     #[must_use]
     pub fn unsealed(public: &UnsealedKey, identity: &Identity) -> Self {
@@ -218,13 +249,21 @@ fn salt(label: &[u8], mode: Mode, identity: &Identity, epoch: u64) -> [u8; 48] {
         .into()
 }
 
-/// HKDF-SHA-384 to 32 bytes, which is less than the 255 blocks that RFC 5869 allows: expansion cannot fail, and a key
-/// that was not filled would be refused by every tag.
+/// Binds what the processor derived to the launch configuration, which it cannot mix in itself.
+fn processor_key(processor: &ProcessorSecret) -> Secret<32> {
+    let salt =
+        Sha384::new().chain_update(b"HUSK v1 processor salt").chain_update(processor.host_data()).finalize();
+    hkdf(&salt, processor.secret(), &[b"HUSK v1 processor"])
+}
+
 fn hkdf(salt: &[u8], input: &Secret<32>, info: &[&[u8]]) -> Secret<32> {
-    let filled = Secret::try_fill(|out| {
-        input.with(|input| Hkdf::<Sha384>::new(Some(salt), input).expand_multi_info(info, out))
-    });
-    match filled {
+    input.with(|input| filled(|out| Hkdf::<Sha384>::new(Some(salt), input).expand_multi_info(info, out)))
+}
+
+/// An HKDF-SHA-384 of 32 bytes, which is less than the 255 blocks that RFC 5869 allows: expansion cannot fail, and a key
+/// that was not filled would be refused by every tag.
+fn filled(expand: impl FnOnce(&mut [u8; 32]) -> Result<(), InvalidLength>) -> Secret<32> {
+    match Secret::try_fill(expand) {
         Ok(key) => key,
         Err(InvalidLength) => Secret::take(&mut [0; 32]),
     }
@@ -255,6 +294,8 @@ mod tests {
         let inputs = [
             (Mode::Sealed, 1, [0; 32], IDENTITY),
             (Mode::UnsealedForTesting, 1, [0; 32], IDENTITY),
+            (Mode::HwSealed, 1, [0; 32], IDENTITY),
+            (Mode::SealedOnChip, 1, [0; 32], IDENTITY),
             (Mode::Sealed, 1 << 32, [0; 32], IDENTITY),
             (Mode::Sealed, 1, [1; 32], IDENTITY),
             (Mode::Sealed, 1, [0; 32], Identity { tenant: [9; 16], ..IDENTITY }),
@@ -263,7 +304,7 @@ mod tests {
             (Mode::Sealed, 1, [0; 32], Identity { generation: 9, ..IDENTITY }),
         ];
         let derived = inputs.map(|(mode, epoch, mut secret, identity)| {
-            bytes(&VolumeKey::derive(mode, epoch, &Secret::take(&mut secret), &identity).key)
+            bytes(&VolumeKey::derive(mode, epoch, &[&Secret::take(&mut secret)], &identity).key)
         });
         assert_eq!(derived.iter().collect::<BTreeSet<_>>().len(), inputs.len());
     }
@@ -341,7 +382,7 @@ mod tests {
         let Ok(Some(newest)) = newest else { panic!() };
         // The worst case: a broker whose secret is the public one.
         let sealed =
-            VolumeKey::derive(Mode::Sealed, newest.epoch, public.key(newest.epoch).secret(), &identity);
+            VolumeKey::derive(Mode::Sealed, newest.epoch, &[public.key(newest.epoch).secret()], &identity);
         let mut open =
             |disk: &mut Golden| Volume::open(disk, &sealed, &newest.head, &mut work, &mut state).err();
         assert_eq!(open(&mut disk), Some(VolumeFault::Unsealed));

@@ -4,7 +4,8 @@
 //! into one key per stored object. [`CreateKey`] is a volume key under a grant to create, [`SuspendSecret`] the random secret of
 //! one suspension.
 //! **Trust.** The secrets that `release` yields.
-//! **Laws.** A key that is not in the table does not exist. The epoch secret is an input of every key of the volume. Mode, tenant, VM,
+//! **Laws.** A key that is not in the table does not exist. The epoch secret is an input of every key of a volume that a broker
+//! releases; the processor's key alone is one of its own mode. Mode, tenant, VM,
 //! generation and epoch are inputs too, so no volume opens as another.
 //! **Not here.** Which secrets may be used: the signed grant says that. Ciphers: `volume/seal.rs`.
 

@@ -9,6 +9,7 @@
 //! | [`faults`] | every fault code: whose fault, what happened, what to do |
 //! | [`measurement`] | what a launch measures, what a tenant signs, what the host may still choose |
 //! | [`image`] | the bootable image: its memory, its boot in ten steps, how it ends, what it shows |
+//! | [`hw_sealed`] | a TPM without a network: what it keeps, what it gives up, what goes into its key |
 //! | [`broker`] | which database, how many instances, what it does when something fails |
 //! | [`bench`](mod@bench) | what each promise costs, measured |
 //! | [`fuzzing`] | which bytes from outside are tried, how to try more, how to add a target |
@@ -39,6 +40,9 @@ pub mod measurement {}
 
 #[doc = include_str!("image.md")]
 pub mod image {}
+
+#[doc = include_str!("hw_sealed.md")]
+pub mod hw_sealed {}
 
 #[doc = include_str!("broker.md")]
 pub mod broker {}

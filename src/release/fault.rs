@@ -45,5 +45,11 @@ crate::faults! {
         Misuse = 21, Bug, "the release session was used out of order", "report this";
         /// **Means** the instance has released its tenure. **Left** the state closed in order. **Next** boot again.
         Released = 22, Bug, "this instance has already been shut down", "start the guest again";
+        /// **Means** the configuration wants a key of the processor and there is none. **Left** everything. **Next** other firmware or another configuration.
+        NoProcessorKey = 23, Host, "the processor gave no derived key", "check that the platform's TCB and the image's SVN reach what the configuration names, and that the firmware can ask for such a key";
+        /// **Means** no TPM exists on this disk and the permit to make one is not the tenant's for this configuration. **Left** everything. **Next** a volume made with the right permit.
+        PermitRefused = 24, Seal, "the volume's permit to make a TPM is not the tenant's for this launch configuration", "make a volume with the permit of `husk tenant permit` for this very configuration";
+        /// **Means** the disk did not take the spent permit away. **Left** the new TPM, which nobody has heard of. **Next** check the device.
+        PermitKept = 25, Host, "the disk failed to take the spent permit away", "check the host's storage and start again";
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! **What.** One conversation with the broker: a session bound to this VM's report ([`session`]), a signed grant
 //! ([`open`]), then confirming, anchoring, renewing and releasing under a fencing token ([`tenure`], which obeys the pure
-//! [`standing`]). [`protocol`] is normative; [`wire`], [`mod@frame`], [`transcript`] and [`record`] are compiled by both ends.
+//! [`standing`]). Where the launch configuration names it, [`hw_sealed`] does without a broker. [`protocol`] is normative; [`wire`], [`mod@frame`], [`transcript`] and [`record`] are compiled by both ends.
 //! **Trust.** The tenant root key that the launch configuration names, and what it signed. Nothing in between.
 //! **Laws.** No key without a signed grant for this session and this report; [`Anchored`] only for a reply to the very
 //! request that is outstanding; no answer outside the lease.
@@ -11,6 +11,8 @@
 mod anchor;
 mod fault;
 pub mod frame;
+pub mod hw_sealed;
+mod local;
 pub mod open;
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
@@ -24,4 +26,5 @@ pub mod wire;
 
 pub use anchor::{Anchor, Anchored, HEAD_DIGEST_BYTES, Head};
 pub use fault::ReleaseFault;
+pub use local::LocalAnchor;
 pub use open::{Granted, ReleasedKey};

@@ -17,7 +17,7 @@ use super::wire::{
     Refusal, RefusalReason, SUITE, ServerHello, Status,
 };
 use crate::attest::binding::report_data;
-use crate::attest::launch::{BoundConfig, LaunchConfig, Serve};
+use crate::attest::launch::{AnchoredConfig, LaunchConfig, Serve};
 use crate::seams::{Channel, ChannelError, Entropy, Platform};
 use sha2::{Digest as _, Sha384};
 use zerocopy::FromBytes;
@@ -55,7 +55,7 @@ impl Default for SessionMemory {
 /// This launch at the broker: whom it trusts, its name (the instance key) and its frames.
 #[derive(Debug)]
 pub struct Client<'m> {
-    config: BoundConfig,
+    config: AnchoredConfig,
     /// Nothing once the instance is over.
     instance: Option<AgreementKey>,
     memory: &'m mut SessionMemory,
@@ -69,7 +69,7 @@ impl<'m> Client<'m> {
     /// [`ReleaseFault::Entropy`].
     pub fn new(
         platform: &mut Platform<'_>,
-        config: BoundConfig,
+        config: AnchoredConfig,
         memory: &'m mut SessionMemory,
     ) -> Result<Self, ReleaseFault> {
         if config.config().serve == Serve::Lease && platform.clock.is_none() {
@@ -81,7 +81,7 @@ impl<'m> Client<'m> {
 
     /// The configuration that HOST_DATA vouches for.
     #[must_use]
-    pub const fn config(&self) -> &BoundConfig {
+    pub const fn config(&self) -> &AnchoredConfig {
         &self.config
     }
 
@@ -129,7 +129,7 @@ impl<'m> Client<'m> {
 }
 
 fn opening(
-    config: &BoundConfig,
+    config: &AnchoredConfig,
     entropy: &mut dyn Entropy,
     ephemeral: &AgreementKey,
     instance: &AgreementKey,

@@ -253,6 +253,7 @@ impl Standing {
             Serve::Lease => now_ms < self.permit_until_ms,
             Serve::PerCommand => self.heard,
             Serve::Detect => true,
+            Serve::Nothing => false,
         }
     }
 
@@ -262,7 +263,7 @@ impl Standing {
         match self.serve {
             Serve::Lease => now_ms >= self.renew_from_ms || now_ms >= self.permit_until_ms,
             Serve::PerCommand => !self.heard,
-            Serve::Detect => false,
+            Serve::Detect | Serve::Nothing => false,
         }
     }
 
@@ -272,6 +273,7 @@ impl Standing {
         match self.serve {
             Serve::Lease => now_ms.saturating_sub(self.contact_ms) < CONTACT_MS_MAX,
             Serve::PerCommand | Serve::Detect => self.heard,
+            Serve::Nothing => false,
         }
     }
 

@@ -158,7 +158,7 @@ impl<'m> Tenure<'m> {
     fn now_ms(&self, platform: &Platform<'_>) -> Result<u64, ReleaseFault> {
         match self.config().serve {
             Serve::Lease => platform.clock.map(|clock| clock.now_ms()).ok_or(ReleaseFault::NoClock),
-            Serve::PerCommand | Serve::Detect => Ok(0),
+            Serve::PerCommand | Serve::Detect | Serve::Nothing => Ok(0),
         }
     }
 

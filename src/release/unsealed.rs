@@ -1,28 +1,26 @@
 //! The named test mode: nothing is secret and nobody remembers.
 //!
 //! **What.** [`Unsealed`] stands in for the broker where a TPM is tried out: its keys come from a public label and its
-//! memory of the head is this process's.
+//! memory of the head is this process's ([`LocalAnchor`]).
 //! **Trust.** None, and none is claimed: whoever holds such a volume can read, alter and roll it back.
 //! **Laws.** Entered only by calling [`Unsealed::for_testing`]. Its keys have a type of their own, and so a mode of their
 //! own in the volume's header and key: a sealed volume is never opened or made by them.
 //! **Not here.** Any way from a sealed mode to this one.
 
-use super::{Anchor, Anchored, Head, ReleaseFault};
-use crate::seams::Platform;
+use super::Head;
+use super::local::LocalAnchor;
 use crate::secret::Secret;
 use sha2::{Digest, Sha384};
 
-/// An anchor that lasts as long as the process, and the source of public keys.
+/// The source of public keys.
 #[derive(Debug)]
-pub struct Unsealed {
-    head: Head,
-}
+pub struct Unsealed(());
 
 impl Unsealed {
     /// Gives up every promise that this component makes, for a test.
     #[must_use]
     pub const fn for_testing() -> Self {
-        Self { head: Head::NONE }
+        Self(())
     }
 
     /// The public key material of one epoch.
@@ -37,30 +35,10 @@ impl Unsealed {
         UnsealedKey { epoch, secret: Secret::take(&mut public) }
     }
 
-    /// Believes that `head` is the newest, because the volume alone says so.
-    pub const fn believe(&mut self, head: Head) {
-        self.head = head;
-    }
-
-    /// What is remembered.
+    /// An anchor that lasts as long as the process. It believes that `head` is the newest, because the volume alone says so.
     #[must_use]
-    pub const fn head(&self) -> &Head {
-        &self.head
-    }
-}
-
-impl Anchor for Unsealed {
-    fn anchor(
-        &mut self,
-        _platform: &mut Platform<'_>,
-        previous: &Head,
-        new: &Head,
-    ) -> Result<Anchored, ReleaseFault> {
-        if self.head != *previous && self.head != *new {
-            return Err(ReleaseFault::Conflict);
-        }
-        self.head = *new;
-        Ok(Anchored::new(*new))
+    pub const fn believe(&self, head: Head) -> LocalAnchor {
+        LocalAnchor::at(head)
     }
 }
 

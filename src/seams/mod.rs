@@ -23,7 +23,7 @@ pub use disk::{Disk, DiskError, Geometry};
 pub use entropy::{Entropy, EntropyError};
 pub use guest_memory::{BadAddress, GuestMemory};
 pub use guest_page::GuestPage;
-pub use reporter::{REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError};
+pub use reporter::{DerivedKeyRequest, REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError};
 
 /// Everything the world supplies, in one value that the firmware lends for each call.
 #[expect(missing_debug_implementations, reason = "the seams are trait objects of the firmware")]

@@ -16,6 +16,17 @@ pub enum ReporterError {
     Unsupported,
 }
 
+/// What a derived key must be made of beside this chip, VMPL 0, the guest policy and MEASUREMENT, which are always mixed in
+/// (AMD 56860, MSG_KEY_REQ).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DerivedKeyRequest {
+    /// GUEST_SVN to mix in: an image of a lower one is refused. Nothing: it is not mixed in.
+    pub guest_svn: Option<u32>,
+    /// TCB_VERSION to mix in, raw as in a report: a platform whose committed TCB is below it is refused, one above it gets the
+    /// same key. Nothing: it is not mixed in.
+    pub tcb: Option<[u8; 8]>,
+}
+
 /// Attestation reports of this very VM at VMPL 0, authenticated as coming from the secure processor.
 pub trait Reporter {
     /// Writes a report that carries `data` into `report`.
@@ -32,11 +43,12 @@ pub trait Reporter {
     /// allegation, for the broker to check), and returns its length in bytes; 0 where the host supplied none.
     fn certificate(&mut self, into: &mut [u8]) -> usize;
 
-    /// A key that the processor derives from this chip and launch.
+    /// A key that the processor derives from this chip and launch, the same for every launch of this image under this guest
+    /// policy, and for nobody else.
     ///
     /// # Errors
     /// [`ReporterError::Unsupported`] where the platform has none.
-    fn derived_key(&mut self) -> Result<Secret<32>, ReporterError> {
+    fn derived_key(&mut self, _: &DerivedKeyRequest) -> Result<Secret<32>, ReporterError> {
         Err(ReporterError::Unsupported)
     }
 }

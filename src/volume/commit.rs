@@ -221,10 +221,13 @@ impl<'m> Volume<'m> {
     }
 }
 
-/// What creation would destroy in an area: 0 for nothing of ours, else the sequence of an unconfirmed attempt.
+/// What creation would destroy in an area: 0 for nothing of ours, else the sequence of an unconfirmed attempt. A permit goes
+/// last: without it nothing could be made again after a cut.
 fn destroyed(beginning: &Beginning, key: &VolumeKey) -> Result<u64, VolumeFault> {
-    let Beginning::Checkpoint(header) = beginning else {
-        return Ok(0);
+    let header = match beginning {
+        Beginning::Blank | Beginning::Other => return Ok(0),
+        Beginning::Permit(_) => return Ok(u64::MAX),
+        Beginning::Checkpoint(header) => header,
     };
     let format = header.format.get();
     let torn = format == 0 || format == FORMAT && !header.is_well_formed();

@@ -25,8 +25,8 @@ crate::faults! {
         OtherFormat = 18, Seal, "the volume has another format", "start the firmware version that wrote the volume";
         /// **Means** the volume is of the test mode. **Left** everything. **Next** the right disk.
         Unsealed = 19, Seal, "the volume was made in the unsealed test mode", "attach the VM's own disk; test volumes are never trusted";
-        /// **Means** the volume is sealed, the caller is in the test mode. **Left** everything. **Next** the right mode.
-        Sealed = 20, Seal, "the volume is sealed and this is the unsealed test mode", "start in the sealed mode, or attach a test volume";
+        /// **Means** the volume is sealed by a broker's keys, the launch is in the test mode or hw-sealed. **Left** everything. **Next** the right mode.
+        Sealed = 20, Seal, "the volume is sealed by a broker's keys, and this launch has none", "start with the launch configuration that the VM was enrolled with; a sealed volume never becomes another";
         /// **Means** the tenant differs. **Left** everything. **Next** the right disk.
         OtherTenant = 21, Seal, "the volume belongs to another tenant", "attach the VM's own disk";
         /// **Means** the VM differs. **Left** everything. **Next** the right disk.
@@ -47,6 +47,10 @@ crate::faults! {
         SuspendOther = 29, Seal, "the saved state is of another head, launch or TPM than this", "reset the machine; a saved state is resumed by the launch that saved it, with nothing in between";
         /// **Means** a suspended state was altered, cut, or sealed under another secret. **Left** everything durable; the TPM off. **Next** reset the machine.
         SuspendDamaged = 30, Seal, "the saved state is not authentic", "reset the machine; suspect the host";
+        /// **Means** the volume is hw-sealed and the launch configuration does not name that mode. **Left** everything. **Next** the right configuration or disk.
+        HwSealed = 31, Seal, "the volume is hw-sealed, which this launch configuration does not name", "attach the VM's own disk; a volume without protection against rollback is never taken for one with it";
+        /// **Means** the volume's key takes a key of the processor and the configuration does not name one, or the other way round. **Left** everything. **Next** the right configuration.
+        OtherInputs = 32, Seal, "the volume's key takes other inputs than the launch configuration names", "launch with the configuration under which the volume was made";
         /// **Means** a proof of another head was handed in. **Left** both states possible. **Next** report a defect.
         WrongProof = 48, Bug, "an anchor's proof names another head", "report this";
         /// **Means** keys of another identity or epoch were handed in. **Left** everything. **Next** report a defect.

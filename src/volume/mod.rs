@@ -23,5 +23,7 @@ mod workspace;
 pub use commit::{Flushed, Stamp, Volume};
 pub use fault::VolumeFault;
 pub use layout::STATE_BYTES_MAX;
-pub use open::{Opened, UnsealedHead, newest_unsealed_head};
+pub use open::{
+    HwSealedDisk, NewestHead, Opened, newest_hw_sealed_head, newest_unsealed_head, spend_permits,
+};
 pub use workspace::Workspace;

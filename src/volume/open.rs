@@ -1,13 +1,14 @@
 //! Opening at the anchored head, and only there (`format.md` §7).
 
 use super::commit::Volume;
-use super::layout::{Area, Layout, STATE_BYTES_MAX};
+use super::layout::{Area, Layout, STATE_BYTES_MAX, UNIT_BYTES_MAX};
 use super::probe::{Beginning, worse};
 use super::replay::{Log, Reached, Until};
 use super::workspace::Workspace;
 use super::{Stamp, VolumeFault};
 use crate::keys::{Identity, VolumeKey};
 use crate::release::Head;
+use crate::release::hw_sealed::{HwSealed, Permit};
 use crate::release::unsealed::Unsealed;
 use crate::seams::{Disk, Platform};
 use zeroize::Zeroize;
@@ -136,12 +137,12 @@ fn find(
     Err(telling)
 }
 
-/// The newest state that an unsealed volume holds.
+/// The newest state that a volume holds whose head nobody remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnsealedHead {
+pub struct NewestHead {
     /// The head.
     pub head: Head,
-    /// The epoch whose public key opens it.
+    /// The epoch whose key opens it.
     pub epoch: u64,
     /// The token under which it was written.
     pub token: u64,
@@ -158,15 +159,83 @@ pub fn newest_unsealed_head(
     identity: &Identity,
     work: &mut Workspace,
     state: &mut [u8; STATE_BYTES_MAX],
-) -> Result<Option<UnsealedHead>, VolumeFault> {
+) -> Result<Option<NewestHead>, VolumeFault> {
+    match newest(disk, &|epoch| VolumeKey::unsealed(&unsealed.key(epoch), identity), work, state) {
+        Ok(newest) => Ok(Some(newest)),
+        Err(VolumeFault::Blank) => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// What a disk holds for a launch without a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HwSealedDisk {
+    /// A TPM; whether this is its newest state nobody can tell.
+    Holds(NewestHead),
+    /// No TPM, and an allegation that one may be made.
+    Permits(Permit),
+}
+
+/// Looks for the longest authentic chain under the processor's key, or else for a permit. `state` is used and wiped.
+///
+/// # Errors
+/// As [`Volume::open`]; [`VolumeFault::Blank`] for a disk with neither.
+pub fn newest_hw_sealed_head(
+    disk: &mut dyn Disk,
+    launch: &HwSealed,
+    identity: &Identity,
+    work: &mut Workspace,
+    state: &mut [u8; STATE_BYTES_MAX],
+) -> Result<HwSealedDisk, VolumeFault> {
+    let found = newest(disk, &|epoch| VolumeKey::hw_sealed(launch.key(epoch), identity), work, state);
+    let fault = match found {
+        Ok(newest) => return Ok(HwSealedDisk::Holds(newest)),
+        Err(VolumeFault::Read) => return Err(VolumeFault::Read),
+        Err(fault) => fault,
+    };
+    // As long as there is a permit nobody has been answered: what lies beside it is a making that was cut short.
     let layout = Layout::of(&disk.geometry())?;
-    let (mut newest, mut telling): (Option<UnsealedHead>, _) = (None, VolumeFault::Blank);
+    let areas = beginnings(disk, &layout, work)?;
+    let permit = areas.iter().find_map(|(_, beginning)| match beginning {
+        Beginning::Permit(permit) => Some(*permit),
+        Beginning::Blank | Beginning::Other | Beginning::Checkpoint(_) => None,
+    });
+    permit.map(HwSealedDisk::Permits).ok_or(fault)
+}
+
+/// Takes every permit away, durably: the TPM is made.
+///
+/// # Errors
+/// [`VolumeFault::Read`], [`VolumeFault::Write`], [`VolumeFault::Flush`].
+pub fn spend_permits(disk: &mut dyn Disk) -> Result<(), VolumeFault> {
+    let layout = Layout::of(&disk.geometry())?;
+    let mut unit = [0; UNIT_BYTES_MAX];
+    let unit = &mut unit[..layout.unit_bytes.min(UNIT_BYTES_MAX)];
+    for area in Area::ALL {
+        disk.read(layout.start(area), unit).map_err(|_| VolumeFault::Read)?;
+        if Permit::read(unit).is_some() {
+            unit.fill(0);
+            disk.write(layout.start(area), unit).map_err(|_| VolumeFault::Write)?;
+        }
+    }
+    disk.flush().map_err(|_| VolumeFault::Flush)
+}
+
+/// The longest authentic chain under keys of this kind.
+fn newest(
+    disk: &mut dyn Disk,
+    key_of: &dyn Fn(u64) -> VolumeKey,
+    work: &mut Workspace,
+    state: &mut [u8; STATE_BYTES_MAX],
+) -> Result<NewestHead, VolumeFault> {
+    let layout = Layout::of(&disk.geometry())?;
+    let (mut newest, mut telling): (Option<NewestHead>, _) = (None, VolumeFault::Blank);
     for (area, beginning) in beginnings(disk, &layout, work)? {
         let alleged = match &beginning {
             Beginning::Checkpoint(header) => header.epoch.get(),
-            Beginning::Blank | Beginning::Other => 0,
+            Beginning::Blank | Beginning::Other | Beginning::Permit(_) => 0,
         };
-        let key = VolumeKey::unsealed(&unsealed.key(alleged), identity);
+        let key = key_of(alleged);
         let walked = beginning
             .ours(&key, &layout)
             .and_then(|header| Log::new(disk, layout, area, &key, work).replay(header, Until::Last, state));
@@ -174,7 +243,7 @@ pub fn newest_unsealed_head(
             Ok(Reached { head, token, .. })
                 if newest.is_none_or(|newest| head.sequence > newest.head.sequence) =>
             {
-                newest = Some(UnsealedHead { head, epoch: alleged, token });
+                newest = Some(NewestHead { head, epoch: alleged, token });
             }
             Ok(_) => {}
             Err(VolumeFault::Read) => return Err(VolumeFault::Read),
@@ -183,9 +252,5 @@ pub fn newest_unsealed_head(
     }
     work.wipe();
     state.zeroize();
-    match (newest, telling) {
-        (None, VolumeFault::Blank) => Ok(None),
-        (None, fault) => Err(fault),
-        (newest, _) => Ok(newest),
-    }
+    newest.ok_or(telling)
 }

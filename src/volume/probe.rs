@@ -4,6 +4,7 @@ use super::VolumeFault;
 use super::layout::{Area, CheckpointHeader, FORMAT, Layout, UNIT_BYTES_MAX};
 use super::workspace::Workspace;
 use crate::keys::{Mode, VolumeKey};
+use crate::release::hw_sealed::Permit;
 use crate::seams::Disk;
 
 /// The beginning of an area.
@@ -13,6 +14,8 @@ pub(super) enum Beginning {
     Blank,
     /// No checkpoint.
     Other,
+    /// Something that says it is an operator's permit to make a TPM.
+    Permit(Permit),
     /// Something that says it is a checkpoint.
     Checkpoint(CheckpointHeader),
 }
@@ -30,6 +33,9 @@ impl Beginning {
         if unit.iter().all(|byte| *byte == 0) {
             return Ok(Self::Blank);
         }
+        if let Some(permit) = Permit::read(unit) {
+            return Ok(Self::Permit(permit));
+        }
         Ok(CheckpointHeader::parse(unit).map_or(Self::Other, Self::Checkpoint))
     }
 
@@ -40,7 +46,7 @@ impl Beginning {
     pub(super) fn ours(&self, key: &VolumeKey, layout: &Layout) -> Result<&CheckpointHeader, VolumeFault> {
         let header = match self {
             Self::Blank => return Err(VolumeFault::Blank),
-            Self::Other => return Err(VolumeFault::NotAVolume),
+            Self::Other | Self::Permit(_) => return Err(VolumeFault::NotAVolume),
             Self::Checkpoint(header) => header,
         };
         let (found, wanted) = (header.identity(), key.identity());
@@ -50,7 +56,11 @@ impl Beginning {
         match (Mode::from_number(header.mode), key.mode()) {
             (Some(found), wanted) if found == wanted => {}
             (Some(Mode::UnsealedForTesting), _) => return Err(VolumeFault::Unsealed),
-            (Some(Mode::Sealed), _) => return Err(VolumeFault::Sealed),
+            (Some(Mode::HwSealed), _) => return Err(VolumeFault::HwSealed),
+            (Some(Mode::Sealed | Mode::SealedOnChip), Mode::Sealed | Mode::SealedOnChip) => {
+                return Err(VolumeFault::OtherInputs);
+            }
+            (Some(Mode::Sealed | Mode::SealedOnChip), _) => return Err(VolumeFault::Sealed),
             (None, _) => return Err(VolumeFault::OtherFormat),
         }
         if found.tenant != wanted.tenant {
@@ -78,7 +88,7 @@ const fn weight(fault: VolumeFault) -> u8 {
         VolumeFault::Blank => 0,
         VolumeFault::NotAVolume => 1,
         VolumeFault::OtherFormat => 2,
-        VolumeFault::Unsealed | VolumeFault::Sealed => 3,
+        VolumeFault::Unsealed | VolumeFault::Sealed | VolumeFault::HwSealed | VolumeFault::OtherInputs => 3,
         VolumeFault::OtherTenant => 4,
         VolumeFault::OtherVm => 5,
         VolumeFault::OtherGeneration => 6,

@@ -6,6 +6,7 @@ use super::serve::{Power, Vtpm};
 use super::trust::Trust;
 use crate::engine::{Engine, Start};
 use crate::fault::Fault;
+use crate::frontend::svsm::Persistence;
 use crate::nv::{Envelope, STATE_BYTES_MAX};
 use crate::seams::Platform;
 use zerocopy::byteorder::little_endian::U32;
@@ -31,8 +32,8 @@ impl<E: Engine> Vtpm<'_, E> {
     /// A sealed TPM's state stays where it is.
     fn test_only(&self) -> Result<(), Fault> {
         match self.trust {
-            Trust::Unsealed { .. } => Ok(()),
-            Trust::Sealed { .. } => Err(VtpmFault::StateStays.into()),
+            Trust::Alone { persistence: Persistence::UnsealedForTesting, .. } => Ok(()),
+            Trust::Alone { .. } | Trust::Sealed { .. } => Err(VtpmFault::StateStays.into()),
         }
     }
 

@@ -1,18 +1,21 @@
 //! From power-on to serving: states that consume one another.
 
+use super::disconnected;
 use super::power::power_on_facts;
 use super::serve::{Endorsement, Power, Vtpm};
 use super::trust::Trust;
-use crate::attest::launch::LaunchConfig;
+use crate::attest::launch::{LaunchConfig, Named};
 use crate::attest::{AttestFault, binding, report};
 use crate::engine::{Engine, Start};
 use crate::fault::Fault;
+use crate::frontend::svsm::Persistence;
 use crate::keys::{CreateKey, Identity, VolumeKey};
 use crate::nv::{Keys, NvImage, NvStore};
+use crate::release::hw_sealed::{HwSealed, ProcessorSecret};
 use crate::release::open::{CreateGrant, Granted, OpenGrant, Verdict};
 use crate::release::session::{Client, SessionMemory};
 use crate::release::tenure::Tenure;
-use crate::release::{ReleaseFault, unsealed};
+use crate::release::{Head, ReleaseFault, unsealed};
 use crate::seams::{Platform, REPORT_BYTES};
 use crate::volume::{STATE_BYTES_MAX, Stamp, Workspace, newest_unsealed_head};
 
@@ -90,8 +93,14 @@ impl<'m, E: Engine> Cold<'m, E> {
         let report = report::Report::parse(&bytes).map_err(|_| AttestFault::ReportMalformed)?;
         let config = config.bind(report.host_data())?;
         let Memory { durable, current, workspace, session } = self.memory;
-        let client = Client::new(platform, config, session)?;
-        Ok(Identified { image: NvImage::new(durable, current), workspace, engine: self.engine, client })
+        let source = match config.named() {
+            Named::Anchored(config) => {
+                let processor = ProcessorSecret::wanted(platform, &config)?;
+                Source::Broker { client: Client::new(platform, config, session)?, processor }
+            }
+            Named::HwSealed(config) => Source::Processor(HwSealed::begin(platform, config)?),
+        };
+        Ok(Identified { memory: TpmMemory { durable, current, workspace }, engine: self.engine, source })
     }
 
     /// Boots without any of Husk's promises, for tests: public keys, nobody who remembers the newest state. The
@@ -107,29 +116,29 @@ impl<'m, E: Engine> Cold<'m, E> {
     ) -> Result<Vtpm<'m, E>, Fault> {
         let Memory { durable, current, workspace, .. } = self.memory;
         let identity = Identity { tenant, vm, generation: 0 };
-        let mut anchor = unsealed::Unsealed::for_testing();
-        let newest = newest_unsealed_head(platform.disk, &anchor, &identity, workspace, current)?;
+        let public = unsealed::Unsealed::for_testing();
+        let newest = newest_unsealed_head(platform.disk, &public, &identity, workspace, current)?;
         let epoch = newest.map_or(0, |newest| newest.epoch);
         let token = newest.map_or(0, |newest| newest.token) + 1;
         let stamp = Stamp { token, fingerprint: self.engine.fingerprint().0 };
         let image = NvImage::new(durable, current);
-        let next = anchor.key(epoch + 1);
+        let next = public.key(epoch + 1);
+        let anchor = public.believe(newest.map_or(Head::NONE, |newest| newest.head));
         let (nv, start) = match newest {
             None => {
                 let key = CreateKey::unsealed(&next, &identity);
                 (NvStore::create(image, key, stamp, workspace), Start::Manufacture)
             }
             Some(newest) => {
-                anchor.believe(newest.head);
                 let keys = Keys {
                     head: newest.head,
-                    current: VolumeKey::unsealed(&anchor.key(epoch), &identity),
+                    current: VolumeKey::unsealed(&public.key(epoch), &identity),
                     next: VolumeKey::unsealed(&next, &identity),
                 };
                 (NvStore::open(platform, image, keys, stamp, workspace)?, Start::Load)
             }
         };
-        let trust = Trust::Unsealed { anchor, token };
+        let trust = Trust::Alone { anchor, token, persistence: Persistence::UnsealedForTesting };
         Unsealed { engine: self.engine, nv, start, trust }.power_on()?.confirm(platform)
     }
 }
@@ -137,10 +146,22 @@ impl<'m, E: Engine> Cold<'m, E> {
 /// Tenant, VM and the tenant's root key are known, and the host cannot change them any more.
 #[expect(missing_debug_implementations, reason = "it will hold the TPM's secrets")]
 pub struct Identified<'m, E> {
-    image: NvImage<'m>,
-    workspace: &'m mut Workspace,
+    memory: TpmMemory<'m>,
     engine: E,
-    client: Client<'m>,
+    source: Source<'m>,
+}
+
+/// The TPM's part of a [`Memory`].
+pub(super) struct TpmMemory<'m> {
+    pub(super) durable: &'m mut [u8; STATE_BYTES_MAX],
+    pub(super) current: &'m mut [u8; STATE_BYTES_MAX],
+    pub(super) workspace: &'m mut Workspace,
+}
+
+/// Where the keys come from, as the launch configuration names it.
+enum Source<'m> {
+    Broker { client: Client<'m>, processor: Option<ProcessorSecret> },
+    Processor(HwSealed),
 }
 
 /// How the broker answered.
@@ -170,12 +191,30 @@ pub enum Asked<'m, E> {
 }
 
 impl<'m, E: Engine> Identified<'m, E> {
-    /// Asks the broker for the keys: hello, report, grant. Once; how often is the firmware's to decide.
-    pub fn release(mut self, platform: &mut Platform<'_>) -> Asked<'m, E> {
-        match self.ask(platform) {
-            Ok(Verdict::Granted(granted)) => Asked::Released(Released { identified: self, granted }),
-            Ok(Verdict::Busy { retry_ms, .. }) => Asked::Busy { again: self, retry_ms },
-            Err(fault) => Asked::Refused { again: self, fault },
+    /// Asks the broker for the keys: hello, report, grant. Once; how often is the firmware's to decide. Where the configuration
+    /// names `hw-sealed` the key is there already.
+    pub fn release(self, platform: &mut Platform<'_>) -> Asked<'m, E> {
+        let Self { memory, engine, source } = self;
+        let (mut client, processor) = match source {
+            Source::Broker { client, processor } => (client, processor),
+            Source::Processor(launch) => {
+                return Asked::Released(Released { memory, engine, keys: Granting::Processor(launch) });
+            }
+        };
+        let asked = ask(&mut client, platform);
+        match asked {
+            Ok(Verdict::Granted(granted)) => {
+                let keys = Granting::Broker { client, processor, granted };
+                Asked::Released(Released { memory, engine, keys })
+            }
+            Ok(Verdict::Busy { retry_ms, .. }) => {
+                let again = Self { memory, engine, source: Source::Broker { client, processor } };
+                Asked::Busy { again, retry_ms }
+            }
+            Err(fault) => {
+                let again = Self { memory, engine, source: Source::Broker { client, processor } };
+                Asked::Refused { again, fault }
+            }
         }
     }
 
@@ -198,25 +237,28 @@ impl<'m, E: Engine> Identified<'m, E> {
             }
         }
     }
-
-    fn ask(&mut self, platform: &mut Platform<'_>) -> Result<Verdict, Fault> {
-        let greeted = self.client.hello(platform)?;
-        let attested = greeted.attest(platform, &mut self.client)?;
-        Ok(attested.grant(platform, &mut self.client)?)
-    }
-
-    fn identity(&self, generation: u32) -> Identity {
-        let config = self.client.config().config();
-        Identity { tenant: config.tenant, vm: config.vm, generation }
-    }
 }
 
-/// The broker's signed grant is here: keys, intent, token, and where the newest state is.
+fn ask(client: &mut Client<'_>, platform: &mut Platform<'_>) -> Result<Verdict, Fault> {
+    let greeted = client.hello(platform)?;
+    let attested = greeted.attest(platform, client)?;
+    Ok(attested.grant(platform, client)?)
+}
+
+/// The keys are here: by the broker's signed grant (keys, intent, token, and where the newest state is), or by the processor alone.
 #[must_use]
 #[expect(missing_debug_implementations, reason = "it holds the TPM's secrets")]
 pub struct Released<'m, E> {
-    identified: Identified<'m, E>,
-    granted: Granted,
+    memory: TpmMemory<'m>,
+    engine: E,
+    keys: Granting<'m>,
+}
+
+/// What released them.
+#[expect(clippy::large_enum_variant, reason = "there is one, and there is no heap to put the larger in")]
+enum Granting<'m> {
+    Broker { client: Client<'m>, processor: Option<ProcessorSecret>, granted: Granted },
+    Processor(HwSealed),
 }
 
 impl<'m, E: Engine> Released<'m, E> {
@@ -226,43 +268,73 @@ impl<'m, E: Engine> Released<'m, E> {
     /// A Seal fault if the disk does not hold the newest state: the broker is told, nothing is written. An Engine fault if
     /// the engine does not take the state.
     pub fn unseal(self, platform: &mut Platform<'_>) -> Result<Unsealed<'m, E>, Fault> {
-        let unsealed = match self.granted {
-            Granted::Create(grant) => create(self.identified, grant),
-            Granted::Open(grant) => open(self.identified, grant, platform)?,
+        let Self { memory, engine, keys } = self;
+        let unsealed = match keys {
+            Granting::Processor(launch) => disconnected::unseal(memory, engine, &launch, platform)?,
+            Granting::Broker { client, processor, granted } => {
+                let processor = processor.as_ref();
+                match granted {
+                    Granted::Create(grant) => create(memory, engine, client, processor, grant),
+                    Granted::Open(grant) => {
+                        let opening = Opening { client, processor, grant };
+                        open(memory, engine, opening, platform)?
+                    }
+                }
+            }
         };
         unsealed.power_on()
     }
 }
 
-fn create<'m, E: Engine>(identified: Identified<'m, E>, grant: CreateGrant) -> Unsealed<'m, E> {
+/// Whose TPM it is, of that generation.
+pub(super) const fn identity(config: &LaunchConfig, generation: u32) -> Identity {
+    Identity { tenant: config.tenant, vm: config.vm, generation }
+}
+
+fn create<'m, E: Engine>(
+    memory: TpmMemory<'m>,
+    engine: E,
+    client: Client<'m>,
+    processor: Option<&ProcessorSecret>,
+    grant: CreateGrant,
+) -> Unsealed<'m, E> {
     let standing = grant.pending.standing();
     let (token, generation) = (standing.token(), standing.generation());
-    let identity = identified.identity(generation);
-    let key = CreateKey::granted(VolumeKey::sealed(&grant.next, &identity), grant.creation);
-    let Identified { image, workspace, engine, client } = identified;
+    let identity = identity(client.config().config(), generation);
+    let key = CreateKey::granted(VolumeKey::sealed(&grant.next, processor, &identity), grant.creation);
+    let TpmMemory { durable, current, workspace } = memory;
     let stamp = Stamp { token, fingerprint: engine.fingerprint().0 };
-    let nv = NvStore::create(image, key, stamp, workspace);
+    let nv = NvStore::create(NvImage::new(durable, current), key, stamp, workspace);
     let trust = Trust::granted(Tenure::new(client, grant.pending));
     Unsealed { engine, nv, start: Start::Manufacture, trust }
 }
 
-fn open<'m, E: Engine>(
-    identified: Identified<'m, E>,
+/// What opens a TPM that exists.
+struct Opening<'m, 'p> {
+    client: Client<'m>,
+    processor: Option<&'p ProcessorSecret>,
     grant: OpenGrant,
+}
+
+fn open<'m, E: Engine>(
+    memory: TpmMemory<'m>,
+    engine: E,
+    opening: Opening<'m, '_>,
     platform: &mut Platform<'_>,
 ) -> Result<Unsealed<'m, E>, Fault> {
+    let Opening { client, processor, grant } = opening;
     let standing = grant.pending.standing();
     let (token, generation) = (standing.token(), standing.generation());
-    let identity = identified.identity(generation);
+    let identity = identity(client.config().config(), generation);
     let keys = Keys {
         head: grant.head,
-        current: VolumeKey::sealed(&grant.current, &identity),
-        next: VolumeKey::sealed(&grant.next, &identity),
+        current: VolumeKey::sealed(&grant.current, processor, &identity),
+        next: VolumeKey::sealed(&grant.next, processor, &identity),
     };
-    let Identified { image, workspace, engine, client } = identified;
+    let TpmMemory { durable, current, workspace } = memory;
     let stamp = Stamp { token, fingerprint: engine.fingerprint().0 };
     let tenure = Tenure::new(client, grant.pending);
-    match NvStore::open(platform, image, keys, stamp, workspace) {
+    match NvStore::open(platform, NvImage::new(durable, current), keys, stamp, workspace) {
         Ok(nv) => Ok(Unsealed { engine, nv, start: Start::Load, trust: Trust::granted(tenure) }),
         Err(fault) => {
             // The alarm is a courtesy to the tenant: whether it is heard changes nothing about this fault.
@@ -278,10 +350,10 @@ fn open<'m, E: Engine>(
 #[must_use]
 #[expect(missing_debug_implementations, reason = "it holds the TPM's secrets")]
 pub struct Unsealed<'m, E> {
-    engine: E,
-    nv: NvStore<'m>,
-    start: Start,
-    trust: Trust<'m>,
+    pub(super) engine: E,
+    pub(super) nv: NvStore<'m>,
+    pub(super) start: Start,
+    pub(super) trust: Trust<'m>,
 }
 
 impl<'m, E: Engine> Unsealed<'m, E> {

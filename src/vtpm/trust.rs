@@ -1,13 +1,13 @@
 //! Who vouches for the newest state, and for the right to answer.
 
-use crate::attest::launch::{Kbs, Mode, Serve};
+use crate::attest::launch::{Kbs, Serve};
 use crate::engine::Needs;
 use crate::fault::Fault;
 use crate::frontend::svsm::{Persistence, Serving};
 use crate::release::tenure::Tenure;
-use crate::release::unsealed::Unsealed;
-use crate::release::{Anchor, Anchored, Head, ReleaseFault};
+use crate::release::{Anchor, Anchored, Head, LocalAnchor, ReleaseFault};
 use crate::seams::Platform;
+use crate::volume::spend_permits;
 
 /// The anchor of trust of this launch. Which one it is was decided by how it was booted, and never changes.
 #[expect(clippy::large_enum_variant, reason = "there is one, and there is no heap to put the larger in")]
@@ -18,11 +18,13 @@ pub(super) enum Trust<'m> {
         /// The first head of a launch is confirmed, every later one anchored.
         confirmed: bool,
     },
-    /// Nobody: a test.
-    Unsealed {
-        anchor: Unsealed,
+    /// Nobody: hw-sealed, or a test.
+    Alone {
+        anchor: LocalAnchor,
         /// Stands in for the fencing token.
         token: u64,
+        /// Which of the two: what the evidence shows.
+        persistence: Persistence,
     },
 }
 
@@ -36,26 +38,23 @@ impl<'m> Trust<'m> {
     pub(super) const fn token(&self) -> u64 {
         match self {
             Self::Sealed { tenure, .. } => tenure.standing().token(),
-            Self::Unsealed { token, .. } => *token,
+            Self::Alone { token, .. } => *token,
         }
     }
 
     /// What protects the state, what keeps a second instance from answering, and whether a KBS key is required.
     pub(super) const fn promises(&self) -> (Persistence, Serving, bool) {
-        let Self::Sealed { tenure, .. } = self else {
-            return (Persistence::UnsealedForTesting, Serving::Nothing, false);
-        };
-        let config = tenure.config();
-        let persistence = match config.mode {
-            Mode::Strict => Persistence::Strict,
-            Mode::HwSealed => Persistence::HwSealed,
+        let config = match self {
+            Self::Sealed { tenure, .. } => tenure.config(),
+            Self::Alone { persistence, .. } => return (*persistence, Serving::Nothing, false),
         };
         let serving = match config.serve {
             Serve::Lease => Serving::Lease,
             Serve::PerCommand => Serving::PerCommand,
             Serve::Detect => Serving::Detect,
+            Serve::Nothing => Serving::Nothing,
         };
-        (persistence, serving, matches!(config.kbs, Kbs::Required))
+        (Persistence::Strict, serving, matches!(config.kbs, Kbs::Required))
     }
 
     /// A command begins: see [`Tenure::begin`].
@@ -79,7 +78,7 @@ impl<'m> Trust<'m> {
     /// The right to answer now, asked for right before a response leaves.
     pub(super) fn permit(&mut self, platform: &mut Platform<'_>, needs: Needs) -> Result<(), Fault> {
         match (self, needs) {
-            (Self::Unsealed { .. }, _) | (_, Needs::Nothing) => Ok(()),
+            (Self::Alone { .. }, _) | (_, Needs::Nothing) => Ok(()),
             (Self::Sealed { tenure, .. }, Needs::Lease | Needs::Nv) => {
                 tenure.permit(platform).map(drop).map_err(Fault::from)
             }
@@ -91,7 +90,7 @@ impl<'m> Trust<'m> {
     pub(super) fn renew(&mut self, platform: &mut Platform<'_>) -> Result<(), ReleaseFault> {
         match self {
             Self::Sealed { tenure, confirmed: true } => tenure.renew(platform),
-            Self::Sealed { .. } | Self::Unsealed { .. } => Ok(()),
+            Self::Sealed { .. } | Self::Alone { .. } => Ok(()),
         }
     }
 
@@ -99,7 +98,7 @@ impl<'m> Trust<'m> {
     pub(super) fn may_touch_disk(&mut self, platform: &mut Platform<'_>) -> Result<(), ReleaseFault> {
         match self {
             Self::Sealed { tenure, confirmed: true } => tenure.permit(platform).map(drop),
-            Self::Sealed { .. } | Self::Unsealed { .. } => Ok(()),
+            Self::Sealed { .. } | Self::Alone { .. } => Ok(()),
         }
     }
 
@@ -107,7 +106,7 @@ impl<'m> Trust<'m> {
     pub(super) fn bump(&mut self, platform: &mut Platform<'_>) -> Result<u64, ReleaseFault> {
         match self {
             Self::Sealed { tenure, .. } => tenure.bump(platform),
-            Self::Unsealed { token, .. } => {
+            Self::Alone { token, .. } => {
                 *token = token.saturating_add(1);
                 Ok(*token)
             }
@@ -118,7 +117,7 @@ impl<'m> Trust<'m> {
     pub(super) fn release(&mut self, platform: &mut Platform<'_>) -> Result<(), ReleaseFault> {
         match self {
             Self::Sealed { tenure, .. } => tenure.release(platform),
-            Self::Unsealed { .. } => Ok(()),
+            Self::Alone { .. } => Ok(()),
         }
     }
 }
@@ -137,7 +136,14 @@ impl Anchor for Trust<'_> {
                 *confirmed = true;
                 Ok(anchored)
             }
-            Self::Unsealed { anchor, .. } => anchor.anchor(platform, previous, new),
+            Self::Alone { anchor, persistence, .. } => {
+                let anchored = anchor.anchor(platform, previous, new)?;
+                if *persistence == Persistence::HwSealed && *previous == Head::NONE {
+                    // The making is confirmed by this: from here on nothing is made on this volume again.
+                    spend_permits(platform.disk).map_err(|_| ReleaseFault::PermitKept)?;
+                }
+                Ok(anchored)
+            }
         }
     }
 }

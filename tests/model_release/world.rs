@@ -354,7 +354,7 @@ impl Rules {
         let Some(standing) = &instance.standing else { return };
         let (token, content) = (standing.token(), instance.ahead.unwrap_or(instance.state));
         let known = match serve {
-            Serve::Lease | Serve::Detect => state.outside,
+            Serve::Lease | Serve::Detect | Serve::Nothing => state.outside,
             Serve::PerCommand => instance.command.unwrap_or(state.outside),
         };
         let older = known.token > token;

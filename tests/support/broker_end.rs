@@ -150,6 +150,7 @@ impl BrokerEnd {
             serve: Serve::Lease,
             kbs: Kbs::None,
             min_key_generation: 3,
+            processor: None,
         }
     }
 

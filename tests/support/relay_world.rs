@@ -184,7 +184,7 @@ impl World {
 
     pub(crate) fn client<'m>(&mut self, memory: &'m mut SessionMemory) -> Result<Client<'m>, ReleaseFault> {
         let config = self.config();
-        let bound = config.bind(&config.host_data()).unwrap();
+        let bound = config.bind(&config.host_data()).unwrap().anchored().unwrap();
         Client::new(&mut self.platform(), bound, memory)
     }
 

@@ -94,8 +94,7 @@ impl Anchor for Instance<'_> {
         if self.grant.token != self.broker.token {
             return Err(ReleaseFault::Fenced);
         }
-        let mut memory = Unsealed::for_testing();
-        memory.believe(self.broker.head);
+        let mut memory = Unsealed::for_testing().believe(self.broker.head);
         let anchored = memory.anchor(platform, previous, new)?;
         (self.broker.head, self.broker.epoch) = (*new, self.grant.epoch);
         match self.broker.answers {

@@ -5,7 +5,7 @@
 use crate::disk::SimDisk;
 use crate::world::{IDENTITY, Memory, Seeded, World};
 use husk::release::unsealed::Unsealed;
-use husk::volume::{UnsealedHead, VolumeFault, newest_unsealed_head};
+use husk::volume::{NewestHead, VolumeFault, newest_unsealed_head};
 use std::path::PathBuf;
 
 fn path(name: &str) -> PathBuf {
@@ -45,7 +45,7 @@ fn golden_volumes_are_made_and_opened_byte_for_byte() {
     }
 }
 
-fn newest(image: &[u8], block: usize) -> Result<Option<UnsealedHead>, VolumeFault> {
+fn newest(image: &[u8], block: usize) -> Result<Option<NewestHead>, VolumeFault> {
     let mut disk = SimDisk::new(0, block);
     disk.image = image.to_vec();
     let Memory { mut work, durable: mut state, .. } = Memory::new();

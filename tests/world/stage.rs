@@ -153,6 +153,7 @@ impl Stage {
             serve,
             kbs: Kbs::None,
             min_key_generation: 0,
+            processor: None,
         };
         let mut store = Store::create(&database, &keys).expect("a database");
         let certificate = root.certify(NAME.tenant, &keys).expect("a certificate");

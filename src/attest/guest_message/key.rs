@@ -3,6 +3,7 @@
 use super::{MessageKind, Messenger, Payload};
 use crate::attest::AttestFault;
 use crate::attest::guest_message::GuestRequest;
+use crate::seams::DerivedKeyRequest;
 use crate::secret::Secret;
 use bitflags::bitflags;
 use core::mem::offset_of;
@@ -66,6 +67,24 @@ pub struct KeyRequest {
     pub tcb: [u8; 8],
     /// At most the guest's LAUNCH_MIT_VECTOR. `None` asks by version 1 of the message, which older firmware has too.
     pub launch_mit_vector: Option<u64>,
+}
+
+impl From<&DerivedKeyRequest> for KeyRequest {
+    /// The chip's own key at VMPL 0 over POLICY and MEASUREMENT, so that no guest beneath, no other image and no weaker
+    /// policy derives it; over GUEST_SVN and TCB_VERSION where asked.
+    fn from(asked: &DerivedKeyRequest) -> Self {
+        let mut fields = KeyFields::POLICY | KeyFields::MEASUREMENT;
+        fields.set(KeyFields::GUEST_SVN, asked.guest_svn.is_some());
+        fields.set(KeyFields::TCB_VERSION, asked.tcb.is_some());
+        Self {
+            root: KeyRoot::Vcek,
+            fields,
+            vmpl: 0,
+            guest_svn: asked.guest_svn.unwrap_or(0),
+            tcb: asked.tcb.unwrap_or([0; 8]),
+            launch_mit_vector: None,
+        }
+    }
 }
 
 impl KeyRequest {

@@ -73,7 +73,7 @@ impl Launch {
     }
 
     fn boot(&mut self) -> Result<(Client<'static>, Verdict), ReleaseFault> {
-        let config = self.config.bind(&self.config.host_data()).unwrap();
+        let config = self.config.bind(&self.config.host_data()).unwrap().anchored().unwrap();
         let memory = Box::leak(Box::new(SessionMemory::new()));
         let mut client = self.on(|platform| Client::new(platform, config, memory))?;
         let greeted = self.on(|platform| client.hello(platform))?;

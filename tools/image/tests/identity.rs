@@ -250,6 +250,7 @@ const CONFIG: LaunchConfig = LaunchConfig {
     serve: Serve::Lease,
     kbs: Kbs::None,
     min_key_generation: 1,
+    processor: None,
 };
 
 #[test]

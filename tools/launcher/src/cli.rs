@@ -6,9 +6,10 @@ use crate::payload::Inputs;
 use crate::run::Plan;
 use crate::snp::cli::{Shared, SnpArgs};
 use anyhow::{Context, bail};
+use husk::attest::launch::Mode as Trusted;
 use husk_firmware::wishes::{CrbPlace, Gate, Ways};
 use husk_image::vcpu::VCPUS_MAX;
-use husk_relay::pipe::{HttpPipe, Pipe};
+use husk_relay::pipe::{HttpPipe, Pipe, PipeError};
 use husk_relay::tamper::{Mode, Tampered};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,10 +44,10 @@ pub struct Args {
     /// The unit that the volume's medium writes without touching neighbours, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 512, value_parser = block_bytes)]
     block_bytes: u32,
-    /// The broker, such as http://127.0.0.1:8630
-    #[arg(long, value_name = "URL", required_unless_present_any = ["measure_only", "sev_snp"])]
+    /// The broker, such as http://127.0.0.1:8630; none with a configuration that names hw-sealed
+    #[arg(long, value_name = "URL")]
     broker: Option<String>,
-    /// The launch configuration that `husk vm enroll` wrote
+    /// The launch configuration that `husk vm enroll` wrote, or, for a VM without a broker, `husk image config`
     #[arg(long, value_name = "FILE", required_unless_present_any = ["measure_only", "sev_snp"])]
     config: Option<PathBuf>,
     /// The socket of `husk psp serve`, which plays the secure processor
@@ -96,13 +97,27 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         println!("{}", hex::encode(image.measurement()));
         return Ok(());
     }
-    let (Some(kernel), Some(volume), Some(broker), Some(config), Some(psp)) =
-        (&args.kernel, &args.volume, &args.broker, &args.config, &args.psp)
+    let (Some(kernel), Some(volume), Some(config), Some(psp)) =
+        (&args.kernel, &args.volume, &args.config, &args.psp)
     else {
-        bail!("a machine needs --kernel, --volume, --broker, --config and --psp");
+        bail!("a machine needs --kernel, --volume, --config and --psp");
     };
     let inputs = Inputs::read(kernel, args.initrd.as_deref(), &args.append, config, args.memory)?;
-    let pipe = pipe(broker, args.test_tamper)?;
+    let pipe = match (inputs.launch.mode, &args.broker) {
+        (Trusted::Strict, Some(broker)) => pipe(broker, args.test_tamper)?,
+        (Trusted::Strict, None) => bail!("the configuration names a mode with a broker; give --broker"),
+        (Trusted::HwSealed, None) => {
+            eprintln!(
+                "husk run: HW-SEALED: there is no broker, and an old copy of the volume can be put back"
+            );
+            Arc::new(NoBroker)
+        }
+        (Trusted::HwSealed, Some(_)) => {
+            bail!(
+                "the configuration names hw-sealed, which has no broker; leave --broker out, or enrol the VM"
+            )
+        }
+    };
     let plan = Plan {
         qemu: args.qemu,
         image_path,
@@ -131,6 +146,15 @@ fn guest_cpus(vcpus: u32) -> anyhow::Result<u8> {
     fitting.with_context(|| {
         format!("the image takes at most {GUEST_CPUS_MAX} processors of a guest; lower --vcpus")
     })
+}
+
+/// The way to a broker that there is none of.
+struct NoBroker;
+
+impl Pipe for NoBroker {
+    fn carry(&self, _: &[u8]) -> Result<Vec<u8>, PipeError> {
+        Err(PipeError::Unreachable("this VM has no broker".to_owned()))
+    }
 }
 
 impl Args {

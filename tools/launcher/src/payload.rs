@@ -207,6 +207,7 @@ mod tests {
             serve: Serve::Lease,
             kbs: Kbs::None,
             min_key_generation: 0,
+            processor: None,
         };
         let mut text = String::new();
         config.write(&mut text).unwrap();

@@ -2,7 +2,8 @@
 
 use husk::attest::AttestFault;
 use husk::attest::guest_message::{GuestRequest, Messenger, SecretsPage};
-use husk::seams::{REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError};
+use husk::seams::{DerivedKeyRequest, REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError};
+use husk::secret::Secret;
 
 /// The component's `Reporter` over a guest of a simulated processor: the same code that speaks to silicon, with another
 /// hand carrying the pages.
@@ -27,10 +28,11 @@ impl<G: GuestRequest> Reporter for PspReporter<G> {
         data: &[u8; REPORT_DATA_BYTES],
         report: &mut [u8; REPORT_BYTES],
     ) -> Result<(), ReporterError> {
-        self.messenger.report(&mut self.guest, data, 0, report).map_err(|fault| match fault {
-            AttestFault::ProcessorRefused => ReporterError::Refused,
-            _ => ReporterError::Failed,
-        })
+        self.messenger.report(&mut self.guest, data, 0, report).map_err(told)
+    }
+
+    fn derived_key(&mut self, asked: &DerivedKeyRequest) -> Result<Secret<32>, ReporterError> {
+        self.messenger.derive_key(&mut self.guest, &asked.into()).map_err(told)
     }
 
     fn certificate(&mut self, into: &mut [u8]) -> usize {
@@ -42,5 +44,12 @@ impl<G: GuestRequest> Reporter for PspReporter<G> {
             }
             None => 0,
         }
+    }
+}
+
+const fn told(fault: AttestFault) -> ReporterError {
+    match fault {
+        AttestFault::ProcessorRefused => ReporterError::Refused,
+        _ => ReporterError::Failed,
     }
 }

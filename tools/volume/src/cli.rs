@@ -3,10 +3,12 @@
 use crate::survey::{AreaSurvey, HeadSurvey, Survey, survey};
 use anyhow::Context as _;
 use husk::release::HEAD_DIGEST_BYTES;
+use husk::release::hw_sealed::Permit;
 use husk::volume::layout::VOLUME_BYTES_MAX;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use zerocopy::IntoBytes as _;
 
 /// `husk volume`
 #[derive(clap::Subcommand, Debug)]
@@ -25,6 +27,10 @@ pub struct CreateArgs {
     /// The new file.
     #[arg(value_name = "VOLUME")]
     image: PathBuf,
+    /// Put this permit on it, as `husk tenant permit` wrote it: a TPM is made on the volume without a broker, and WITHOUT
+    /// protection against rollback.
+    #[arg(long, value_name = "FILE")]
+    permit: Option<PathBuf>,
 }
 
 /// `husk volume inspect`
@@ -80,16 +86,35 @@ impl VolumeCommand {
 /// A volume of zeros is blank: only a signed grant to create makes a TPM of it.
 fn create(args: &CreateArgs) -> anyhow::Result<()> {
     let path = args.image.display();
-    let file = File::options()
+    let permit = args.permit.as_deref().map(permit).transpose()?;
+    let mut file = File::options()
         .write(true)
         .create_new(true)
         .open(&args.image)
         .with_context(|| format!("cannot make {path}; a file that exists is never overwritten"))?;
-    let sized = file.set_len(VOLUME_BYTES_MAX).and_then(|()| file.sync_all());
+    let front = permit.as_ref().map_or(&[][..], |permit| permit.as_bytes());
+    let sized =
+        file.write_all(front).and_then(|()| file.set_len(VOLUME_BYTES_MAX)).and_then(|()| file.sync_all());
     sized
         .with_context(|| format!("cannot give {path} its {VOLUME_BYTES_MAX} bytes; check the space left"))?;
-    println!("{path}: blank, {VOLUME_BYTES_MAX} bytes");
+    match permit {
+        None => println!("{path}: blank, {VOLUME_BYTES_MAX} bytes"),
+        Some(_) => println!("{path}: a permit for HW-SEALED, {VOLUME_BYTES_MAX} bytes. {NO_PROTECTION}"),
+    }
     Ok(())
+}
+
+/// What every look at such a volume says.
+const NO_PROTECTION: &str =
+    "No broker remembers its newest state: whoever keeps an old copy can put it back.";
+
+/// Reads a permit; whether it holds the VM decides.
+fn permit(path: &Path) -> anyhow::Result<Permit> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    file.take(Permit::BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    let permit = Permit::read(&bytes).filter(|_| bytes.len() == Permit::BYTES);
+    permit.with_context(|| format!("{} is no permit; `husk tenant permit` writes one", path.display()))
 }
 
 fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
@@ -148,6 +173,9 @@ fn text(seen: &Survey) -> String {
     let mut out = String::new();
     if seen.is_unsealed() {
         out += "WARNING: this volume is UNSEALED FOR TESTING: anyone can read and change it.\n";
+    }
+    if seen.is_hw_sealed() {
+        out += &format!("WARNING: this volume is HW-SEALED. {NO_PROTECTION}\n");
     }
     for area in &seen.areas {
         out += &area_text(area, seen.area_bytes);

@@ -2,6 +2,7 @@
 
 use husk::keys::{Mode, ObjectSort};
 use husk::release::HEAD_DIGEST_BYTES;
+use husk::release::hw_sealed::Permit;
 use husk::seams::Geometry;
 use husk::volume::layout::{Area, CheckpointHeader, FORMAT, Layout, RecordHeader, UNIT_BYTES_MIN};
 use husk::volume::seal;
@@ -32,7 +33,7 @@ pub struct HeadSurvey {
 pub struct AreaSurvey {
     /// `A` or `B`.
     pub area: char,
-    /// `blank`, `rubbish`, `other-format`, `malformed` or `chain`.
+    /// `blank`, `permit` (to make a TPM without a broker), `rubbish`, `other-format`, `malformed` or `chain`.
     pub content: &'static str,
     /// The checkpoint's header, where there is one of this format.
     pub checkpoint: Option<CheckpointSurvey>,
@@ -45,7 +46,7 @@ pub struct AreaSurvey {
 /// A checkpoint's header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CheckpointSurvey {
-    /// `sealed` or `UNSEALED FOR TESTING`.
+    /// `sealed`, `sealed, also by the chip`, `HW-SEALED` or `UNSEALED FOR TESTING`.
     pub mode: &'static str,
     /// The tenant, in hexadecimal.
     pub tenant: String,
@@ -96,11 +97,24 @@ impl Survey {
     /// Whether any checkpoint says that anyone can read it.
     #[must_use]
     pub fn is_unsealed(&self) -> bool {
-        self.areas.iter().filter_map(|area| area.checkpoint.as_ref()).any(|header| header.mode != SEALED)
+        self.any_mode(UNSEALED)
+    }
+
+    /// Whether any checkpoint says that nobody remembers which state is the newest, or a permit says that a TPM may be made so.
+    #[must_use]
+    pub fn is_hw_sealed(&self) -> bool {
+        self.any_mode(HW_SEALED) || self.areas.iter().any(|area| area.content == PERMIT)
+    }
+
+    fn any_mode(&self, mode: &str) -> bool {
+        self.areas.iter().filter_map(|area| area.checkpoint.as_ref()).any(|header| header.mode == mode)
     }
 }
 
 const SEALED: &str = "sealed";
+const ON_CHIP: &str = "sealed, also by the chip";
+const HW_SEALED: &str = "HW-SEALED";
+const PERMIT: &str = "permit";
 const UNSEALED: &str = "UNSEALED FOR TESTING";
 
 /// Surveys `image`, the beginning (1 MiB is enough) of a disk of `size_bytes`.
@@ -123,7 +137,11 @@ fn survey_area(area: char, bytes: &[u8]) -> AreaSurvey {
     let nothing = |content| AreaSurvey { area, content, checkpoint: None, chain: Vec::new(), used_bytes: 0 };
     let Some(header) = CheckpointHeader::parse(bytes) else {
         let blank = bytes[..UNIT_BYTES_MIN].iter().all(|byte| *byte == 0);
-        return nothing(if blank { "blank" } else { "rubbish" });
+        return nothing(match Permit::read(bytes) {
+            Some(_) => PERMIT,
+            None if blank => "blank",
+            None => "rubbish",
+        });
     };
     if header.format.get() != FORMAT {
         return nothing("other-format");
@@ -180,6 +198,8 @@ fn describe(header: &CheckpointHeader) -> CheckpointSurvey {
     let mode = match Mode::from_number(header.mode) {
         Some(Mode::Sealed) => SEALED,
         Some(Mode::UnsealedForTesting) => UNSEALED,
+        Some(Mode::HwSealed) => HW_SEALED,
+        Some(Mode::SealedOnChip) => ON_CHIP,
         None => "unknown",
     };
     CheckpointSurvey {

@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 pub struct Launch {
     /// The launch configuration's bytes, as the host supplies them.
     pub config: Vec<u8>,
-    /// The channel to the broker.
-    pub channel: SocketChannel,
+    /// The channel to the broker, where the configuration names a mode that has one.
+    pub channel: Option<SocketChannel>,
     /// Reports from the simulated processor.
     pub reporter: PspReporter<RemoteGuest>,
     /// How long to wait for another instance's lease to end.
@@ -148,7 +148,10 @@ fn on<T>(
 ) -> T {
     let (mut nothing, mut nobody) = (Nothing, Nothing);
     let (channel, reporter): (&mut dyn husk::seams::Channel, &mut dyn Reporter) = match footing {
-        Footing::Sealed(launch) => (&mut launch.channel, &mut launch.reporter),
+        Footing::Sealed(launch) => match &mut launch.channel {
+            Some(channel) => (channel, &mut launch.reporter),
+            None => (&mut nothing, &mut launch.reporter),
+        },
         Footing::UnsealedForTesting => (&mut nothing, &mut nobody),
     };
     act(&mut Platform {

@@ -3,7 +3,7 @@
 use crate::component::{Footing, Launch};
 use crate::platform::SocketChannel;
 use anyhow::{Context, bail};
-use husk::attest::launch::{CONFIG_BYTES_MAX, LaunchConfig};
+use husk::attest::launch::{CONFIG_BYTES_MAX, LaunchConfig, Mode};
 use husk_psp::{PspReporter, RemoteGuest};
 use std::fs::{self, File};
 use std::io::Read;
@@ -23,8 +23,8 @@ pub(crate) struct FootingArgs {
     /// The socket of `husk psp serve`
     #[arg(long, value_name = "PATH", required_unless_present_any = ["unsealed_for_testing", "print_capabilities"])]
     psp: Option<PathBuf>,
-    /// The relay's socket
-    #[arg(long, value_name = "PATH", required_unless_present_any = ["unsealed_for_testing", "print_capabilities"])]
+    /// The relay's socket; none with a configuration that names hw-sealed, which has no broker
+    #[arg(long, value_name = "PATH")]
     relay: Option<PathBuf>,
     /// How long one exchange with the broker may take, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5000)]
@@ -50,11 +50,13 @@ impl FootingArgs {
         if self.unsealed_for_testing {
             return Ok(Footing::UnsealedForTesting);
         }
-        let (Some(config), Some(psp), Some(relay)) = (&self.config, &self.psp, &self.relay) else {
-            bail!("a sealed TPM needs its broker; give --config, --psp and --relay");
+        let (Some(config), Some(psp)) = (&self.config, &self.psp) else {
+            bail!("a sealed TPM needs its launch configuration and its processor; give --config and --psp");
         };
         let config = config_bytes(config)?;
-        let host_data = LaunchConfig::parse(&config).map_err(husk::fault::Fault::from)?.host_data();
+        let launch = LaunchConfig::parse(&config).map_err(husk::fault::Fault::from)?;
+        let channel = self.channel(launch.mode)?;
+        let host_data = launch.host_data();
         let firmware = match &self.firmware {
             Some(path) => path.clone(),
             None => std::env::current_exe().context("cannot tell which program this is; give --firmware")?,
@@ -64,9 +66,24 @@ impl FootingArgs {
         let (mut guest, secrets) = RemoteGuest::launch(psp, &firmware, &host_data, GUEST_POLICY)?;
         let certificate = guest.certificate()?;
         let reporter = PspReporter::new(guest, secrets, certificate);
-        let channel = SocketChannel::new(relay.clone(), Duration::from_millis(self.relay_timeout_ms));
         let wait_for_lease = Duration::from_secs(self.wait_for_lease_seconds);
         Ok(Footing::Sealed(Box::new(Launch { config, channel, reporter, wait_for_lease })))
+    }
+
+    /// The way to the broker, exactly where the configuration names a mode that has one.
+    fn channel(&self, mode: Mode) -> anyhow::Result<Option<SocketChannel>> {
+        match (mode, &self.relay) {
+            (Mode::Strict, Some(relay)) => {
+                Ok(Some(SocketChannel::new(relay.clone(), Duration::from_millis(self.relay_timeout_ms))))
+            }
+            (Mode::Strict, None) => bail!("a sealed TPM needs its broker; give --relay"),
+            (Mode::HwSealed, None) => Ok(None),
+            (Mode::HwSealed, Some(_)) => {
+                bail!(
+                    "the configuration names hw-sealed, which has no broker; leave --relay out, or enrol the VM"
+                )
+            }
+        }
     }
 }
 

@@ -116,6 +116,7 @@ impl Board {
             serve: Serve::Lease,
             kbs: Kbs::None,
             min_key_generation: 0,
+            processor: None,
         };
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };

@@ -2,7 +2,7 @@
 
 use crate::nothing::Nothing;
 use crate::site::{FIRMWARE, Site};
-use anyhow::{anyhow, bail};
+use anyhow::{Context as _, anyhow, bail};
 use husk::attest::launch::LaunchConfig;
 use husk::release::open::{Granted, Verdict};
 use husk::release::session::{Client, SessionMemory};
@@ -58,6 +58,7 @@ impl Launch {
     pub(crate) fn boot(self) -> anyhow::Result<Vm> {
         let Self { mut machine, config } = self;
         let config = config.bind(&config.host_data()).map_err(|fault| anyhow!("{fault:?}"))?;
+        let config = config.anchored().context("not a configuration with a broker")?;
         let memory = Box::leak(Box::new(SessionMemory::new()));
         let asked = |fault: ReleaseFault| anyhow!("{fault:?}");
         let mut client = machine.on(|platform| Client::new(platform, config, memory)).map_err(asked)?;

@@ -107,6 +107,7 @@ impl Site {
             serve: Serve::Lease,
             kbs: Kbs::None,
             min_key_generation: 1,
+            processor: None,
         };
         let measurements = vec![expected_measurement(&FIRMWARE)];
         let policy = Policy { measurements, min_tcb: None, chips: vec![] };

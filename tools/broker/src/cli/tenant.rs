@@ -5,17 +5,51 @@ use crate::ids::TenantId;
 use crate::store::Tenant;
 use crate::vault::TenantRoot;
 use crate::world::Machine;
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use husk::attest::launch::Mode;
+use husk::fault::Fault;
 use husk::release::transcript::point_digest;
+use husk_files::{read_config, write_new};
 use serde_json::json;
 use std::path::PathBuf;
+use zerocopy::IntoBytes as _;
 
 /// `husk tenant …`
 #[derive(Subcommand, Debug)]
 pub enum TenantCommand {
     /// Make a tenant: its root key, and that key's certificate for this broker.
     Init(InitArgs),
+    /// Make a tenant root key without a broker, for VMs in the disconnected mode.
+    Root(RootArgs),
+    /// Permit that a TPM is made WITHOUT protection against rollback, under one launch configuration that names hw-sealed.
+    Permit(PermitArgs),
+}
+
+/// `husk tenant root`
+#[derive(Args, Debug)]
+pub struct RootArgs {
+    /// Where to write the tenant root key: store it offline.
+    #[arg(long, value_name = "FILE")]
+    root_out: PathBuf,
+    #[command(flatten)]
+    shape: Shape,
+}
+
+/// `husk tenant permit`
+#[derive(Args, Debug)]
+pub struct PermitArgs {
+    /// The tenant root key.
+    #[arg(long, value_name = "FILE")]
+    root: PathBuf,
+    /// The launch configuration, as `husk image config --mode hw-sealed` wrote it.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Where to write the permit, for `husk volume create --permit`. It is no secret.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    shape: Shape,
 }
 
 /// `husk tenant init`
@@ -43,6 +77,8 @@ impl TenantCommand {
     pub fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Init(args) => init(&args),
+            Self::Root(args) => make_root(&args),
+            Self::Permit(args) => permit(&args),
         }
     }
 }
@@ -62,6 +98,39 @@ fn init(args: &InitArgs) -> anyhow::Result<()> {
         "tenant": id.to_string(),
         "root": hex::encode(point_digest(root.point())),
         "root_key": args.root_out.display().to_string(),
+    }));
+    Ok(())
+}
+
+fn make_root(args: &RootArgs) -> anyhow::Result<()> {
+    let root = TenantRoot::generate(&Machine::start())?;
+    root.write(&args.root_out).context("the tenant root key was not written")?;
+    args.shape.print(&json!({
+        "root": hex::encode(point_digest(root.point())),
+        "root_key": args.root_out.display().to_string(),
+    }));
+    Ok(())
+}
+
+fn permit(args: &PermitArgs) -> anyhow::Result<()> {
+    let (root, config) = (TenantRoot::read(&args.root)?, read_config(&args.config)?);
+    config
+        .supported()
+        .map_err(Fault::from)
+        .context("this version refuses to start with the configuration")?;
+    if config.mode != Mode::HwSealed {
+        bail!("the configuration does not name hw-sealed; where there is a broker, its grant permits");
+    }
+    if config.root != point_digest(root.point()) {
+        bail!("the configuration names another root key than {}", args.root.display());
+    }
+    write_new(&args.out, root.permit(&config)?.as_bytes(), 0o644)?;
+    args.shape.print(&json!({
+        "permit": args.out.display().to_string(),
+        "tenant": hex::encode(config.tenant),
+        "vm": hex::encode(config.vm),
+        "host_data": hex::encode(config.host_data()),
+        "rollback_protection": "NONE: an old copy of the volume can be put back",
     }));
     Ok(())
 }

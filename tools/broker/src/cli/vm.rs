@@ -138,7 +138,9 @@ impl VmCommand {
 }
 
 fn serve(text: &str) -> Result<Serve, String> {
-    Serve::from_word(text).ok_or_else(|| "one of lease, percmd, detect is expected".to_owned())
+    Serve::from_word(text)
+        .filter(|serve| *serve != Serve::Nothing)
+        .ok_or_else(|| "one of lease, percmd, detect is expected".to_owned())
 }
 
 fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
@@ -154,6 +156,7 @@ fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
         serve: args.serve,
         kbs: Kbs::None,
         min_key_generation: KEY_GENERATION,
+        processor: None,
     };
     let host_data = write_config(&args.config_out, &config)?;
     let policy = Policy { measurements: args.measurements, min_tcb: args.min_tcb, chips: args.chips };

@@ -4,6 +4,8 @@ use super::file::push_line;
 use super::{KEY_GENERATION, RootKeys, StoredKey, VaultError};
 use crate::ids::TenantId;
 use crate::world::World;
+use husk::attest::launch::LaunchConfig;
+use husk::release::hw_sealed::Permit;
 use husk::release::transcript::certificate_digest;
 use husk::release::wire::{BrokerCertificate, POINT_BYTES, SIGNATURE_BYTES};
 use std::path::Path;
@@ -34,6 +36,32 @@ impl TenantRoot {
         push_line(&mut text, "", TENANT_TITLE);
         self.0.scalar.with(|key| push_line(&mut text, "key ", &Zeroizing::new(hex::encode(key))));
         Ok(husk_files::create(path, &text)?)
+    }
+
+    /// Reads the file that [`write`](Self::write) wrote.
+    ///
+    /// # Errors
+    /// [`VaultError::File`], [`VaultError::Malformed`].
+    pub fn read(path: &Path) -> Result<Self, VaultError> {
+        let malformed =
+            || VaultError::Malformed(path.display().to_string(), "a tenant root key", "husk tenant init");
+        let text = husk_files::read(path)?;
+        let rest = text.strip_prefix(TENANT_TITLE).and_then(|rest| rest.strip_prefix("\nkey "));
+        let digits = rest.and_then(|rest| rest.strip_suffix('\n')).ok_or_else(malformed)?;
+        let mut scalar = Zeroizing::new([0; 48]);
+        hex::decode_to_slice(digits, scalar.as_mut_slice()).map_err(|_| malformed())?;
+        StoredKey::of(&mut scalar).map(Self).ok_or_else(malformed)
+    }
+
+    /// The permit to make a TPM under `config`, which is the disconnected mode's.
+    ///
+    /// # Errors
+    /// [`VaultError::Bug`].
+    pub fn permit(&self, config: &LaunchConfig) -> Result<Permit, VaultError> {
+        let mut permit = Permit::of(config);
+        permit.root = *self.point();
+        permit.signature = self.0.key.sign(&permit.digest()).map_err(|_| VaultError::Bug)?;
+        Ok(permit)
     }
 
     /// The public half.

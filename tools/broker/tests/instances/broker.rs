@@ -126,6 +126,7 @@ fn config(vm: u8, root: &[u8; 97]) -> LaunchConfig {
         serve: Serve::Lease,
         kbs: Kbs::None,
         min_key_generation: 1,
+        processor: None,
     }
 }
 

@@ -122,7 +122,7 @@ impl<'c> Launch<'c> {
     /// From power-on to a confirmed tenure, or nothing: busy, or the network was not with us.
     fn boot(&mut self, ledger: &Ledger) -> Result<Option<(Tenure<'static>, Head)>, ReleaseFault> {
         let before = ledger.acknowledged();
-        let config = self.config.bind(&self.config.host_data()).unwrap();
+        let config = self.config.bind(&self.config.host_data()).unwrap().anchored().unwrap();
         let memory = Box::leak(Box::new(SessionMemory::new()));
         let mut client = self.on(|platform| Client::new(platform, config, memory))?;
         let greeted = self.on(|platform| client.hello(platform))?;

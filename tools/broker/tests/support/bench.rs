@@ -147,6 +147,7 @@ fn config(vm: &VmName, root: &[u8; 97]) -> LaunchConfig {
         serve: Serve::Lease,
         kbs: Kbs::None,
         min_key_generation: 1,
+        processor: None,
     }
 }
 
@@ -242,7 +243,7 @@ impl Launch {
 
     /// From power-on to the broker's verdict.
     pub(crate) fn boot(&mut self) -> Result<(Client<'static>, Verdict), ReleaseFault> {
-        let config = self.config.bind(&self.config.host_data()).unwrap();
+        let config = self.config.bind(&self.config.host_data()).unwrap().anchored().unwrap();
         let memory = Box::leak(Box::new(SessionMemory::new()));
         let mut client = self.on(|platform| Client::new(platform, config, memory))?;
         let greeted = self.on(|platform| client.hello(platform))?;

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
+use husk::seams::DerivedKeyRequest;
 use husk_files::{read_config, write_config, write_new};
 use serde_json::json;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 #[command(group(clap::ArgGroup::new("source").required(true).args(["from", "out"])))]
 pub struct ConfigArgs {
     /// A launch configuration that is there, as `husk vm enroll` wrote it.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "vm", "root", "mode", "serve", "kbs", "min_key_generation"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "vm", "root", "mode", "serve", "kbs", "min_key_generation", "processor"])]
     from: Option<PathBuf>,
     /// Where to write a new launch configuration.
     #[arg(long, value_name = "FILE", requires_all = ["tenant", "vm", "root"])]
@@ -30,18 +31,28 @@ pub struct ConfigArgs {
     /// The digest of the tenant's root key, as `husk tenant init` prints it.
     #[arg(long, value_name = "HEX", value_parser = hex::<48>)]
     root: Option<[u8; 48]>,
-    /// What protects against rollback.
+    /// What protects against rollback: strict (a broker), or hw-sealed: NOTHING. There is no broker then, the key is the
+    /// processor's alone (--processor), and whoever has an old copy of the volume can put it back.
     #[arg(long, value_name = "WORD", default_value = "strict", value_parser = mode)]
     mode: Mode,
-    /// What keeps a second instance from answering.
-    #[arg(long, value_name = "WORD", default_value = "lease", value_parser = serve)]
-    serve: Serve,
+    /// What keeps a second instance from answering [default: lease; with hw-sealed none, the only word there].
+    #[arg(long, value_name = "WORD", value_parser = serve)]
+    serve: Option<Serve>,
     /// Whether a static key of a CoCo KBS goes into the state's key.
     #[arg(long, value_name = "WORD", default_value = "none", value_parser = kbs)]
     kbs: Kbs,
     /// Broker keys of an older generation are refused.
     #[arg(long, value_name = "N", default_value_t = 1)]
     min_key_generation: u32,
+    /// Make a key of the chip an input of the volume's key: the volume opens on this chip and under this very image only.
+    #[arg(long)]
+    processor: bool,
+    /// Mix this GUEST_SVN into the chip's key: an image of a lower one does not get it.
+    #[arg(long, value_name = "N", requires = "processor")]
+    processor_svn: Option<u32>,
+    /// Mix this TCB_VERSION (8 bytes as in a report) into the chip's key: a platform below it does not get it, one above it does.
+    #[arg(long, value_name = "HEX", value_parser = hex::<8>, requires = "processor")]
+    processor_tcb: Option<[u8; 8]>,
     /// Also put the configuration into this IGVM file, as a measured page.
     #[arg(long, value_name = "PATH", requires_all = ["igvm_out", "at"])]
     igvm: Option<PathBuf>,
@@ -103,6 +114,11 @@ impl ConfigArgs {
             "host_data": hex::encode(host_data),
             "host_data_base64": STANDARD.encode(host_data),
             "igvm": shown(&self.igvm_out),
+            "mode": config.mode.word(),
+            "rollback_protection": match config.mode {
+                Mode::Strict => "every commit is anchored at the broker",
+                Mode::HwSealed => "NONE: an old copy of the volume can be put back",
+            },
             "supported": supported,
         });
         print(&value, self.json);
@@ -116,9 +132,15 @@ impl ConfigArgs {
             vm: self.vm.context(missing)?,
             root: self.root.context(missing)?,
             mode: self.mode,
-            serve: self.serve,
+            serve: self.serve.unwrap_or(match self.mode {
+                Mode::Strict => Serve::Lease,
+                Mode::HwSealed => Serve::Nothing,
+            }),
             kbs: self.kbs,
             min_key_generation: self.min_key_generation,
+            processor: self
+                .processor
+                .then_some(DerivedKeyRequest { guest_svn: self.processor_svn, tcb: self.processor_tcb }),
         })
     }
 
