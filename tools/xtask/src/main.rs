@@ -16,6 +16,7 @@ mod fuzz;
 mod guest;
 mod house;
 mod image;
+mod oldest;
 mod peers;
 mod process;
 mod product;

@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::steps::Steps;
-use crate::{check, demo, fuzz, house, image, peers, setup, soak};
+use crate::{check, demo, fuzz, house, image, oldest, peers, setup, soak};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -14,7 +14,8 @@ Runs `check`, builds the image, then every test of the workspace, then the peers
 tpm2-pytss and a kernel guest, under QEMU's own TPM devices and below the image, then
 the demo, through the image and in a host process, then a soak of 20 seconds. With
 --all the long tests run too (HUSK_LONG=1), all of tpm2-pytss' own, the newest kernel that
-Debian has below the image, libFuzzer for 20 seconds a target, and a soak of 5 minutes.
+Debian has below the image, libFuzzer for 20 seconds a target, and a soak of 5 minutes;
+rustc 1.88 (rustup brings it) checks the component as an SVSM builds it.
 HUSK_EVIDENCE_DIR may name a folder with more attestation reports and certificates.
 With --peers nothing but the peers runs. The last line is `N passed, N failed`.";
 
@@ -44,6 +45,7 @@ fn tried_at_length(all: bool, steps: &mut Steps) -> Result<(), Failure> {
         return Ok(());
     }
     steps.attempt("image: built twice", image::twice::compare);
+    steps.attempt("the oldest compiler", oldest::checks);
     fuzz::into(steps, &fuzz::Wish { seconds: 20, target: None, merge: false })?;
     soak::into(steps, &soak::Wish { duration: Duration::from_secs(60 * soak::MINUTES), seed: None });
     Ok(())
