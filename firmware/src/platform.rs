@@ -5,7 +5,8 @@
 //! **Trust.** None in disk and channel. The secrets page comes from the host, so whoever runs the host could forge every
 //! report: that is what 'simulated' means, and why a broker refuses its root unless it is told to accept it. Messages and reports
 //! themselves have the real format, and are checked as on silicon.
-//! **Laws.** The secrets page is asked for once, and its key is wiped from every buffer it passed. A failed report is final.
+//! **Laws.** The secrets page is taken once, from memory that a launch filled, and never crosses the channel; its keys are wiped where
+//! they were. A failed report is final.
 //! **Not here.** Where the pages and frames go: `tools/launcher`.
 
 use crate::virtio::DeviceFault;
@@ -20,6 +21,7 @@ use husk::seams::{
     REPORT_DATA_BYTES, Reporter, ReporterError,
 };
 use husk::secret::Secret;
+use zeroize::Zeroize;
 
 /// How long the broker may take, in milliseconds.
 const BROKER_PATIENCE_MS: u64 = 5_000;
@@ -51,18 +53,18 @@ impl<R, W> fmt::Debug for Emulated<R, W> {
 }
 
 impl<R: Requests, W: Wire> Emulated<R, W> {
-    /// Takes the devices and asks for the secrets page of this launch.
+    /// Takes the devices and the secrets page of this launch, which is wiped: nobody here speaks with the other keys.
     ///
     /// # Errors
     /// [`DeviceFault::NoSecrets`].
-    pub fn open(disk: VolumeDisk<R>, mut post: Post<W>) -> Result<Self, DeviceFault> {
-        let mut page = [0; PAGE_BYTES];
-        let word = [ProcessorWord::Secrets as u8];
-        let bytes = post.exchange(Port::Processor, &[&word], &mut page, PROCESSOR_PATIENCE_MS);
-        let secrets = SecretsPage::take(&mut page).map_err(|_| DeviceFault::NoSecrets);
-        zeroize::Zeroize::zeroize(&mut page);
-        let secrets = if bytes == Ok(PAGE_BYTES) { secrets? } else { return Err(DeviceFault::NoSecrets) };
-        Ok(Self { disk, post: RefCell::new(post), messenger: Messenger::new(secrets) })
+    pub fn open(
+        disk: VolumeDisk<R>,
+        post: Post<W>,
+        page: &mut [u8; PAGE_BYTES],
+    ) -> Result<Self, DeviceFault> {
+        let secrets = SecretsPage::take(page).map_err(|_| DeviceFault::NoSecrets);
+        page.zeroize();
+        Ok(Self { disk, post: RefCell::new(post), messenger: Messenger::new(secrets?) })
     }
 
     /// MEASUREMENT of this launch, as this VM's own report states it.

@@ -16,7 +16,7 @@ use crate::guest::files::Files;
 use crate::guest::map::{Map, RESERVED, Region, USABLE};
 use crate::guest::payload::PAYLOAD_AT;
 use crate::guest::start::{self, Guest};
-use crate::memory::{Kind, LAYER, Physical};
+use crate::memory::{Kind, LAYER, Physical, take_secrets_page};
 use crate::platform::{Emulated, Own};
 use crate::service::show_usage;
 use crate::slowest::{Slowest, Timed};
@@ -28,6 +28,7 @@ use crate::wishes::{CrbPlace, Gate, Ways};
 use crate::{arena, crb_device, guest::GuestFault};
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, Ordering};
+use husk::attest::guest_message::PAGE_BYTES;
 use husk::attest::launch::CONFIG_BYTES_MAX;
 use husk::engine::COMMAND_BYTES_MAX;
 use husk::engine::reference::ReferenceEngine;
@@ -131,7 +132,9 @@ fn private_crb(machine: &Machine<'_>, guest: &Guest<'_>) -> PrivateCrb<Physical>
 }
 
 fn seams() -> Result<Seams, Fault> {
-    Ok(Emulated::open(volume()?, channel()?)?)
+    let mut page = [0; PAGE_BYTES];
+    take_secrets_page(&mut page);
+    Ok(Emulated::open(volume()?, channel()?, &mut page)?)
 }
 
 fn elapsed() -> u32 {

@@ -1,7 +1,8 @@
 //! The one way to die.
 //!
 //! Whoever stops first says why, calls every other processor to a halt, wipes everything that may hold a secret, tells a debugger's
-//! exit port whose fault it was (QEMU's `isa-debug-exit` at 0xF4; nothing happens where none is), and halts. Nothing leads back.
+//! exit port whose fault it was (QEMU's `isa-debug-exit` at 0xF4; nothing happens where none is), and halts. Nothing leads back. Where the
+//! guest switches the machine off, its own write to the power management block stands in place of that port.
 //!
 //! # Soundness
 //! Wiping runs on a stack of its own in assembly, when the other processors have said that they halted, or have had their time. It
@@ -9,6 +10,7 @@
 
 use crate::boot::{LocalApic, cpus};
 use crate::console;
+use crate::memory::SECRETS_PAGE;
 use core::arch::{asm, global_asm};
 use core::hint::spin_loop;
 use core::panic::PanicInfo;
@@ -77,10 +79,14 @@ impl Stop {
     }
 
     /// What the exit port is told: the family, or 0x10 for an orderly end.
-    const fn verdict(self) -> u8 {
+    const fn farewell(self) -> Farewell {
+        Farewell { port: EXIT_PORT, word: self.word() }
+    }
+
+    const fn word(self) -> u16 {
         match self as u32 >> 24 {
             0 => 0x10,
-            family => family.to_le_bytes()[0],
+            family => u16::from_le_bytes([family.to_le_bytes()[0], 0]),
         }
     }
 }
@@ -100,10 +106,11 @@ global_asm!(
     "husk_stop_stack_end:",
     ".popsection",
     ".pushsection .text.husk_stop,\"ax\",@progbits",
-    // edi: what the exit port is told.
+    // edi: the port that is told, esi: what.
     ".globl husk_wipe_and_halt",
     "husk_wipe_and_halt:",
-    "mov ebx, edi",
+    "mov edx, edi",
+    "mov ebx, esi",
     "lea rsp, [rip + husk_stop_stack_end]",
     "lea rax, [rip + husk_early_root]",
     "mov cr3, rax",
@@ -113,6 +120,9 @@ global_asm!(
     "shr rcx, 3",
     "xor eax, eax",
     "cld",
+    "rep stosq",
+    "mov edi, {page}",
+    "mov ecx, {words}",
     "rep stosq",
     ".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
     "xorps xmm\\n, xmm\\n",
@@ -130,40 +140,42 @@ global_asm!(
     "xor r14d, r14d",
     "xor r15d, r15d",
     "mov eax, ebx",
-    "out {exit}, al",
+    "out dx, ax",
     "2: cli",
     "hlt",
     "jmp 2b",
     ".popsection",
-    exit = const EXIT_PORT,
+    page = const SECRETS_PAGE.start,
+    words = const (SECRETS_PAGE.end - SECRETS_PAGE.start) / 8,
 );
 
 unsafe extern "C" {
-    fn husk_wipe_and_halt(verdict: u32) -> !;
+    fn husk_wipe_and_halt(port: u32, word: u32) -> !;
 }
 
 /// Stops the machine: says why, with a code, wipes, halts every processor.
 pub fn stop(reason: Stop, code: u32) -> ! {
     let codes = &[u64::from(reason as u32), u64::from(code)];
-    end(Last { text: reason.text(), codes, name: None, verdict: reason.verdict() })
+    end(Last { text: reason.text(), codes, name: None, farewell: reason.farewell() })
 }
 
 /// Stops the machine for a fault of the component, or of the firmware's own boxes: the code is the fault's.
 pub fn stop_for(fault: Fault) -> ! {
     let [family, ..] = fault.code().to_be_bytes();
-    end(Last { text: fault.means(), codes: &[u64::from(fault.code())], name: None, verdict: family })
+    let farewell = Farewell { port: EXIT_PORT, word: family.into() };
+    end(Last { text: fault.means(), codes: &[u64::from(fault.code())], name: None, farewell })
 }
 
 /// Stops the machine because the engine called `name`.
 pub fn stop_naming(reason: Stop, name: &'static str) -> ! {
     let codes = &[u64::from(reason as u32)];
-    end(Last { text: reason.text(), codes, name: Some(name), verdict: reason.verdict() })
+    end(Last { text: reason.text(), codes, name: Some(name), farewell: reason.farewell() })
 }
 
 /// Stops the machine with what an exception left.
 pub(crate) fn stop_at(reason: Stop, codes: [u64; 3]) -> ! {
     let codes = &[u64::from(reason as u32), codes[0], codes[1], codes[2]];
-    end(Last { text: reason.text(), codes, name: None, verdict: reason.verdict() })
+    end(Last { text: reason.text(), codes, name: None, farewell: reason.farewell() })
 }
 
 /// Whether somebody stops the machine: svm looks at this whenever a guest's processor comes back to the layer.
@@ -180,12 +192,24 @@ pub fn halt_if_stopping() {
     }
 }
 
+/// Stops the machine because its guest switches it off, by this write.
+pub(crate) fn power_off(farewell: Farewell) -> ! {
+    end(Last { text: Stop::Ended.text(), codes: &[], name: None, farewell })
+}
+
+/// A word for a port, written last of all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Farewell {
+    pub(crate) port: u16,
+    pub(crate) word: u16,
+}
+
 /// What is said at the end, and to whom.
 struct Last<'c> {
     text: &'static str,
     codes: &'c [u64],
     name: Option<&'static str>,
-    verdict: u8,
+    farewell: Farewell,
 }
 
 fn end(last: Last<'_>) -> ! {
@@ -200,7 +224,7 @@ fn end(last: Last<'_>) -> ! {
     }
     halt_others();
     // SAFETY: nothing of this processor's state is needed any more, and nobody else runs.
-    unsafe { husk_wipe_and_halt(u32::from(last.verdict)) }
+    unsafe { husk_wipe_and_halt(last.farewell.port.into(), last.farewell.word.into()) }
 }
 
 fn halt_others() {

@@ -4,6 +4,9 @@ use core::ops::Range;
 
 /// The region of the layer: everything of it lies here (`image.ld`), and nothing else does.
 pub const LAYER: Range<u64> = 0x1000_0000..0x1080_0000;
+/// The secrets page: the last one of the layer's region. No file holds it; whoever launches the image fills it, as the processor's
+/// firmware does under SEV-SNP.
+pub const SECRETS_PAGE: Range<u64> = LAYER.end - 4096..LAYER.end;
 /// How many entries a memory map may have.
 pub const ENTRIES_MAX: usize = 32;
 /// Physical memory above this address is beyond the layer's page tables.

@@ -14,9 +14,11 @@ mod map;
 mod physical;
 pub mod tables;
 
-pub use map::{ADDRESS_MAX, ENTRIES_MAX, FOUR_GIB, Kind, LAYER, Map, MapError, Stretch, overlap};
+pub use map::{
+    ADDRESS_MAX, ENTRIES_MAX, FOUR_GIB, Kind, LAYER, Map, MapError, SECRETS_PAGE, Stretch, overlap,
+};
 #[cfg(target_os = "none")]
-pub use physical::{Early, Physical, Registers, address_of_tables, install};
+pub use physical::{Early, Physical, Registers, address_of_tables, install, take_secrets_page};
 
 /// These addresses are not there, not known, or not for the asker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

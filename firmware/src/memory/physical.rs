@@ -5,9 +5,10 @@
 //! [`Physical`] admits only what [`Map::may_copy`] admits: mapped, and outside of the layer's region, hence outside of every
 //! Rust object. Others (a guest, a device) may access the same bytes at the same time, so every access is volatile and of a type of
 //! which every bit pattern is a value. [`Registers`] admits only addresses below 4 GiB that no RAM lies at; what an access does there is
-//! the device's business, not memory's.
+//! the device's business, not memory's. The secrets page lies in the layer's region and in no Rust object: it is reached by
+//! [`take_secrets_page`] alone.
 
-use super::map::{LAYER, Map, overlap};
+use super::map::{LAYER, Map, SECRETS_PAGE, overlap};
 use super::tables::{PAGE_BYTES, Sections, Tables};
 use super::{OutOfReach, Reach, native};
 use crate::boot::stacks;
@@ -67,6 +68,14 @@ pub fn install(map: &Map) {
 #[must_use]
 pub fn address_of_tables() -> u64 {
     TABLES.0.get() as u64
+}
+
+/// Moves the secrets page out of where the launch put it: there it is zero afterwards, and so is what a second call finds.
+pub fn take_secrets_page(into: &mut [u8; native(PAGE_BYTES)]) {
+    // SAFETY: the page is mapped from the entry on, and no Rust object lies there.
+    unsafe { read(SECRETS_PAGE.start, into) };
+    // SAFETY: as above.
+    unsafe { write(SECRETS_PAGE.start, &[0; native(PAGE_BYTES)]) };
 }
 
 /// All memory that the machine's map names, but for the layer's.

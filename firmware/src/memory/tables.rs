@@ -3,7 +3,7 @@
 //! Entries are those of AMD64 (24593, section 5.4): 4 KiB pages for the layer and for the first 2 MiB, 2 MiB pages up to
 //! 4 GiB, 1 GiB pages above. Page 0 is absent, so that a null pointer faults; its memory is seen through a window.
 
-use super::map::{FOUR_GIB, LAYER, Map};
+use super::map::{FOUR_GIB, LAYER, Map, SECRETS_PAGE};
 use super::native;
 use core::ops::Range;
 
@@ -45,7 +45,7 @@ pub struct Tables {
     layer: [Table; LAYER_TABLES],
 }
 
-/// How the layer's region is used: what lies outside of these is not mapped.
+/// How the layer's region is used: what lies outside of these and of the secrets page is not mapped.
 #[derive(Debug)]
 pub struct Sections<'s> {
     /// Code: read and execute.
@@ -118,7 +118,9 @@ fn layer_page(page: u64, sections: &Sections<'_>) -> u64 {
         page | PRESENT
     } else if sections.rodata.contains(&page) {
         page | PRESENT | NO_EXECUTE
-    } else if sections.data.contains(&page) && !sections.guards.contains(&page) {
+    } else if SECRETS_PAGE.contains(&page)
+        || sections.data.contains(&page) && !sections.guards.contains(&page)
+    {
         page | PRESENT | WRITABLE | NO_EXECUTE
     } else {
         0
@@ -127,7 +129,7 @@ fn layer_page(page: u64, sections: &Sections<'_>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::map::{Kind, LAYER, Map, Stretch};
+    use super::super::map::{Kind, LAYER, Map, SECRETS_PAGE, Stretch};
     use super::super::native;
     use super::{LARGE, NO_EXECUTE, PRESENT, Sections, Tables, UNCACHED, WRITABLE};
     use std::boxed::Box;
@@ -209,7 +211,13 @@ mod tests {
         let tables = tables();
         assert_eq!(walk(&tables, LAYER.start + 0x50_0FF8), None);
         assert_eq!(walk(&tables, LAYER.start + 0x60_0000), None);
-        assert_eq!(walk(&tables, LAYER.end - 8), None);
+        assert_eq!(walk(&tables, SECRETS_PAGE.start - 8), None);
+    }
+
+    #[test]
+    fn the_secrets_page_is_data() {
+        let found = walk(&tables(), SECRETS_PAGE.start);
+        assert_eq!(found, Some((SECRETS_PAGE.start, SECRETS_PAGE.start | PRESENT | WRITABLE | NO_EXECUTE)));
     }
 
     #[test]

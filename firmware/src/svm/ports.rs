@@ -120,7 +120,7 @@ pub enum Action {
     /// The machine is reset.
     Reset,
     /// The machine is switched off: this write does it.
-    PowerOff(u32),
+    PowerOff(u16),
 }
 
 /// What must be remembered between accesses.
@@ -187,7 +187,8 @@ const fn sleep(value: u32) -> Action {
     if value & SLEEP_ENABLE == 0 {
         Action::Pass
     } else if value & SLEEP_TYPE == SLEEP_TYPE_OFF {
-        Action::PowerOff(value & 0xFFFF)
+        let [low, high, ..] = value.to_le_bytes();
+        Action::PowerOff(u16::from_le_bytes([low, high]))
     } else {
         Action::Hole
     }

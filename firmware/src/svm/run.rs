@@ -10,7 +10,7 @@ use super::ports::{Access, Action};
 use super::vcpu::{Life, Next};
 use super::vmcb::{Event, Exit};
 use super::{calls, cpuid, local_apic, msr, ports, processors, start};
-use crate::stop::{self, Stop, stop};
+use crate::stop::{self, Farewell, Stop, stop};
 use crate::{clock, console};
 use core::hint::spin_loop;
 use husk::frontend::svsm::Registers;
@@ -281,7 +281,7 @@ impl Guest {
                 processors::reset();
                 u32::MAX
             }
-            Action::PowerOff(value) => Self::power_off(access, value),
+            Action::PowerOff(word) => power_off(access.port, word),
         };
         if access.reads {
             self.processor.area.registers.0[RAX] = match access.bytes {
@@ -324,16 +324,6 @@ impl Guest {
         }
     }
 
-    /// The TPM goes first, then what was counted is shown, then the machine goes off.
-    fn power_off(access: Access, value: u32) -> u32 {
-        let in_order = processors::await_shut_down(SHUT_DOWN_MS_MAX);
-        console::line("husk: the guest is off; the TPM shut down first", u32::from(in_order));
-        for (counter, text) in SHOWN {
-            console::line(text, u32::try_from(value_of(counter)).unwrap_or(u32::MAX));
-        }
-        out(access, value)
-    }
-
     fn nested_fault(&mut self) {
         const WALK: u64 = 1 << 33;
         const FETCH: u64 = 1 << 4;
@@ -373,6 +363,16 @@ impl Guest {
             None => vmcb.advance(bytes),
         }
     }
+}
+
+/// The TPM goes first, then what was counted is shown, then the layer's secrets are wiped and the machine goes off.
+fn power_off(port: u16, word: u16) -> ! {
+    let in_order = processors::await_shut_down(SHUT_DOWN_MS_MAX);
+    console::line("husk: the guest is off; the TPM shut down first", u32::from(in_order));
+    for (counter, text) in SHOWN {
+        console::line(text, u32::try_from(value_of(counter)).unwrap_or(u32::MAX));
+    }
+    stop::power_off(Farewell { port, word })
 }
 
 /// Writes the port; what a read would find is nothing.

@@ -13,8 +13,8 @@ husk::faults! {
         Geometry = 4, Host, "the disk's block size is not a power of two from 512 to 4096", "attach a disk with blocks of 512 or 4096 bytes";
         /// **Means** no memory was left for a device's queues. **Left** nothing was started. **Next** report it.
         NoMemory = 5, Bug, "there is no memory for a device's queues", "report this";
-        /// **Means** the host gave no secrets page, or one without a key. **Left** nothing was started. **Next** check the processor's socket.
-        NoSecrets = 6, Host, "the processor gave no secrets page", "check that `husk psp serve` runs where `husk run --psp` says";
+        /// **Means** the launch filled no secrets page, or one without a key. **Left** nothing was started. **Next** launch by `husk run`, which places it.
+        NoSecrets = 6, Host, "the launch filled no secrets page", "start the image with `husk run`, which places it";
         /// **Means** this VM's own report cannot be had. **Left** nothing was started. **Next** check the processor's socket.
         NoReport = 7, Host, "the processor gave no report about this launch", "check that `husk psp serve` runs where `husk run --psp` says";
     }

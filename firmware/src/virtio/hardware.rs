@@ -24,7 +24,6 @@ use virtio_drivers::transport::pci::bus::{Command, ConfigurationAccess, DeviceFu
 use virtio_drivers::transport::{DeviceStatus, DeviceType, Transport};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 use x86_64::instructions::port::Port;
-use zeroize::Zeroize;
 
 const PAGE_BYTES: usize = 4096;
 /// Two for each of three queues, and two to spare.
@@ -321,10 +320,7 @@ impl Wire for Stream {
             return Ok(0);
         }
         let taken = self.unread.len().min(into.len());
-        let source = &mut self.buffer.incoming[self.unread.start..self.unread.start + taken];
-        into[..taken].copy_from_slice(source);
-        // A secrets page comes this way, once.
-        source.zeroize();
+        into[..taken].copy_from_slice(&self.buffer.incoming[self.unread.start..self.unread.start + taken]);
         self.unread.start += taken;
         Ok(taken)
     }

@@ -70,12 +70,10 @@ impl Word {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ProcessorWord {
-    /// The secrets page of this launch: given once, as silicon writes it once.
-    Secrets = 1,
     /// SNP_GUEST_REQUEST: a page follows, a page is answered.
-    GuestRequest = 2,
+    GuestRequest = 1,
     /// The DER certificate of the key that signs reports.
-    Certificate = 3,
+    Certificate = 2,
 }
 
 impl ProcessorWord {
@@ -83,9 +81,8 @@ impl ProcessorWord {
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
-            1 => Some(Self::Secrets),
-            2 => Some(Self::GuestRequest),
-            3 => Some(Self::Certificate),
+            1 => Some(Self::GuestRequest),
+            2 => Some(Self::Certificate),
             _ => None,
         }
     }

@@ -8,48 +8,27 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use zeroize::Zeroizing;
 
 /// How many requests are under way at one time; one more has no answer. The firmware waits for one at a time, and gives up on slow ones.
 const REQUESTS_MAX: usize = 8;
 
 /// What the firmware finds at the processor's port.
 pub trait Processor: Send {
-    /// The secrets page of this launch; none the second time.
-    fn secrets(&mut self) -> Option<Zeroizing<Page>>;
     /// One message page to the processor and one back.
     fn guest_request(&mut self, page: &Page) -> Option<Page>;
     /// The certificate of the key that signs reports.
     fn certificate(&mut self) -> Option<Vec<u8>>;
 }
 
-/// A guest launched at a simulated processor.
-#[derive(Debug)]
-pub struct Launched {
-    guest: RemoteGuest,
-    secrets: Option<Zeroizing<Page>>,
-}
-
-impl Launched {
-    /// Takes a launched guest and its secrets page.
-    #[must_use]
-    pub const fn new(guest: RemoteGuest, secrets: Zeroizing<Page>) -> Self {
-        Self { guest, secrets: Some(secrets) }
-    }
-}
-
-impl Processor for Launched {
-    fn secrets(&mut self) -> Option<Zeroizing<Page>> {
-        self.secrets.take()
-    }
-
+/// A guest that was launched at a simulated processor.
+impl Processor for RemoteGuest {
     fn guest_request(&mut self, page: &Page) -> Option<Page> {
         let mut response = [0; size_of::<Page>()];
-        self.guest.exchange(page, &mut response).ok().map(|()| response)
+        self.exchange(page, &mut response).ok().map(|()| response)
     }
 
     fn certificate(&mut self) -> Option<Vec<u8>> {
-        self.guest.certificate().ok()
+        Self::certificate(self).ok()
     }
 }
 
@@ -85,7 +64,7 @@ pub fn serve(mut stream: UnixStream, ends: &Ends) -> io::Result<()> {
         std::thread::Builder::new().name("exchange".to_owned()).spawn(move || {
             let answer = answer(&ends, label.port, &body);
             under_way.fetch_sub(1, Ordering::AcqRel);
-            if let Err(error) = send(&answers, label, answer.as_ref().map(|answer| answer.as_slice())) {
+            if let Err(error) = send(&answers, label, answer.as_deref()) {
                 eprintln!("husk run: the firmware does not take an answer: {error}");
             }
         })?;
@@ -106,10 +85,10 @@ fn receive(stream: &mut UnixStream) -> io::Result<Option<(Label, Vec<u8>)>> {
     Ok(Some((label, body)))
 }
 
-fn answer(ends: &Ends, port: Port, body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+fn answer(ends: &Ends, port: Port, body: &[u8]) -> Option<Vec<u8>> {
     match port {
         Port::Broker => match ends.broker.carry(body) {
-            Ok(reply) => Some(Zeroizing::new(reply)),
+            Ok(reply) => Some(reply),
             Err(error) => {
                 eprintln!("husk run: {error}");
                 None
@@ -119,16 +98,14 @@ fn answer(ends: &Ends, port: Port, body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     }
 }
 
-fn processor_answer(processor: &mut dyn Processor, body: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+fn processor_answer(processor: &mut dyn Processor, body: &[u8]) -> Option<Vec<u8>> {
     let (word, rest) = body.split_first()?;
     match (ProcessorWord::from_number(*word)?, rest) {
-        (ProcessorWord::Secrets, []) => processor.secrets().map(|page| Zeroizing::new(page.to_vec())),
-        (ProcessorWord::Certificate, []) => processor.certificate().map(Zeroizing::new),
+        (ProcessorWord::Certificate, []) => processor.certificate(),
         (ProcessorWord::GuestRequest, page) => {
-            let page = processor.guest_request(page.try_into().ok()?)?;
-            Some(Zeroizing::new(page.to_vec()))
+            processor.guest_request(page.try_into().ok()?).map(|page| page.to_vec())
         }
-        (ProcessorWord::Secrets | ProcessorWord::Certificate, _) => None,
+        (ProcessorWord::Certificate, _) => None,
     }
 }
 
@@ -138,7 +115,7 @@ fn send(stream: &Mutex<UnixStream>, request: Label, answer: Option<&[u8]>) -> io
     let word = if body.is_some() { Word::Answer } else { Word::NoAnswer };
     let body = body.unwrap_or_default();
     let label = Label { body_bytes: body.len(), word, ..request };
-    let frame = Zeroizing::new([&label.header()[..], body].concat());
+    let frame = [&label.header()[..], body].concat();
     locked(stream).write_all(&frame)
 }
 

@@ -1,14 +1,14 @@
 //! The image, and the launch measurement of it.
 //!
 //! A launch begins with the image's loaded segments, page by page in the order of their addresses: what the file holds is measured
-//! with its content, what it only reserves with its address, as zeros. Kernel, initrd and command line are not part of it: the
+//! with its content, what it only reserves with its address, as zeros; then the secrets page with its address. Kernel, initrd and command line are not part of it: the
 //! firmware measures them into PCRs before they run, so that one measurement serves every kernel of a VM, and a tenant decides by
 //! a PCR policy which ones unlock what. The launch configuration is bound by HOST_DATA.
 
 use elf::ElfBytes;
 use elf::abi::{EM_X86_64, PT_LOAD};
 use elf::endian::LittleEndian;
-use husk_firmware::memory::LAYER;
+use husk_firmware::memory::{LAYER, SECRETS_PAGE};
 use husk_psp::{PageType, Stretch, expected_measurement_of};
 use std::path::{Path, PathBuf};
 
@@ -63,13 +63,17 @@ impl Image {
             let content = file.segment_data(segment).ok()?;
             let stop = segment.p_paddr.checked_add(segment.p_memsz)?.checked_next_multiple_of(PAGE_BYTES)?;
             let paged = segment.p_paddr.is_multiple_of(PAGE_BYTES) && segment.p_paddr >= end;
-            if !paged || stop > LAYER.end || segment.p_filesz > segment.p_memsz {
+            if !paged || stop > SECRETS_PAGE.start || segment.p_filesz > segment.p_memsz {
                 return None;
             }
             stretches.extend(segment_stretches(segment.p_paddr, content, stop));
             end = stop;
         }
-        (!stretches.is_empty()).then_some(Self { stretches })
+        if stretches.is_empty() {
+            return None;
+        }
+        stretches.push(Stretch::secrets(SECRETS_PAGE.start));
+        Some(Self { stretches })
     }
 
     /// The MEASUREMENT that a launch of it has.
@@ -126,7 +130,8 @@ pub(crate) mod tests {
             [
                 (PageType::Normal, 0x1000_0000, 0x1000),
                 (PageType::Normal, 0x1000_2000, 0x2000),
-                (PageType::Zero, 0x1000_4000, 0x3000)
+                (PageType::Zero, 0x1000_4000, 0x3000),
+                (PageType::Secrets, 0x107F_F000, 0x1000)
             ]
         );
     }
@@ -145,7 +150,7 @@ pub(crate) mod tests {
         for segments in [
             &[(0x0FFF_F000u64, &b"code"[..], 4u64)][..],
             &[(0x1000_0800, b"code", 4)],
-            &[(0x107F_F000, b"code", 0x1001)],
+            &[(0x107F_E000, b"code", 0x1001)],
             &[(0x1000_0000, b"code", 3)],
             &[(0x1000_0000, b"code", u64::MAX)],
             &[(0x1000_0000, b"code", 0x2000), (0x1000_1000, b"code", 4)],

@@ -10,6 +10,7 @@
 //! **Not here.** Whether another machine runs the same VM: only the broker knows.
 
 pub mod channel;
+mod child;
 pub mod cli;
 pub mod image;
 pub mod machine;

@@ -1,6 +1,7 @@
 //! QEMU's command line: a machine in which nothing but the firmware's own devices can write memory.
 
 use husk_firmware::guest::payload::PAYLOAD_AT;
+use husk_firmware::memory::SECRETS_PAGE;
 use husk_firmware::virtio::{CHANNEL_SLOT, VOLUME_SLOT};
 use husk_firmware::wishes::{CrbPlace, Gate, PRIVATE_CRB, SVSM_CALLS, Ways};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ pub struct Machine {
     pub image: PathBuf,
     /// The payload's file.
     pub payload: PathBuf,
+    /// The file with what the secrets page holds.
+    pub secrets: PathBuf,
     /// The volume's file.
     pub volume: PathBuf,
     /// The unit that the volume's medium writes without touching neighbours, in bytes.
@@ -74,8 +77,10 @@ impl Machine {
         if !wishes.is_empty() {
             words.extend(["-append".into(), wishes]);
         }
-        let payload = escaped(&self.payload);
-        words.extend(["-device".into(), format!("loader,file={payload},addr={PAYLOAD_AT:#x},force-raw=on")]);
+        for (file, at) in [(&self.payload, PAYLOAD_AT), (&self.secrets, SECRETS_PAGE.start)] {
+            let file = escaped(file);
+            words.extend(["-device".into(), format!("loader,file={file},addr={at:#x},force-raw=on")]);
+        }
         words.extend(self.volume_words());
         words.extend(self.channel_words());
         let control = escaped(&self.control);
@@ -213,6 +218,7 @@ mod tests {
         Machine {
             image: "image".into(),
             payload: "pay,load".into(),
+            secrets: "secrets".into(),
             volume: "volume".into(),
             block_bytes: 4096,
             channel: "channel".into(),
@@ -237,6 +243,7 @@ mod tests {
             "virtio-serial-pci,id=channel-port,bus=pcie.0,addr=0x11",
             "physical_block_size=4096",
             "loader,file=pay,,load,addr=0x10800000,force-raw=on",
+            "loader,file=secrets,addr=0x107ff000,force-raw=on",
         ] {
             assert!(line.contains(wanted), "{wanted} in {line}");
         }

@@ -1,6 +1,7 @@
 //! One machine's life: checked, launched, run, ended.
 
-use crate::channel::{Ends, Launched, serve};
+use crate::channel::{Ends, serve};
+use crate::child;
 use crate::image::Image;
 use crate::machine::{self, Acceleration, Machine};
 use crate::payload::Inputs;
@@ -10,13 +11,12 @@ use husk_firmware::wishes::Ways;
 use husk_psp::RemoteGuest;
 use husk_relay::pipe::Pipe;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 /// Guest policy of the simulated launch: ABI 1.51 or later, SMT allowed, the bit that must be one (AMD 56860, table
 /// GUEST_POLICY); no debugging, no migration agent.
@@ -25,8 +25,6 @@ const GUEST_POLICY: u64 = 0x3_0133;
 const VOLUME_BYTES_MIN: u64 = 16 * 1024;
 /// What the firmware tells QEMU's exit device at an orderly end; a fault's family otherwise.
 const ORDERLY: i32 = 0x10;
-/// How long QEMU may take to end once it was told.
-const QUIT_WAIT: Duration = Duration::from_secs(5);
 /// A fault's exit code is this and the number of its family, as for every command of `husk`.
 const FAULT_BASE: u8 = 10;
 
@@ -102,6 +100,7 @@ impl Plan {
         Machine {
             image: self.image_path.clone(),
             payload: folder.join("payload"),
+            secrets: folder.join("secrets"),
             volume: self.volume.clone(),
             block_bytes: self.block_bytes,
             channel: folder.join("channel"),
@@ -123,29 +122,28 @@ impl Plan {
         machine::check(&self.qemu, self.acceleration)?;
         let folder = tempfile::tempdir().context("cannot make a folder for this run")?;
         let machine = self.machine(folder.path());
-        self.write_payload(&machine.payload)?;
+        write(&machine.payload, |file| self.inputs.write(file))?;
         let host_data = self.inputs.launch.host_data();
         let (guest, secrets) =
             RemoteGuest::launch_stretches(&self.psp, &self.image.stretches, &host_data, GUEST_POLICY)?;
-        let ends = Ends { broker, processor: Arc::new(Mutex::new(Launched::new(guest, secrets))) };
+        write(&machine.secrets, |file| file.write_all(secrets.as_slice()))?;
+        let ends = Ends { broker, processor: Arc::new(Mutex::new(guest)) };
         listen(&machine.channel, ends)?;
         let words = machine.words();
         eprintln!("husk run: {}", machine::shown(&self.qemu, &words));
-        let mut child = Command::new(&self.qemu)
-            .args(&words)
-            .spawn()
-            .with_context(|| format!("{} does not start", self.qemu.display()))?;
-        end_with_signals(machine.control.clone())?;
-        Ok(Ended::judge(wait(&mut child)?)?)
+        Ok(Ended::judge(child::run(&self.qemu, &words, machine.control)?)?)
     }
+}
 
-    fn write_payload(&self, path: &Path) -> anyhow::Result<()> {
-        let cannot = || format!("cannot write the payload {}", path.display());
-        let file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(cannot)?;
-        let mut file = BufWriter::new(file);
-        self.inputs.write(&mut file).and_then(|()| file.flush()).with_context(cannot)
-    }
+/// Writes a new file for QEMU to load, which nobody else may read.
+fn write(
+    path: &Path,
+    content: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> anyhow::Result<()> {
+    let cannot = || format!("cannot write {}", path.display());
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(cannot)?;
+    let mut file = BufWriter::new(file);
+    content(&mut file).and_then(|()| file.flush()).with_context(cannot)
 }
 
 /// Holds the volume for this process, as a help against mistakes: what keeps a VM from running twice is its broker.
@@ -181,55 +179,6 @@ fn listen(path: &Path, ends: Ends) -> anyhow::Result<()> {
         }
     })?;
     Ok(())
-}
-
-/// Has QEMU end in order when this process is asked to.
-fn end_with_signals(control: PathBuf) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let (mut interrupt, mut terminate) =
-                (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-            loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
-                if let Err(error) = quit(&control) {
-                    eprintln!("husk run: QEMU cannot be told to end: {error}");
-                }
-            }
-            #[expect(
-                unreachable_code,
-                reason = "the loop ends with the process; this gives the block its type"
-            )]
-            Ok::<(), std::io::Error>(())
-        })
-    })?;
-    Ok(())
-}
-
-/// Tells QEMU to end, by its control socket (QEMU Machine Protocol).
-///
-/// # Errors
-/// The socket's: QEMU may have ended by itself.
-pub fn quit(control: &Path) -> std::io::Result<()> {
-    let mut stream = UnixStream::connect(control)?;
-    stream.set_read_timeout(Some(QUIT_WAIT))?;
-    let mut lines = BufReader::new(stream.try_clone()?);
-    let mut line = String::new();
-    lines.read_line(&mut line)?;
-    for command in ["qmp_capabilities", "quit"] {
-        stream.write_all(format!("{{\"execute\":\"{command}\"}}\n").as_bytes())?;
-        line.clear();
-        lines.read_line(&mut line)?;
-    }
-    Ok(())
-}
-
-fn wait(child: &mut Child) -> anyhow::Result<ExitStatus> {
-    child.wait().context("QEMU is lost")
 }
 
 #[cfg(test)]

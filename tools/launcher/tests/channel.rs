@@ -6,15 +6,16 @@ use husk_firmware::platform::{Emulated, Own};
 use husk_firmware::virtio::DeviceFault;
 use husk_firmware::virtio::disk::{Lost, Requests, VolumeDisk};
 use husk_firmware::virtio::post::{Broken, Post, Wire};
-use husk_launcher::channel::{Ends, Launched, serve};
+use husk_launcher::channel::{Ends, serve};
 use husk_psp::{
-    Identity, PageType, Processor, RemoteGuest, Stretch, expected_measurement_of, os_entropy, server,
+    Identity, Page, PageType, Processor, RemoteGuest, Stretch, expected_measurement_of, os_entropy, server,
 };
 use husk_relay::pipe::{Pipe, PipeError};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 const HOST_DATA: [u8; 32] = [0xD0; 32];
 const POLICY: u64 = 0x3_0133;
@@ -76,29 +77,36 @@ impl Console for Nothing {
 fn stretches() -> Vec<Stretch> {
     let stretch =
         |page_type, gpa, byte, pages: usize| Stretch { page_type, gpa, bytes: vec![byte; pages * 4096] };
-    vec![stretch(PageType::Normal, 0x1000_0000, 7, 300), stretch(PageType::Zero, 0x1012_C000, 0, 2)]
+    vec![
+        stretch(PageType::Normal, 0x1000_0000, 7, 300),
+        stretch(PageType::Zero, 0x1012_C000, 0, 2),
+        Stretch::secrets(0x107F_F000),
+    ]
 }
 
-/// A launched machine: the firmware's post, whose other end is the launcher's.
+/// A launched machine: the firmware's post, whose other end is the launcher's, and its secrets page.
 #[expect(clippy::unwrap_used, reason = "a helper of tests")]
-fn launched() -> Post<Socket> {
+fn launched() -> (Post<Socket>, Zeroizing<Page>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("psp");
     let listener = server::listen(&path).unwrap();
     let processor = Processor::shared(Identity::published(1).unwrap(), os_entropy());
     std::thread::spawn(move || server::serve(&listener, &processor));
     let (guest, secrets) = RemoteGuest::launch_stretches(&path, &stretches(), &HOST_DATA, POLICY).unwrap();
-    let processor = Arc::new(Mutex::new(Launched::new(guest, secrets)));
-    let ends = Ends { broker: Arc::new(Backwards), processor };
+    let ends = Ends { broker: Arc::new(Backwards), processor: Arc::new(Mutex::new(guest)) };
     let (firmware, host) = UnixStream::pair().unwrap();
     std::thread::spawn(move || serve(host, &ends));
-    Post::new(Socket(firmware, Instant::now()))
+    (Post::new(Socket(firmware, Instant::now())), secrets)
 }
 
 #[expect(clippy::unwrap_used, reason = "a helper of tests")]
-fn platform(post: Post<Socket>) -> Emulated<NoDisk, Socket> {
-    let geometry = Geometry { size_bytes: 1 << 20, block_bytes: 512 };
-    Emulated::open(VolumeDisk::new(NoDisk, geometry), post).unwrap()
+fn platform() -> Emulated<NoDisk, Socket> {
+    let (post, mut page) = launched();
+    Emulated::open(disk(), post, &mut page).unwrap()
+}
+
+const fn disk() -> VolumeDisk<NoDisk> {
+    VolumeDisk::new(NoDisk, Geometry { size_bytes: 1 << 20, block_bytes: 512 })
 }
 
 fn with<T>(emulated: &mut Emulated<NoDisk, Socket>, act: impl FnOnce(&mut Platform<'_>) -> T) -> T {
@@ -107,7 +115,7 @@ fn with<T>(emulated: &mut Emulated<NoDisk, Socket>, act: impl FnOnce(&mut Platfo
 
 #[test]
 fn what_is_measured_ahead_of_the_launch_is_what_the_firmwares_own_report_states() {
-    let mut emulated = platform(launched());
+    let mut emulated = platform();
     assert_eq!(emulated.launch_measurement(), Ok(expected_measurement_of(&stretches())));
     let mut bytes = [0; REPORT_BYTES];
     with(&mut emulated, |platform| platform.reporter.report(&[3; 64], &mut bytes)).unwrap();
@@ -118,7 +126,7 @@ fn what_is_measured_ahead_of_the_launch_is_what_the_firmwares_own_report_states(
 
 #[test]
 fn frames_reach_the_broker_and_its_answers_come_back() {
-    let mut emulated = platform(launched());
+    let mut emulated = platform();
     let mut reply = [0; 8192];
     for length in [1, 2, 4095, 8192] {
         let request: Vec<u8> = (0..length).map(|index: usize| index.to_le_bytes()[0]).collect();
@@ -130,16 +138,11 @@ fn frames_reach_the_broker_and_its_answers_come_back() {
     assert_eq!(got, Err(ChannelError::Unreachable));
 }
 
-/// Whoever asks a second time (a guest, if it could) gets no key.
 #[test]
-fn the_secrets_page_is_given_once() {
-    let mut post = launched();
-    let ask = |post: &mut Post<Socket>| {
-        let mut page = [0; 4096];
-        post.exchange(husk_firmware::virtio::post::Port::Processor, &[&[1]], &mut page, 5000)
-    };
-    assert_eq!(ask(&mut post), Ok(4096));
-    let geometry = Geometry { size_bytes: 1 << 20, block_bytes: 512 };
-    let second = Emulated::open(VolumeDisk::new(NoDisk, geometry), post);
-    assert_eq!(second.err(), Some(DeviceFault::NoSecrets));
+fn the_secrets_page_serves_once_and_holds_no_key_afterwards() {
+    let (post, mut page) = launched();
+    assert!(Emulated::open(disk(), post, &mut page).is_ok());
+    assert_eq!(*page, [0; size_of::<Page>()]);
+    let (post, _) = launched();
+    assert_eq!(Emulated::open(disk(), post, &mut page).err(), Some(DeviceFault::NoSecrets));
 }

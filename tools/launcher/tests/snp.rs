@@ -116,6 +116,7 @@ fn machine() -> Machine {
         volume: "volume".into(),
         block_bytes: 4096,
         channel: "relay.socket".into(),
+        control: "control".into(),
         extra: vec!["-name".into(), "<it's>".into()],
     }
 }
@@ -135,6 +136,7 @@ fn qemu_is_told_what_the_launch_is_and_where_the_volume_and_the_channel_are() {
         "-smp 4 -m 2048M",
         "virtio-blk-device,drive=husk-volume,num-queues=1,write-cache=on",
         "-chardev socket,id=husk-channel,path=relay.socket",
+        "-qmp unix:control,server=on,wait=off",
     ] {
         assert!(line.contains(wanted), "{wanted} in {line}");
     }

@@ -6,7 +6,7 @@
 //! **Laws.** A guest ends when its value is dropped or its socket closes.
 //! **Not here.** The component's `Reporter`: `reporter.rs`.
 
-use crate::launch::{FIRMWARE_BYTES_MAX, PAGE_BYTES, PageType, SECRETS_GPA, Stretch, blob};
+use crate::launch::{FIRMWARE_BYTES_MAX, PAGE_BYTES, Stretch, blob};
 use crate::processor::{Processor, SharedProcessor};
 use crate::protocol::{PAGES_MAX, Page, Refusal, Reply, Request, receive, send};
 use husk::attest::guest_message::{GuestRequest, GuestRequestError, SecretsPage};
@@ -66,12 +66,12 @@ pub(crate) fn launch(
     if firmware.is_empty() || firmware.len() > FIRMWARE_BYTES_MAX {
         return Err(PspError::Firmware);
     }
-    let (guest, mut page) = launch_stretches(mailbox, &[blob(firmware)], host_data, policy)?;
+    let (guest, mut page) = launch_stretches(mailbox, &blob(firmware), host_data, policy)?;
     let secrets = SecretsPage::take(&mut page).map_err(|_| PspError::Secrets)?;
     Ok((guest, secrets))
 }
 
-/// Launches what lies in the stretches, in their order, and a secrets page; yields the guest's number and that page.
+/// Launches what lies in the stretches, in their order; yields the guest's number and what its secrets page holds from now on.
 fn launch_stretches(
     mailbox: &mut dyn Mailbox,
     stretches: &[Stretch],
@@ -92,7 +92,6 @@ fn launch_stretches(
             update(*page_type, at, run.to_vec())?;
         }
     }
-    update(PageType::Secrets, SECRETS_GPA, vec![0; PAGE_BYTES])?;
     match mailbox.ask(&Request::LaunchFinish { guest, host_data: *host_data })? {
         Reply::Secrets(page) => Ok((guest, Zeroizing::new(*page))),
         other => Err(unexpected(&other)),
@@ -177,7 +176,7 @@ impl RemoteGuest {
         Ok((Self { socket, guest }, secrets))
     }
 
-    /// Launches a guest of these stretches, and yields its secrets page whole, for a launcher that hands it on.
+    /// Launches a guest of these stretches, and yields what its secrets page holds, for a launcher that puts it there.
     ///
     /// # Errors
     /// [`PspError`].

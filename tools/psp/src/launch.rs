@@ -1,6 +1,6 @@
 //! What a launch through this crate measures.
 //!
-//! **What.** A firmware's pages below 4 GiB, then the secrets page.
+//! **What.** For a firmware that is one blob: its pages below 4 GiB, then the secrets page. For an image of many parts: those.
 //! **Trust.** None.
 //! **Laws.** The digest is [`LaunchDigest`]'s; only the choice of pages is here.
 //! **Not here.** Real images (IGVM, VMSAs): `husk image`.
@@ -10,7 +10,7 @@ pub use husk_image::digest::{LaunchDigest, PageType};
 
 /// Where a firmware image ends: just below 4 GiB, where the processor's reset vector is.
 const FIRMWARE_END: u64 = 1 << 32;
-/// Where the secrets page of a launch through this crate lies.
+/// Where the secrets page of a firmware that is one blob lies.
 pub const SECRETS_GPA: u64 = 0x80_D000;
 /// The largest firmware.
 pub(crate) const FIRMWARE_BYTES_MAX: usize = 64 << 20;
@@ -35,10 +35,19 @@ pub struct Stretch {
     pub bytes: Vec<u8>,
 }
 
+impl Stretch {
+    /// The secrets page, at this address: the processor fills it when the launch is finished.
+    #[must_use]
+    pub fn secrets(gpa: u64) -> Self {
+        Self { page_type: PageType::Secrets, gpa, bytes: vec![0; PAGE_BYTES] }
+    }
+}
+
 /// The stretches of a firmware that is one blob: it ends at 4 GiB.
-pub(crate) fn blob(firmware: &[u8]) -> Stretch {
+pub(crate) fn blob(firmware: &[u8]) -> [Stretch; 2] {
     let bytes = pages(firmware).flatten().collect();
-    Stretch { page_type: PageType::Normal, gpa: firmware_gpa(firmware), bytes }
+    let code = Stretch { page_type: PageType::Normal, gpa: firmware_gpa(firmware), bytes };
+    [code, Stretch::secrets(SECRETS_GPA)]
 }
 
 /// The MEASUREMENT that a launch with these stretches, in this order, has.
@@ -50,7 +59,6 @@ pub fn expected_measurement_of(stretches: &[Stretch]) -> [u8; 48] {
             digest.extend(stretch.page_type, gpa, &page);
         }
     }
-    digest.extend(PageType::Secrets, SECRETS_GPA, &[0; PAGE_BYTES]);
     digest.value()
 }
 
@@ -63,5 +71,5 @@ pub fn firmware_gpa(firmware: &[u8]) -> u64 {
 /// The MEASUREMENT that a launch of `firmware` through this crate has.
 #[must_use]
 pub fn expected_measurement(firmware: &[u8]) -> [u8; 48] {
-    expected_measurement_of(&[blob(firmware)])
+    expected_measurement_of(&blob(firmware))
 }

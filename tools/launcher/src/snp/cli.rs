@@ -4,6 +4,7 @@ use super::host::{Probe, State, missing};
 use super::launch::Launch;
 use super::libvirt::domain;
 use super::machine::Machine;
+use crate::child;
 use crate::machine::shown;
 use crate::run::{Ended, lock};
 use anyhow::{Context as _, bail};
@@ -11,7 +12,6 @@ use husk::fault::Fault;
 use husk_files::read_config;
 use serde_json::json;
 use std::path::{Path, PathBuf, absolute};
-use std::process::Command;
 
 /// Position of the C-bit on the EPYCs that have SEV-SNP, for command lines that are made on another machine.
 const C_BIT: u8 = 51;
@@ -124,6 +124,7 @@ impl SnpArgs {
             volume: volume.to_owned(),
             block_bytes: shared.block_bytes,
             channel: channel.clone(),
+            control: Path::new("RUN").join("control"),
             extra: shared.extra.to_vec(),
         })
     }
@@ -149,10 +150,11 @@ fn start(probe: &Probe, qemu: &Path, machine: &Machine) -> anyhow::Result<()> {
     if !machine.channel.exists() {
         bail!("nothing listens at {}; start `husk relay --socket` there", machine.channel.display());
     }
+    let folder = tempfile::tempdir().context("cannot make a folder for this run")?;
+    let machine = Machine { control: folder.path().join("control"), ..machine.clone() };
     let words = machine.words();
     eprintln!("husk run: {}", shown(qemu, &words));
-    let status = Command::new(qemu).args(&words).status();
-    let status = status.with_context(|| format!("{} does not start", qemu.display()))?;
+    let status = child::run(qemu, &words, machine.control)?;
     if status.success() { Ok(()) } else { Err(Ended::Qemu(status).into()) }
 }
 

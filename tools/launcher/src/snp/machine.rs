@@ -44,6 +44,8 @@ pub struct Machine {
     pub block_bytes: u32,
     /// The socket at which `husk relay` listens.
     pub channel: PathBuf,
+    /// The socket at which QEMU takes control messages.
+    pub control: PathBuf,
     /// More words for QEMU: the guest's own devices.
     pub extra: Vec<String>,
 }
@@ -71,6 +73,7 @@ impl Machine {
             "-object memory-backend-memfd,id=memory,size={size}M,share=on,prealloc=off,reserve=off"
         )));
         words.extend(self.own_words());
+        words.extend(["-qmp".into(), format!("unix:{},server=on,wait=off", escaped(&self.control))]);
         words.extend(self.extra.iter().cloned());
         words
     }
