@@ -42,7 +42,8 @@ pub fn calibrate(port: u16) -> bool {
 }
 
 fn measure(port: u16) -> Option<u64> {
-    let (first, began) = (timer(port), ticks());
+    // In this order, as at the end: what lies between the two readings counts as spent.
+    let (began, first) = (ticks(), timer(port));
     for _ in 0..READS_MAX {
         let counted = timer(port).wrapping_sub(first) & TIMER_MASK;
         if counted >= SPAN {
