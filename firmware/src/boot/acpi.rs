@@ -136,7 +136,8 @@ fn table(memory: &impl Reach, address: u64) -> Option<Table> {
 #[cfg(test)]
 mod tests {
     use super::{Acpi, CPUS_MAX, HEADER_BYTES, Table};
-    use crate::memory::{OutOfReach, Reach};
+    use crate::guest::fakes::Memory;
+    use crate::memory::Reach;
     use std::vec::Vec;
 
     const RSDP: usize = 0x10;
@@ -148,45 +149,33 @@ mod tests {
         u32::try_from(at).expect("below 4 KiB")
     }
 
-    struct Low(Vec<u8>);
-
-    impl Reach for Low {
-        fn copy_in(&self, address: u64, into: &mut [u8]) -> Result<(), OutOfReach> {
-            let start = usize::try_from(address).map_err(|_| OutOfReach)?;
-            let end = start.checked_add(into.len()).ok_or(OutOfReach)?;
-            into.copy_from_slice(self.0.get(start..end).ok_or(OutOfReach)?);
-            Ok(())
-        }
-
-        fn copy_out(&mut self, _address: u64, _from: &[u8]) -> Result<(), OutOfReach> {
-            Err(OutOfReach)
-        }
+    fn put(low: &mut Memory, at: usize, bytes: &[u8]) {
+        low.copy_out(at as u64, bytes).expect("below 4 KiB");
     }
 
-    impl Low {
-        fn put(&mut self, at: usize, bytes: &[u8]) {
-            self.0[at..at + bytes.len()].copy_from_slice(bytes);
-        }
-
-        fn table(&mut self, at: usize, signature: [u8; 4], body: &[u8]) {
-            let bytes = u32::try_from(36 + body.len()).expect("a short table");
-            self.put(at, &signature);
-            self.put(at + 4, &bytes.to_le_bytes());
-            self.put(at + 36, body);
-        }
+    fn table(low: &mut Memory, at: usize, signature: [u8; 4], body: &[u8]) {
+        let bytes = u32::try_from(36 + body.len()).expect("a short table");
+        put(low, at, &signature);
+        put(low, at + 4, &bytes.to_le_bytes());
+        put(low, at + 36, body);
     }
 
     /// A machine with these entries in its MADT.
-    fn machine(entries: &[&[u8]]) -> Low {
-        let mut low = Low([0; 4096].into());
-        low.put(RSDP, b"RSD PTR ");
-        low.put(RSDP + 16, &short(RSDT).to_le_bytes());
-        low.table(RSDT, *b"RSDT", &[short(MADT), 0xFFFF_0000, short(FADT)].map(u32::to_le_bytes).concat());
-        low.table(MADT, *b"APIC", &[&[0; 8], entries.concat().as_slice()].concat());
+    fn machine(entries: &[&[u8]]) -> Memory {
+        let mut low = Memory::of(4096);
+        put(&mut low, RSDP, b"RSD PTR ");
+        put(&mut low, RSDP + 16, &short(RSDT).to_le_bytes());
+        table(
+            &mut low,
+            RSDT,
+            *b"RSDT",
+            &[short(MADT), 0xFFFF_0000, short(FADT)].map(u32::to_le_bytes).concat(),
+        );
+        table(&mut low, MADT, *b"APIC", &[&[0; 8], entries.concat().as_slice()].concat());
         let mut body = [0; 44];
         body[20..24].copy_from_slice(&0x600_u32.to_le_bytes());
         body[40..44].copy_from_slice(&0x608_u32.to_le_bytes());
-        low.table(FADT, *b"FACP", &body);
+        table(&mut low, FADT, *b"FACP", &body);
         low
     }
 
@@ -229,8 +218,8 @@ mod tests {
         let good = machine(&[&[0, 8, 0, 0, 1, 0, 0, 0]]);
         for at in RSDP..FADT + 80 {
             for value in [0, 1, 0x7F, 0xFF] {
-                let mut low = Low(good.0.clone());
-                low.0[at] = value;
+                let mut low = good.clone();
+                put(&mut low, at, &[value]);
                 let Some(acpi) = Acpi::find(&low, RSDP as u64) else { continue };
                 assert!(acpi.tables().count() <= 64);
                 assert!(acpi.processors().is_none_or(|ids| ids.len() <= CPUS_MAX));

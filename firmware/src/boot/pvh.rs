@@ -161,25 +161,10 @@ fn copy<T: FromBytes + IntoBytes + FromZeros>(memory: &impl Reach, address: u64)
 #[cfg(test)]
 mod tests {
     use super::{BootError, BootInfo, MAGIC, MemoryMapEntry, Module, StartInfo};
-    use crate::memory::{LAYER, OutOfReach, Reach};
+    use crate::guest::fakes::Memory;
+    use crate::memory::{LAYER, Reach};
     use std::vec::Vec;
     use zerocopy::IntoBytes;
-
-    /// The first 4 KiB of a machine.
-    struct Low(Vec<u8>);
-
-    impl Reach for Low {
-        fn copy_in(&self, address: u64, into: &mut [u8]) -> Result<(), OutOfReach> {
-            let start = usize::try_from(address).map_err(|_| OutOfReach)?;
-            let end = start.checked_add(into.len()).ok_or(OutOfReach)?;
-            into.copy_from_slice(self.0.get(start..end).ok_or(OutOfReach)?);
-            Ok(())
-        }
-
-        fn copy_out(&mut self, _address: u64, _from: &[u8]) -> Result<(), OutOfReach> {
-            Err(OutOfReach)
-        }
-    }
 
     struct World {
         info: StartInfo,
@@ -208,8 +193,8 @@ mod tests {
         }
 
         fn read(&self) -> Result<BootInfo, BootError> {
-            let mut low = Low([0; 4096].into());
-            let mut put = |at: usize, bytes: &[u8]| low.0[at..at + bytes.len()].copy_from_slice(bytes);
+            let mut low = Memory::of(4096);
+            let mut put = |at, bytes: &[u8]| low.copy_out(at, bytes).expect("below 4 KiB");
             put(0x100, self.info.as_bytes());
             put(0x200, self.module.as_bytes());
             put(0x300, b"self-test\0");
