@@ -6,6 +6,8 @@
 
 #[path = "below/caller.rs"]
 mod caller;
+#[path = "below/layer.rs"]
+mod layer;
 #[path = "calls/operation.rs"]
 mod operation;
 #[path = "below/world.rs"]
@@ -69,6 +71,14 @@ fn response_code(guest: &mut Caller, address: u64) -> u32 {
     u32::from_be_bytes(head[10..].try_into().expect("four bytes"))
 }
 
+/// A number of the budget.
+fn granted(name: &str) -> u64 {
+    let budget = include_str!("../../../firmware/budget.toml");
+    let line = budget.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
+    let number = line.and_then(|line| line.split('#').next()?.trim().parse().ok());
+    number.unwrap_or_else(|| panic!("firmware/budget.toml does not grant {name}"))
+}
+
 #[test]
 fn every_svsm_call_good_and_bad_is_answered_through_vmmcall_as_the_table_says() {
     let world = World::new();
@@ -83,6 +93,13 @@ fn every_svsm_call_good_and_bad_is_answered_through_vmmcall_as_the_table_says() 
     a_caller_that_is_started_anew_gets_no_old_answer(&mut guest);
     let counted = guest.end();
     assert!(world::code(&counted, "husk: count: call") > 60, "{counted:#?}");
+    for (said, name) in
+        [("husk: engine heap, peak bytes", "heap"), ("husk: service stack, peak bytes", "served-stack")]
+    {
+        let used = world::code(&counted, said);
+        eprintln!("{said}: {used}");
+        assert!(used <= granted(name), "{said} {used}");
+    }
 }
 
 #[test]
@@ -282,19 +299,9 @@ fn section_7_what_is_refused(guest: &mut Caller) {
     }
 }
 
-/// The CRB's registers, in the page of locality 0.
-fn start_by_crb(guest: &mut Caller, command: &[u8]) {
-    const IDLE: u32 = 2;
-    guest.write(CRB + 8, &1u32.to_le_bytes());
-    guest.write(CRB + 0x40, &1u32.to_le_bytes());
-    assert_eq!(guest.word(CRB + 0x44) & IDLE, 0);
-    guest.write(CRB + 0x1000, command);
-    guest.write(CRB + 0x4C, &1u32.to_le_bytes());
-}
-
 fn calls_and_the_crb_at_the_same_time(guest: &mut Caller) {
     // A long command by the CRB, and a call while it runs: each has its own answer.
-    start_by_crb(guest, &CREATE_PRIMARY);
+    guest.start_command(&CREATE_PRIMARY);
     guest.write(BUFFER, &sends(&GET_RANDOM));
     assert_eq!(guest.call(at(SEND, BUFFER)).answered()[0], SUCCESS);
     assert_eq!(response_code(guest, BUFFER), 0);
@@ -307,7 +314,7 @@ fn calls_and_the_crb_at_the_same_time(guest: &mut Caller) {
     guest.start_second();
     guest.write(BUFFER, &sends(&CREATE_PRIMARY));
     guest.second_calls(at(SEND, BUFFER));
-    start_by_crb(guest, &GET_RANDOM);
+    guest.start_command(&GET_RANDOM);
     while guest.word(CRB + 0x4C) & 1 != 0 {}
     assert_eq!(guest.read(CRB + 0x1000, 10)[..10], [0x80, 1, 0, 0, 0, 28, 0, 0, 0, 0]);
     assert_eq!(guest.second_outcome(), refused(SUCCESS, at(SEND, BUFFER)));

@@ -6,7 +6,7 @@
 #   s                           INIT and start-up of the second processor, which then serves AP_BLOCK
 #   q                           power-off
 # What it says: a line "= " and bytes in hexadecimal. After a call these are the vector that was raised, RAX, RCX, RDX, R8 and R9.
-    .intel_syntax noprefix
+    .include "second.inc"
     .code32
     .set APIC, 0xFEE00000
     .set SERIAL, 0x3F8
@@ -136,16 +136,9 @@ one_call:
     jmp main
 
 start:
-    mov esi, offset trampoline
-    mov edi, 0x9000
-    mov ecx, offset trampoline_end - trampoline
-    rep movsb
     mov dword ptr [AP_READY], 0
     mov dword ptr [AP_FLAG], 0
-    mov eax, APIC
-    mov dword ptr [rax + 0x310], 0x01000000
-    mov dword ptr [rax + 0x300], 0x4500
-    mov dword ptr [rax + 0x300], 0x4609
+    start_second rax
 1:  pause
     cmp dword ptr [AP_READY], 1
     jne 1b
@@ -236,26 +229,7 @@ second:
     mov dword ptr [AP_FLAG], 2
     jmp 1b
 
-    .code16
-    .balign 16
-trampoline:
-    cli
-    xor ax, ax
-    mov ds, ax
-    .byte 0x66, 0x0F, 0x01, 0x16
-    .word 0x9000 + (trampoline_gdtr - trampoline)
-    mov eax, cr0
-    or eax, 1
-    mov cr0, eax
-    .byte 0x66, 0xEA
-    .long second_32
-    .word CODE
-    .balign 4
-trampoline_gdtr:
-    .word 31
-    .long gdt
-trampoline_end:
-    .code32
+    trampoline_to second_32, CODE, gdt, 31
 second_32:
     mov ax, DATA
     mov ds, ax

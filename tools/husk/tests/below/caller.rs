@@ -1,5 +1,6 @@
 //! The guest `caller.S`, by remote control.
 
+use crate::layer::Memory;
 use crate::world::{Machine, Start, World, kernel};
 use std::io::Write;
 use std::process::{ChildStdin, Stdio};
@@ -7,6 +8,13 @@ use std::process::{ChildStdin, Stdio};
 /// Where the second processor finds its calls.
 const AP_BLOCK: u64 = 0x30_0000;
 const AP_FLAG: u64 = AP_BLOCK + 0x40;
+/// The TPM's registers in locality 0 and its buffer (TCG PC Client Platform TPM Profile 1.06, section 6.5.3).
+const CRB: u64 = 0xFED4_0000;
+const LOCALITY_CONTROL: u64 = 0x08;
+const REQUEST: u64 = 0x40;
+const STATUS: u64 = 0x44;
+const START: u64 = 0x4C;
+const BUFFER: u64 = 0x1000;
 /// #UD.
 pub(crate) const UNDEFINED: u64 = 6;
 
@@ -97,12 +105,49 @@ impl Caller {
         Outcome::of(&self.read(AP_BLOCK, 48))
     }
 
+    /// The machine that it runs on.
+    pub(crate) const fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// One command by the registers of locality 0 at the PTP's address, and its response.
+    pub(crate) fn command(&mut self, command: &[u8]) -> Vec<u8> {
+        self.start_command(command);
+        while self.word(CRB + START) & 1 != 0 {}
+        let head = self.read(CRB + BUFFER, 10);
+        let size = u32::from_be_bytes(*head[2..].first_chunk().expect("a header"));
+        self.read(CRB + BUFFER, size.into())
+    }
+
+    /// The same, without waiting for the response.
+    pub(crate) fn start_command(&mut self, command: &[u8]) {
+        const IDLE: u32 = 2;
+        self.write(CRB + LOCALITY_CONTROL, &1u32.to_le_bytes());
+        self.write(CRB + REQUEST, &1u32.to_le_bytes());
+        assert_eq!(self.word(CRB + STATUS) & IDLE, 0);
+        self.write(CRB + BUFFER, command);
+        self.write(CRB + START, &1u32.to_le_bytes());
+    }
+
     /// Switches the machine off, and says what was counted.
     pub(crate) fn end(mut self) -> Vec<String> {
-        self.serial.write_all(b"q").expect("the guest hears");
-        let lines = self.machine.until_line("husk: count: odd");
+        let lines = self.power_off();
         self.machine.quit();
         lines
+    }
+
+    /// Switches the machine off; what its memory holds then, and what its console ever said.
+    pub(crate) fn end_and_look(mut self) -> (Memory, Vec<u8>) {
+        self.power_off();
+        let memory = self.machine.memory_when_off();
+        let console = self.machine.console();
+        self.machine.quit();
+        (memory, console)
+    }
+
+    fn power_off(&mut self) -> Vec<String> {
+        self.serial.write_all(b"q").expect("the guest hears");
+        self.machine.until_line("husk: count: odd")
     }
 
     fn order(&mut self, letter: u8, numbers: &[u8]) -> Vec<u8> {

@@ -1,7 +1,6 @@
 //! How a machine is ended from outside, and what a second one of the same VM meets.
 
-use crate::world::{World, kernel};
-use std::path::Path;
+use crate::world::{World, kernel, wait_for};
 
 #[test]
 fn an_interrupt_and_a_termination_end_the_machine_with_the_code_of_success() {
@@ -13,8 +12,35 @@ fn an_interrupt_and_a_termination_end_the_machine_with_the_code_of_success() {
         let qemu = machine.qemu();
         let status = machine.signalled(signal);
         assert!(status.success(), "{signal}: {status}");
-        assert!(!Path::new(&format!("/proc/{qemu}")).exists(), "{signal}: QEMU runs on");
+        assert!(!runs(qemu), "{signal}: QEMU runs on");
     }
+}
+
+#[test]
+fn a_signal_ends_a_machine_that_has_only_begun() {
+    let world = World::new();
+    let kernel = kernel(world.folder(), "reboot", 0);
+    let machine = world.run(&kernel, 1);
+    machine.wait_for_qemu();
+    assert!(machine.signalled("-TERM").success());
+}
+
+#[test]
+fn a_machine_does_not_outlive_the_process_that_started_it() {
+    let world = World::new();
+    let kernel = kernel(world.folder(), "writer", 0);
+    let mut machine = world.run(&kernel, 1);
+    machine.until_line("husk: processors");
+    let qemu = machine.qemu();
+    assert!(runs(qemu));
+    machine.orphaned();
+    wait_for("QEMU's end", || (!runs(qemu)).then_some(()));
+}
+
+/// Whether there is such a process that is not dead (`proc(5)`: the state stands behind the name in brackets).
+fn runs(process: u32) -> bool {
+    let state = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    state.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 #[test]

@@ -1,6 +1,8 @@
 # A guest that tries to reach the layer: 32-bit ring 0 without paging, entered as Linux would be.
-# It says one line per attempt on the serial port: "INTRUDER name PASS" or "INTRUDER name FAIL".
+# It says one line per attempt on the serial port: "INTRUDER name PASS" or "INTRUDER name FAIL". Where it says "INTRUDER waits" it goes on
+# when it hears a byte: before the first attempt, when only the TPM is left to be attacked, and before it switches the machine off.
     .include "guest.inc"
+    .include "second.inc"
     .set LAYER, 0x10000000
     .set LAYER_END, 0x10800000
     .set IO_APIC, 0xFEC00000
@@ -56,6 +58,8 @@ _start:
     vmovdqu ymm0, [pattern]
     vmovdqu ymm7, [pattern]
 
+    say "INTRUDER waits\n"
+    await
     # Every page of the layer reads ones and takes no write.
     mov edi, LAYER
 1:  cmp dword ptr [edi], -1
@@ -221,14 +225,10 @@ _start:
     and eax, 0x700
     verdict "io-apic-init"
 
+    say "INTRUDER waits\n"
+    await
     # A second processor hammers the TPM, if there is one.
-    mov esi, offset trampoline
-    mov edi, 0x9000
-    mov ecx, offset trampoline_end - trampoline
-    rep movsb
-    mov dword ptr [APIC + 0x310], 0x01000000
-    mov dword ptr [APIC + 0x300], 0x4500
-    mov dword ptr [APIC + 0x300], 0x4609
+    start_second eax
     mov ecx, HAMMERS
     mov ebp, 0x12345678
     call hammer
@@ -278,6 +278,8 @@ _start:
     repe cmpsd
 1:  verdict "vectors-survive"
     say "INTRUDER end PASS\n"
+    say "INTRUDER waits\n"
+    await
     power_off
 
 # ecx random accesses to the registers' page, from the seed ebp; 16 random bits choose, every 64th goes to the buffer's page.
@@ -364,26 +366,7 @@ trapped:
     mov esp, offset stack_end
     jmp dword ptr [trap_next]
 
-    .code16
-    .balign 16
-trampoline:
-    cli
-    xor ax, ax
-    mov ds, ax
-    .byte 0x66, 0x0F, 0x01, 0x16
-    .word 0x9000 + (trampoline_gdtr - trampoline)
-    mov eax, cr0
-    or eax, 1
-    mov cr0, eax
-    .byte 0x66, 0xEA
-    .long second_processor
-    .word 8
-    .balign 4
-trampoline_gdtr:
-    .word 23
-    .long second_gdt
-trampoline_end:
-    .code32
+    trampoline_to second_processor, 8, second_gdt, 23
 second_processor:
     mov ax, 16
     mov ds, ax

@@ -1,6 +1,7 @@
 # A guest that extends a PCR, writes an NV index, resets its machine, and looks again; then it switches the machine off.
 # Memory keeps its content over a reset: that is how it knows which time it is.
     .include "guest.inc"
+    .include "second.inc"
     .set MARK, 0x00500000
 
 guest_name: .asciz "REBOOT "
@@ -27,13 +28,7 @@ _start:
     cmp dword ptr [CRB + 0x1000 + 6], 0
     verdict "defines"
     # The second processor runs while the first resets the machine.
-    mov esi, offset trampoline
-    mov edi, 0x9000
-    mov ecx, offset trampoline_end - trampoline
-    rep movsb
-    mov dword ptr [APIC + 0x310], 0x01000000
-    mov dword ptr [APIC + 0x300], 0x4500
-    mov dword ptr [APIC + 0x300], 0x4609
+    start_second eax
     mov ecx, 10000000
 1:  pause
     cmp dword ptr [0x9800], 0

@@ -1,19 +1,26 @@
 //! Everything that `husk run` needs, in a folder of its own.
 
+use crate::layer::{LAYER, Memory};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A machine that says nothing for so long hangs; others may keep this host busy.
 const SILENCE_MAX: Duration = Duration::from_secs(240);
+/// How often a silent machine is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(50);
 /// A machine that was killed must not keep the next one waiting for long.
 const LEASE_SECONDS: &str = "3";
-/// Where the layer is loaded.
-const LAYER: u64 = 0x1000_0000;
+/// The whole machine's memory.
+const MEMORY_MIB: &str = "512";
+const MEMORY_BYTES: usize = 512 << 20;
+/// A payload's header, whose last eight bytes are the length of the whole (`guest::payload` of the firmware).
+const PAYLOAD_HEADER_BYTES: usize = 56;
 const PT_LOAD: u32 = 1;
 const WRITE: u32 = 2;
 
@@ -36,7 +43,8 @@ pub(crate) struct World {
     _daemons: [Daemon; 2],
 }
 
-fn image() -> PathBuf {
+/// The image that `cargo xtask image` makes.
+pub(crate) fn image() -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/husk/image/husk-image");
     assert!(path.is_file(), "{} is not there: run `cargo xtask image`", path.display());
     path
@@ -48,12 +56,20 @@ fn husk(words: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
+/// The command under test, which the kernel kills with the test that starts it.
+fn bound_husk() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_husk")]);
+    command
+}
+
 fn daemon(words: &[&str]) -> Daemon {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_husk"));
+    let mut command = bound_husk();
     Daemon(command.args(words).stdin(Stdio::null()).spawn().expect("husk starts"))
 }
 
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+/// Looks until it is found.
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -101,6 +117,11 @@ impl World {
         self.folder.path()
     }
 
+    /// Ends what serves; the folder, with what it left there.
+    pub(crate) fn without_daemons(self) -> tempfile::TempDir {
+        self.folder
+    }
+
     /// Starts a machine; when its guest is off it stands still until it is told to quit.
     pub(crate) fn run(&self, kernel: &Path, cpus: u8) -> Machine {
         self.run_on("disk", kernel, cpus)
@@ -116,8 +137,8 @@ impl World {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let [monitor, pid] = ["monitor", "pid"].map(|name| path(&format!("{}.{name}", start.disk)));
         let (disk, cpus) = (path(start.disk), start.cpus.to_string());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_husk"));
-        command.args(["run", "--memory", "512", "--vcpus", &cpus, "--broker", &self.broker]);
+        let mut command = bound_husk();
+        command.args(["run", "--memory", MEMORY_MIB, "--vcpus", &cpus, "--broker", &self.broker]);
         command.arg("--image").arg(image()).arg("--kernel").arg(start.kernel).args(start.words);
         command.args(["--volume", &disk, "--config", &path("config"), "--psp", &path("psp.socket")]);
         command.args(["--", "-no-shutdown", "-pidfile", &pid]);
@@ -126,8 +147,11 @@ impl World {
         let serial = child.stdin.take();
         let console = child.stdout.take().expect("piped");
         let (said, lines) = channel();
+        let heard = Heard::default();
+        let hears = Arc::clone(&heard);
         std::thread::spawn(move || {
             for line in BufReader::new(console).split(b'\n').map_while(Result::ok) {
+                hears.lock().expect("nobody died").extend_from_slice(&line);
                 if said.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
                     return;
                 }
@@ -135,7 +159,7 @@ impl World {
         });
         let dump = self.folder.path().join("dump");
         let (monitor, pid) = (Monitor(monitor.into()), pid.into());
-        (Machine { child: Daemon(child), lines, monitor, pid, dump }, serial)
+        (Machine { child: Daemon(child), lines, heard, monitor, pid, dump }, serial)
     }
 }
 
@@ -150,10 +174,14 @@ pub(crate) struct Start<'a> {
     pub(crate) serial: Stdio,
 }
 
+/// All bytes of a console.
+type Heard = Arc<Mutex<Vec<u8>>>;
+
 /// A machine with the image in it.
 pub(crate) struct Machine {
     child: Daemon,
     lines: Receiver<String>,
+    heard: Heard,
     monitor: Monitor,
     pid: PathBuf,
     dump: PathBuf,
@@ -164,7 +192,7 @@ impl Machine {
     pub(crate) fn until_line(&mut self, begin: &str) -> Vec<String> {
         let mut seen: Vec<String> = Vec::new();
         loop {
-            match self.lines.recv_timeout(SILENCE_MAX) {
+            match self.line() {
                 Ok(line) => seen.push(line),
                 Err(why) => panic!("no line `{begin}` ({why}): {seen:#?}"),
             }
@@ -174,6 +202,23 @@ impl Machine {
             }
             let dead = ["husk: stopped", "husk: count: odd", "husk: ended", "WRITER-FAILED"];
             assert!(!dead.iter().any(|end| line.starts_with(end)), "`{line}` before `{begin}`: {seen:#?}");
+        }
+    }
+
+    /// The next line, or why there is none: a machine that ended or stands still is not waited for.
+    fn line(&self) -> Result<String, &'static str> {
+        let began = Instant::now();
+        loop {
+            match self.lines.recv_timeout(LOOK_EVERY) {
+                Ok(line) => return Ok(line),
+                Err(RecvTimeoutError::Disconnected) => return Err("the machine ended"),
+                Err(RecvTimeoutError::Timeout) if began.elapsed() > SILENCE_MAX => return Err("silence"),
+                Err(RecvTimeoutError::Timeout) if self.monitor.ask("info status").contains("paused") => {
+                    // Its last line may just be coming.
+                    return self.lines.recv_timeout(LOOK_EVERY).map_err(|_| "the machine stands still");
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
         }
     }
 
@@ -191,6 +236,25 @@ impl Machine {
     pub(crate) fn signalled(mut self, signal: &str) -> ExitStatus {
         kill(signal, self.child.0.id());
         wait_for("the end", || self.child.0.try_wait().expect("a child"))
+    }
+
+    /// Kills the launcher, as the one that runs out of memory is.
+    pub(crate) fn orphaned(mut self) {
+        kill("-KILL", self.child.0.id());
+        wait_for("the launcher's end", || self.child.0.try_wait().expect("a child"));
+    }
+
+    /// Waits until the launcher has begun to start QEMU, and no longer.
+    pub(crate) fn wait_for_qemu(&self) {
+        let launcher = self.child.0.id();
+        let children = format!("/proc/{launcher}/task/{launcher}/children");
+        wait_for("QEMU", || {
+            let children = std::fs::read_to_string(&children).unwrap_or_default();
+            let lines =
+                children.split_whitespace().map(|child| std::fs::read(format!("/proc/{child}/cmdline")));
+            // Earlier ones were asked for their version.
+            lines.flatten().any(|line| line.windows(4).any(|word| word == b"-qmp")).then_some(())
+        });
     }
 
     /// The process that is the machine itself.
@@ -220,13 +284,71 @@ impl Machine {
         rest
     }
 
+    /// All of its memory at one instant.
+    pub(crate) fn memory(&self) -> Memory {
+        self.monitor.ask("stop");
+        let memory = self.dump(0, MEMORY_BYTES);
+        self.monitor.ask("cont");
+        Memory::new(0, memory)
+    }
+
+    /// All of its memory when it has gone off, and stands still.
+    pub(crate) fn memory_when_off(&self) -> Memory {
+        self.wait_until_off();
+        Memory::new(0, self.dump(0, MEMORY_BYTES))
+    }
+
+    /// Waits until its power is off; then it stands still.
+    pub(crate) fn wait_until_off(&self) {
+        wait_for("the power's end", || {
+            self.monitor.ask("info status").contains("paused (shutdown)").then_some(())
+        });
+    }
+
+    /// All that its guest may not reach, at one instant: the layer, and the payload behind it.
+    pub(crate) fn hidden_memory(&self) -> Memory {
+        self.monitor.ask("stop");
+        let header = Memory::new(LAYER.end, self.dump(LAYER.end, PAYLOAD_HEADER_BYTES));
+        let bytes = *header.all()[PAYLOAD_HEADER_BYTES - 8..].first_chunk().expect("eight bytes");
+        let end = LAYER.end + u64::from_le_bytes(bytes);
+        let memory = self.dump(LAYER.start, usize::try_from(end - LAYER.start).expect("a size"));
+        self.monitor.ask("cont");
+        Memory::new(LAYER.start, memory)
+    }
+
+    /// Changes a byte of its memory, as no guest can.
+    pub(crate) fn overwrite(&self, at: u64, byte: u8) {
+        let socket = self.dump.with_extension("debugger");
+        self.monitor.ask(&format!("gdbserver unix:{},server=on,wait=off", socket.display()));
+        let mut debugger = wait_for("the debugger", || UnixStream::connect(&socket).ok());
+        debugger.set_read_timeout(Some(SILENCE_MAX)).expect("a socket");
+        // Remote Serial Protocol: by physical addresses, one byte.
+        for packet in ["Qqemu.PhyMemMode:1".to_owned(), format!("M{at:x},1:{byte:02x}")] {
+            let sum = packet.bytes().fold(0u8, u8::wrapping_add);
+            debugger.write_all(format!("+${packet}#{sum:02x}").as_bytes()).expect("it listens");
+            // Where the machine stands is told besides.
+            assert!(until(&mut debugger, b"$OK#9a").ends_with("$OK#9a"), "{packet}");
+        }
+        self.monitor.ask("gdbserver none");
+    }
+
+    /// What its console said until now.
+    pub(crate) fn console(&self) -> Vec<u8> {
+        self.heard.lock().expect("nobody died").clone()
+    }
+
+    fn dump(&self, from: u64, bytes: usize) -> Vec<u8> {
+        self.monitor.ask(&format!("pmemsave {from:#x} {bytes:#x} \"{}\"", self.dump.display()));
+        let dumped = std::fs::read(&self.dump).expect("the monitor wrote it");
+        std::fs::remove_file(&self.dump).expect("a file of ours");
+        assert_eq!(dumped.len(), bytes, "the dump is cut");
+        dumped
+    }
+
     /// What of the layer nobody may write, as the image's file has it and as the machine has it.
     pub(crate) fn constants_of_the_layer(&self) -> (Vec<u8>, Vec<u8>) {
         let constants = constants(&std::fs::read(image()).expect("the image"));
-        self.monitor.ask(&format!("pmemsave {LAYER:#x} {:#x} \"{}\"", constants.len(), self.dump.display()));
-        let found = wait_for("the dump", || {
-            std::fs::read(&self.dump).ok().filter(|found| found.len() == constants.len())
-        });
+        let found = self.dump(LAYER.start, constants.len());
         (constants, found)
     }
 
@@ -249,9 +371,9 @@ impl Monitor {
     pub(crate) fn ask(&self, line: &str) -> String {
         let mut stream = wait_for("the monitor", || UnixStream::connect(&self.0).ok());
         stream.set_read_timeout(Some(SILENCE_MAX)).expect("a socket");
-        until_prompt(&mut stream);
+        until(&mut stream, PROMPT);
         stream.write_all(format!("{line}\n").as_bytes()).expect("the monitor listens");
-        until_prompt(&mut stream)
+        until(&mut stream, PROMPT)
     }
 
     /// How many writes to the volume are done.
@@ -263,11 +385,11 @@ impl Monitor {
     }
 }
 
-fn until_prompt(stream: &mut UnixStream) -> String {
+/// What is said until it ends so, or until the other end closes: at `quit` there is no prompt any more.
+fn until(stream: &mut UnixStream, end: &[u8]) -> String {
     let mut said = Vec::new();
     let mut byte = [0];
-    // At `quit` there is no prompt any more.
-    while !said.ends_with(PROMPT) && stream.read(&mut byte).is_ok_and(|count| count == 1) {
+    while !said.ends_with(end) && stream.read(&mut byte).is_ok_and(|count| count == 1) {
         said.extend(byte);
     }
     String::from_utf8_lossy(&said).into_owned()
@@ -291,7 +413,7 @@ fn constants(file: &[u8]) -> Vec<u8> {
         if is_constant {
             let [offset, place, bytes] =
                 [8, 16, 32].map(|field| usize::try_from(number(at + field, 8)).expect("a size"));
-            let start = place - usize::try_from(LAYER).expect("an address");
+            let start = place - usize::try_from(LAYER.start).expect("an address");
             constants.resize(constants.len().max(start + bytes), 0);
             constants[start..start + bytes].copy_from_slice(&file[offset..offset + bytes]);
         }

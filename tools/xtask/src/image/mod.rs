@@ -17,7 +17,7 @@ pub(crate) const HELP: &str = "\
 cargo xtask image [--twice]
 
 Builds the bootable image for a machine without an operating system, strips it into
-target/husk/image/husk-image, and checks it: nothing is writable and executable, all
+target/husk/image/husk-image, lists its symbols beside it, and checks it: nothing is writable and executable, all
 of it lies in the layer's region, the C symbols that the engine needs are those of
 stubs/symbols.txt, no function of Rust calls itself, and it keeps to firmware/budget.toml.
 The component's parsers and volume are linked alone (firmware/panic-free), where no panic
@@ -55,6 +55,7 @@ pub(crate) fn make() -> Result<String, Failure> {
     let built = build(&place, &IMAGE)?;
     let image = path()?;
     strip(&built, &image)?;
+    list_symbols(&built, &image.with_extension("symbols"))?;
     let root = house::root();
     symbols::check(root)?;
     let functions = recursion::check(&built)?;
@@ -85,6 +86,13 @@ fn shown(path: &Path, root: &Path) -> String {
 
 fn strip(built: &Path, image: &Path) -> Result<(), Failure> {
     process::run(Command::new("objcopy").arg("--strip-all").arg(built).arg(image))
+}
+
+/// Writes what lies where in the layer, for tests that look at its memory from outside.
+fn list_symbols(built: &Path, list: &Path) -> Result<(), Failure> {
+    let mut nm = Command::new("nm");
+    let symbols = process::output(nm.args(["--numeric-sort", "--print-size", "--demangle"]).arg(built))?;
+    std::fs::write(list, symbols).map_err(|error| Failure::io("write", list, &error))
 }
 
 /// Where an image is built.
