@@ -14,7 +14,7 @@ use crate::memory::SECRETS_PAGE;
 use core::arch::{asm, global_asm};
 use core::hint::spin_loop;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use husk::fault::Fault;
 
 /// Why the machine stops. The number is the code on the console, in the upper byte the family (`husk::fault::Family`).
@@ -97,7 +97,8 @@ const EXIT_PORT: u16 = 0xF4;
 const POLLS_MAX: u32 = 50_000_000;
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
-static HALTED: AtomicUsize = AtomicUsize::new(0);
+/// A bit for each processor that halted: one that did so of its own accord is interrupted all the same, and says it twice.
+static HALTED: AtomicU32 = AtomicU32::new(0);
 
 global_asm!(
     ".pushsection .bss.husk_stop,\"aw\",@nobits",
@@ -187,7 +188,6 @@ pub fn is_stopping() -> bool {
 /// Halts this processor for good, if somebody stops the machine.
 pub fn halt_if_stopping() {
     if is_stopping() {
-        HALTED.fetch_add(1, Ordering::AcqRel);
         halt()
     }
 }
@@ -215,7 +215,6 @@ struct Last<'c> {
 fn end(last: Last<'_>) -> ! {
     if STOPPING.swap(true, Ordering::AcqRel) {
         // Another processor does it, or this very one was interrupted at it: then there is nothing more to say.
-        HALTED.fetch_add(1, Ordering::AcqRel);
         halt()
     }
     console::last_line(last.text, last.codes);
@@ -228,7 +227,7 @@ fn end(last: Last<'_>) -> ! {
 }
 
 fn halt_others() {
-    let others = cpus::count() - 1;
+    let others = u32::try_from(cpus::count() - 1).unwrap_or(u32::MAX);
     if others == 0 {
         return;
     }
@@ -239,7 +238,7 @@ fn halt_others() {
         }
     }
     for _ in 0..POLLS_MAX {
-        if HALTED.load(Ordering::Acquire) >= others {
+        if HALTED.load(Ordering::Acquire).count_ones() >= others {
             return;
         }
         spin_loop();
@@ -248,6 +247,10 @@ fn halt_others() {
 }
 
 fn halt() -> ! {
+    let own = LocalApic::own().map(|apic| apic.id());
+    if let Some(cpu) = cpus::ids().iter().position(|id| Some(*id) == own) {
+        HALTED.fetch_or(1 << cpu, Ordering::AcqRel);
+    }
     loop {
         // SAFETY: waits with interrupts off; only a reset ends it.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
