@@ -16,5 +16,6 @@ pub mod policy;
 pub mod rules;
 pub mod service;
 pub mod store;
+pub mod token;
 pub mod vault;
 pub mod world;

@@ -4,6 +4,8 @@
 
 #[path = "support/site.rs"]
 mod site;
+#[path = "support/token.rs"]
+mod token;
 
 use site::Site;
 use std::fs;
@@ -147,4 +149,63 @@ fn a_root_key_is_protected_and_rotated_and_commits_are_counted() {
     let ready = [&serve("counter")[..], &["--ready-file", "ready"]].concat();
     let (_broker, address) = site.start(&ready, "ready");
     assert!(address.starts_with("127.0.0.1:"));
+}
+
+#[test]
+fn a_token_seals_the_root_key_under_a_key_that_it_keeps() {
+    let site = Site::new();
+    let place = token::make(&site);
+    let with_token = |words: &[&'static str]| [words, &place].concat();
+    let make = with_token(&["broker", "token-key", "--key", "root", "--json"]);
+    assert_eq!(site.json(&make)["key"], "root");
+    assert_eq!(fails(&site, &make).0, 4, "a key is never made anew");
+    let init = ["broker", "init", "--database", "db", "--root-key", "sealed", "--json", "--token-key"];
+    let (code, line) = fails(&site, &with_token(&[&init[..], &["other"]].concat()));
+    assert_eq!((code, line.contains("token-key")), (3, true), "{line}");
+    let made = site.json(&with_token(&[&init[..], &["root"]].concat()));
+    assert_eq!(made["root_key_protection"], "token");
+    let root = ["--database", "db", "--root-key", "sealed"];
+    let tenant = [&["tenant", "init", "--root-out", "tenant", "--json"], &root[..]].concat();
+    let (code, line) = fails(&site, &tenant);
+    assert_eq!((code, line.contains("--pkcs11-module")), (1, true), "{line}");
+    site.json(&with_token(&tenant));
+    let text = fs::read_to_string(site.path("sealed")).unwrap();
+    let count = [&["broker", "count", "--counter-out", "never", "--json"], &root[..], &place].concat();
+    let changes = ["broker 0>1", "broker >f", "iv=0>1", "iv=>f", "sealed 0>1", "sealed >f"];
+    for (from, to) in changes.iter().filter_map(|change| change.split_once('>')) {
+        let word = from.trim_end_matches('0');
+        let altered = text.replacen(from, &format!("{word}{to}"), 1);
+        fs::write(site.path("sealed"), &altered).unwrap();
+        let output = site.run(&count);
+        assert!(altered == text || output.status.code() == Some(1), "{from}: {output:?}");
+    }
+    fs::write(site.path("sealed"), &text).unwrap();
+    let out = [&["broker", "rotate", "--root-key-out", "open", "--json"], &root[..], &place].concat();
+    assert_eq!(site.json(&out)["root_key_protection"], "file mode");
+    let (code, line) = fails(&site, &count);
+    assert_eq!((code, line.contains("does not belong")), (1, true), "{line}");
+    let open = ["--database", "db", "--root-key", "open"];
+    let back = ["broker", "rotate", "--root-key-out", "again", "--token-key-out", "root", "--json"];
+    let back = [&back[..], &open, &place].concat();
+    assert_eq!(site.json(&back)["root_key_protection"], "token");
+}
+
+/// A key that somebody else has too protects nothing.
+#[test]
+fn a_token_that_would_give_the_key_away_is_refused() {
+    let site = Site::new();
+    let words = token::make(&site);
+    fs::write(site.path("aes"), [7; 32]).unwrap();
+    token::util(&site, &["--import", "aes", "--aes", "--token", "husk", "--label", "known", "--id", "01"]);
+    let init = ["broker", "init", "--database", "db", "--root-key", "sealed", "--token-key", "known"];
+    let (code, line) = fails(&site, &[&init[..], &words].concat());
+    assert_eq!((code, line.contains("stays in the token")), (1, true), "{line}");
+    let wrong =
+        [&init[..], &["--pkcs11-module", "aes", "--pkcs11-token", "husk", "--pkcs11-pin-file", "pin"]]
+            .concat();
+    let (code, line) = fails(&site, &wrong);
+    assert_eq!((code, line.contains("is no use")), (1, true), "{line}");
+    let (code, _) = fails(&site, &[&init[..], &words[..4]].concat());
+    assert_eq!(code, 2, "all of a token's words or none");
+    assert!(!site.path("sealed").exists() && !site.path("db").exists(), "nothing is left");
 }

@@ -7,6 +7,8 @@
 mod nothing;
 #[path = "support/site.rs"]
 mod site;
+#[path = "support/token.rs"]
+mod token;
 
 use husk::attest::launch::LaunchConfig;
 use husk::release::open::{Granted, Verdict};
@@ -98,6 +100,7 @@ fn enrolled() -> Site {
     site
 }
 
+const KEYS: [&str; 4] = ["--database", "db", "--root-key", "root"];
 const SIMULATED: [&str; 2] = ["--accept-simulated-silicon", "chain.pem"];
 
 fn relay(site: &Site, address: &str, more: &[&str]) -> Process {
@@ -130,6 +133,44 @@ fn a_vm_lives_through_a_restart_of_its_broker() {
     let (_, verdict) = Launch::new(&site, FIRMWARE).boot().unwrap();
     let Verdict::Granted(Granted::Open(grant)) = verdict else { panic!("not an opening") };
     assert_eq!(grant.head, head(2));
+    drop(relay);
+}
+
+/// A database is set back to a time before the VM's newest commits while no broker serves it; the token was not.
+#[test]
+fn a_counter_in_a_token_notices_a_database_that_was_set_back() {
+    let site = enrolled();
+    let place = token::make(&site);
+    let counted =
+        [&["broker", "count", "--counter-token-out", "commits", "--json"], &KEYS[..], &place].concat();
+    assert!(site.json(&counted)["commits"].as_u64().unwrap() >= 2);
+    assert_eq!(site.run(&counted).status.code(), Some(4), "a counter is never made anew");
+    let serve = [&SIMULATED[..], &["--counter-token", "commits"], &place].concat();
+    let (broker, address) = site.serve("127.0.0.1:0", &serve);
+    let relay = relay(&site, &address, &[]);
+    let mut launch = Launch::new(&site, FIRMWARE);
+    let (client, Verdict::Granted(Granted::Create(grant))) = launch.boot().unwrap() else {
+        panic!("not a creation")
+    };
+    let mut tenure = Tenure::new(client, grant.pending);
+    launch.on(|platform| tenure.confirm(platform, &head(1))).map(drop).unwrap();
+    drop(broker);
+    let files = ["db", "db-wal"].map(|name| (site.path(name), fs::read(site.path(name)).ok()));
+    let (broker, _) = site.serve(&address, &serve);
+    launch.on(|platform| tenure.anchor(platform, &head(1), &head(2))).map(drop).unwrap();
+    launch.on(|platform| tenure.release(platform)).unwrap();
+    drop(broker);
+    for (path, yesterday) in files {
+        match yesterday {
+            Some(bytes) => fs::write(path, bytes).unwrap(),
+            None => fs::remove_file(path).unwrap(),
+        }
+    }
+    let (_broker, _) = site.serve(&address, &serve);
+    let mut next = Launch::new(&site, FIRMWARE);
+    let fault = next.refusal();
+    let fault = if fault == ReleaseFault::Unreachable { next.refusal() } else { fault };
+    assert_eq!(fault, ReleaseFault::DeniedVm, "halted");
     drop(relay);
 }
 

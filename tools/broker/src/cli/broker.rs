@@ -1,9 +1,11 @@
 //! `husk broker`: make a broker, and serve.
 
+use super::token::TokenPlace;
 use super::{Database, RootKey, Shape, or_remove};
 use crate::http;
 use crate::service::Service;
-use crate::store::{Counter, Serving, Store};
+use crate::store::{Counter, Serving, Store, StoreError};
+use crate::token::{Label, Token};
 use crate::vault::{Passphrase, RootKeys};
 use crate::world::{Machine, World};
 use anyhow::Context as _;
@@ -29,6 +31,20 @@ pub enum BrokerCommand {
     Rotate(RotateArgs),
     /// Make an external counter for `serve --counter`: a database that is set back later is noticed.
     Count(CountArgs),
+    /// Make a key in a PKCS #11 token, which it cannot leave, for `init` and `rotate` to seal root keys under.
+    TokenKey(TokenKeyArgs),
+}
+
+/// `husk broker token-key`
+#[derive(Args, Debug)]
+pub struct TokenKeyArgs {
+    #[command(flatten)]
+    place: TokenPlace,
+    /// The key's label.
+    #[arg(long, value_name = "LABEL")]
+    key: Label,
+    #[command(flatten)]
+    shape: Shape,
 }
 
 /// `husk broker count`
@@ -39,8 +55,11 @@ pub struct CountArgs {
     #[command(flatten)]
     root_key: RootKey,
     /// Where to write the counter: a disk that is not backed up and restored together with the database.
-    #[arg(long, value_name = "FILE")]
-    counter_out: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "counter_token_out")]
+    counter_out: Option<PathBuf>,
+    /// The label of a new object in the PKCS #11 token, in place of a file.
+    #[arg(long, value_name = "LABEL", conflicts_with = "counter_out")]
+    counter_token_out: Option<Label>,
     #[command(flatten)]
     shape: Shape,
 }
@@ -58,6 +77,9 @@ pub struct RotateArgs {
     /// A private file whose first line is a passphrase to protect the new root key with.
     #[arg(long, value_name = "FILE")]
     passphrase_file_out: Option<PathBuf>,
+    /// The label of a key in the PKCS #11 token to protect the new root key with.
+    #[arg(long, value_name = "LABEL", conflicts_with = "passphrase_file_out")]
+    token_key_out: Option<Label>,
     #[command(flatten)]
     shape: Shape,
 }
@@ -70,10 +92,15 @@ pub struct InitArgs {
     /// Where to write the root key: it wraps every secret in the database and signs every grant.
     #[arg(long, value_name = "FILE")]
     root_key: PathBuf,
-    /// A private file whose first line is a passphrase to protect the root key with; otherwise only the file's mode
-    /// does.
+    /// A private file whose first line is a passphrase to protect the root key with; without it and a token only the
+    /// file's mode does.
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
+    /// The label of a key in the PKCS #11 token to protect the root key with (`husk broker token-key`).
+    #[arg(long, value_name = "LABEL", conflicts_with = "passphrase_file", requires = "pkcs11_module")]
+    token_key: Option<Label>,
+    #[command(flatten)]
+    token: TokenPlace,
     #[command(flatten)]
     shape: Shape,
 }
@@ -102,6 +129,9 @@ pub struct ServeArgs {
     /// served it is not noticed. One for each instance.
     #[arg(long, value_name = "FILE")]
     counter: Option<PathBuf>,
+    /// The label of the counter in the PKCS #11 token, in place of a file.
+    #[arg(long, value_name = "LABEL", conflicts_with = "counter", requires = "pkcs11_module")]
+    counter_token: Option<Label>,
     /// Write the address here once the broker serves.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
@@ -118,13 +148,16 @@ impl BrokerCommand {
             Self::Serve(args) => serve(&args),
             Self::Rotate(args) => rotate(&args),
             Self::Count(args) => count(&args),
+            Self::TokenKey(args) => token_key(&args),
         }
     }
 }
 
 fn init(args: &InitArgs) -> anyhow::Result<()> {
     let keys = RootKeys::generate(&Machine::start())?;
-    let protection = write(&keys, &args.root_key, args.passphrase_file.as_deref())?;
+    let token = args.token.open()?;
+    let protection = Protection::of(args.passphrase_file.as_deref(), &args.token_key, &token)?;
+    let protection = protection.write(&keys, &args.root_key)?;
     or_remove(&args.root_key, || {
         let location = &args.database.database;
         Store::create_at(location, &keys).with_context(|| location.to_string()).map(|_| ())
@@ -138,25 +171,61 @@ fn init(args: &InitArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes a root key file; says what protects it.
-fn write(keys: &RootKeys, path: &Path, passphrase: Option<&Path>) -> anyhow::Result<&'static str> {
-    let (written, protection) = match passphrase {
-        Some(file) => {
-            let passphrase = Passphrase::read(file).context("the passphrase was not read")?;
-            (keys.write_protected(path, &passphrase, &Machine::start()), "passphrase")
+/// What will protect a new root key file.
+enum Protection<'a> {
+    Mode,
+    Passphrase(Passphrase),
+    Token(&'a Token, &'a Label),
+}
+
+impl<'a> Protection<'a> {
+    fn of(
+        passphrase: Option<&Path>,
+        key: &'a Option<Label>,
+        token: &'a Option<Token>,
+    ) -> anyhow::Result<Self> {
+        match (passphrase, key, token) {
+            (Some(file), _, _) => {
+                Ok(Self::Passphrase(Passphrase::read(file).context("the passphrase was not read")?))
+            }
+            (None, Some(label), Some(token)) => Ok(Self::Token(token, label)),
+            (None, Some(_), None) => {
+                anyhow::bail!("a token's key needs --pkcs11-module, --pkcs11-token and --pkcs11-pin-file")
+            }
+            (None, None, _) => Ok(Self::Mode),
         }
-        None => (keys.write(path), "file mode"),
-    };
-    written.context("the root key was not written").map(|()| protection)
+    }
+
+    /// Writes a root key file; says what protects it.
+    fn write(&self, keys: &RootKeys, path: &Path) -> anyhow::Result<&'static str> {
+        let (written, protection) = match self {
+            Self::Mode => (keys.write(path), "file mode"),
+            Self::Passphrase(passphrase) => {
+                (keys.write_protected(path, passphrase, &Machine::start()), "passphrase")
+            }
+            Self::Token(token, label) => {
+                (keys.write_under_token(path, token, label, &Machine::start()), "token")
+            }
+        };
+        written.context("the root key was not written").map(|()| protection)
+    }
+}
+
+fn token_key(args: &TokenKeyArgs) -> anyhow::Result<()> {
+    args.place.required("token-key")?.make_key(&args.key)?;
+    args.shape.print(&json!({ "key": args.key.text() }));
+    Ok(())
 }
 
 fn rotate(args: &RotateArgs) -> anyhow::Result<()> {
-    let old = args.root_key.read()?;
+    let token = args.root_key.token.open()?;
+    let old = args.root_key.read_for(token.as_ref(), args.token_key_out.is_some())?;
     let mut store = args.database.open()?;
     store.belongs_to(&old)?;
     let world = Machine::start();
     let new = old.rotated(&world)?;
-    let protection = write(&new, &args.root_key_out, args.passphrase_file_out.as_deref())?;
+    let protection = Protection::of(args.passphrase_file_out.as_deref(), &args.token_key_out, &token)?;
+    let protection = protection.write(&new, &args.root_key_out)?;
     // The new file stays, whatever happens: if the connection breaks in the middle, it may be the one that counts.
     let secrets = store.rotate(&world, &old, &new).context(
         "the secrets were not wrapped anew, as far as is known; keep both root key files: the database takes only one, \
@@ -172,28 +241,43 @@ fn rotate(args: &RotateArgs) -> anyhow::Result<()> {
 }
 
 fn count(args: &CountArgs) -> anyhow::Result<()> {
-    let keys = args.root_key.read()?;
+    let token = args.root_key.token.open()?;
+    let keys = args.root_key.read_for(token.as_ref(), args.counter_token_out.is_some())?;
     let mut store = args.database.open()?;
     store.belongs_to(&keys)?;
     let commits = store.commits()?;
-    Counter::create(&args.counter_out, keys.broker(), commits)?;
-    args.shape.print(&json!({
-        "counter": args.counter_out.display().to_string(),
-        "commits": commits,
-    }));
+    let counter = match (&args.counter_out, &args.counter_token_out, &token) {
+        (Some(path), _, _) => {
+            Counter::create(path, keys.broker(), commits)?;
+            path.display().to_string()
+        }
+        (None, Some(label), Some(token)) => {
+            Counter::create_in(token, label, keys.broker(), commits)?;
+            label.text().to_owned()
+        }
+        _ => {
+            anyhow::bail!("a counter in a token needs --pkcs11-module, --pkcs11-token and --pkcs11-pin-file")
+        }
+    };
+    args.shape.print(&json!({ "counter": counter, "commits": commits }));
     Ok(())
 }
 
 fn serve(args: &ServeArgs) -> anyhow::Result<()> {
-    let keys = Arc::new(args.root_key.read()?);
+    let token = args.root_key.token.open()?;
+    let keys = Arc::new(args.root_key.read_for(token.as_ref(), args.counter_token.is_some())?);
     let world: Arc<dyn World> = Arc::new(Machine::start());
     let verifier = verifier(args)?;
     let store = args.database.open()?;
     let lease_ms = args.lease_seconds.saturating_mul(1000);
     let begun = Serving::begin(store, Arc::clone(&keys), Arc::clone(&world), lease_ms);
-    let serving = begun.and_then(|serving| match &args.counter {
-        Some(path) => serving.with_counter(Counter::open(path)?),
-        None => Ok(serving),
+    let serving = begun.and_then(|serving| match (&args.counter, &args.counter_token, token) {
+        (Some(path), _, _) => serving.with_counter(Counter::open(path)?),
+        (None, Some(label), Some(token)) => serving.with_counter(Counter::open_in(token, label.clone())?),
+        (None, Some(label), None) => {
+            Err(StoreError::Counter(format!("no token is named that holds {}", label.text())))
+        }
+        (None, None, _) => Ok(serving),
     });
     let serving = serving.with_context(|| args.database.database.to_string())?;
     let service = Arc::new(Service::new(serving, keys, world, Box::new(verifier)));

@@ -7,6 +7,7 @@
 
 mod broker;
 mod tenant;
+mod token;
 mod vm;
 
 pub use broker::{BrokerCommand, ServeArgs};
@@ -14,7 +15,8 @@ pub use tenant::TenantCommand;
 pub use vm::VmCommand;
 
 use crate::store::{Location, Store, StoreError};
-use crate::vault::{Passphrase, RootKeys, VaultError};
+use crate::token::{Token, TokenError};
+use crate::vault::{Opener, Passphrase, RootKeys, VaultError};
 use anyhow::Context as _;
 use clap::Args;
 use husk_files::{ConfigFileError, PrivateFileError};
@@ -43,12 +45,29 @@ pub struct RootKey {
     /// A private file whose first line is the passphrase that protects the root key file.
     #[arg(long, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    token: token::TokenPlace,
 }
 
 impl RootKey {
     fn read(&self) -> anyhow::Result<RootKeys> {
+        self.read_with(self.token.open()?.as_ref())
+    }
+
+    /// Reads it where the token may be there `for_another` purpose: then a file that no token sealed is none to wonder at.
+    fn read_for(&self, token: Option<&Token>, for_another: bool) -> anyhow::Result<RootKeys> {
+        let sealed = || RootKeys::is_under_token(&self.root_key).context("the root key was not read");
+        if for_another && !sealed()? { self.read_with(None) } else { self.read_with(token) }
+    }
+
+    fn read_with(&self, token: Option<&Token>) -> anyhow::Result<RootKeys> {
         let passphrase = self.passphrase_file.as_deref().map(Passphrase::read).transpose()?;
-        RootKeys::read_with(&self.root_key, passphrase.as_ref()).context("the root key was not read")
+        let opener = match (&passphrase, token) {
+            (Some(passphrase), _) => Opener::Passphrase(passphrase),
+            (None, Some(token)) => Opener::Token(token),
+            (None, None) => Opener::Open,
+        };
+        RootKeys::read_with(&self.root_key, opener).context("the root key was not read")
     }
 }
 
@@ -82,7 +101,7 @@ impl Shape {
     }
 }
 
-/// The exit code of a command that failed: 3 if a tenant, VM or file that it names is unknown, 4 if one is there
+/// The exit code of a command that failed: 3 if a tenant, VM, file, token or object in it that it names is unknown, 4 if one is there
 /// already, 5 if another broker serves the database, 1 for everything else. (2 is a wrong command line.)
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> u8 {
@@ -91,6 +110,19 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             Some(StoreError::UnknownTenant(_) | StoreError::UnknownVm(_) | StoreError::Missing) => return 3,
             Some(StoreError::TenantExists(_) | StoreError::VmExists(_) | StoreError::Exists) => return 4,
             Some(StoreError::Served) => return 5,
+            _ => {}
+        }
+        let token = cause.downcast_ref().or_else(|| match cause.downcast_ref() {
+            Some(StoreError::Token(token) | StoreError::Vault(VaultError::Token(token))) => Some(token),
+            _ => None,
+        });
+        let token = token.or_else(|| match cause.downcast_ref() {
+            Some(VaultError::Token(token)) => Some(token),
+            _ => None,
+        });
+        match token {
+            Some(TokenError::Missing(..) | TokenError::NoToken(..)) => return 3,
+            Some(TokenError::Exists(..)) => return 4,
             _ => {}
         }
         let in_vault = cause.downcast_ref().and_then(|error| match error {

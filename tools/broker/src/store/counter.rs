@@ -1,12 +1,13 @@
 //! An external counter: remembers, out of the database's reach, how many commits were acknowledged.
 //!
-//! **What.** A file of two 512-byte slots, written in turn: magic, the broker's id, the number, a digest. The larger valid
-//! slot counts.
-//! **Trust.** Whoever can set back the database cannot set back this file: put it on another machine's disk.
+//! **What.** A file of two 512-byte slots, written in turn: magic, the broker's id, the number, a digest; the larger valid
+//! slot counts. Or a data object of a PKCS #11 token that holds one.
+//! **Trust.** Whoever can set back the database cannot set back this: put the file on another machine's disk.
 //! **Laws.** The number is durable before what it counts is acknowledged, so a database below it was set back; one above
-//! it is honest (the process died in between). A file that is not there is not a zero. One process writes a file.
+//! it is honest (the process died in between). A counter that is not there is not a zero. One process raises one.
 
 use super::StoreError;
+use crate::token::{Label, Token};
 use sha2::{Digest as _, Sha384};
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::FileExt;
@@ -20,9 +21,15 @@ const COVERED_BYTES: usize = 16 + 16 + 8;
 /// An open counter.
 #[derive(Debug)]
 pub struct Counter {
-    file: File,
+    medium: Medium,
     broker: [u8; 16],
     commits: u64,
+}
+
+#[derive(Debug)]
+enum Medium {
+    File(File),
+    Token(Token, Label),
 }
 
 impl Counter {
@@ -35,7 +42,15 @@ impl Counter {
         Ok(husk_files::write_new(path, &both, 0o600)?)
     }
 
-    /// Opens one that is there.
+    /// Makes a new object in a token for `broker`, at `commits`.
+    ///
+    /// # Errors
+    /// [`StoreError::Token`]: it is there already, or could not be made.
+    pub fn create_in(token: &Token, label: &Label, broker: [u8; 16], commits: u64) -> Result<(), StoreError> {
+        Ok(token.make_data(label, &slot(&broker, commits))?)
+    }
+
+    /// Opens a file that is there.
     ///
     /// # Errors
     /// [`StoreError::Counter`].
@@ -58,7 +73,16 @@ impl Counter {
         let newest = [one, two].into_iter().filter_map(read).max_by_key(|(_, commits)| *commits);
         let (broker, commits) =
             newest.ok_or_else(|| StoreError::Counter(format!("{} is no counter", path.display())))?;
-        Ok(Self { file, broker, commits })
+        Ok(Self { medium: Medium::File(file), broker, commits })
+    }
+
+    /// Opens an object that is in the token.
+    ///
+    /// # Errors
+    /// [`StoreError::Token`], [`StoreError::Counter`].
+    pub fn open_in(token: Token, label: Label) -> Result<Self, StoreError> {
+        let (broker, commits) = newest_in(&token, &label)?;
+        Ok(Self { medium: Medium::Token(token, label), broker, commits })
     }
 
     /// Whose it is.
@@ -76,19 +100,37 @@ impl Counter {
     /// Raises the number to `commits`, durably.
     ///
     /// # Errors
-    /// [`StoreError::Counter`]: what it would have counted must not be acknowledged.
+    /// [`StoreError::Counter`], [`StoreError::Token`]: what it would have counted must not be acknowledged.
     pub(super) fn raise(&mut self, commits: u64) -> Result<(), StoreError> {
         if commits <= self.commits {
             return Ok(());
         }
-        let at = if commits.is_multiple_of(2) { 0 } else { SLOT_BYTES as u64 };
-        let written = self.file.write_all_at(&slot(&self.broker, commits), at);
-        written
-            .and_then(|()| self.file.sync_data())
-            .map_err(|error| StoreError::Counter(format!("it was not written: {error}")))?;
+        let new = slot(&self.broker, commits);
+        match &self.medium {
+            Medium::File(file) => {
+                let at = if commits.is_multiple_of(2) { 0 } else { SLOT_BYTES as u64 };
+                file.write_all_at(&new, at)
+                    .and_then(|()| file.sync_data())
+                    .map_err(|error| StoreError::Counter(format!("it was not written: {error}")))?;
+            }
+            Medium::Token(token, label) => {
+                // A token has no locks: another's number is seen, not overwritten.
+                if newest_in(token, label)? != (self.broker, self.commits) {
+                    return Err(StoreError::Counter("another broker counts with this object".to_owned()));
+                }
+                token.put_data(label, &new)?;
+            }
+        }
         self.commits = commits;
         Ok(())
     }
+}
+
+/// The broker and the largest number in the token.
+fn newest_in(token: &Token, label: &Label) -> Result<([u8; 16], u64), StoreError> {
+    let values = token.data(label)?;
+    let newest = values.iter().filter_map(|value| read(value)).max_by_key(|(_, commits)| *commits);
+    newest.ok_or_else(|| StoreError::Counter(format!("the token's object {} is no counter", label.text())))
 }
 
 fn slot(broker: &[u8; 16], commits: u64) -> [u8; SLOT_BYTES] {

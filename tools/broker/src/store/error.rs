@@ -28,6 +28,9 @@ pub enum StoreError {
     /// The external counter is no use.
     #[error("the external counter failed, so nothing is acknowledged: {0}")]
     Counter(String),
+    /// The token gave nothing.
+    #[error(transparent)]
+    Token(#[from] crate::token::TokenError),
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] husk_files::PrivateFileError),

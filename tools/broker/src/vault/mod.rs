@@ -2,7 +2,7 @@
 //!
 //! **What.** [`RootKeys`] is the content of the root key file (`file`): the broker's id, the wrapping key and the signing
 //! key. [`RootKeys::wrap`] seals one epoch secret for one row of the database. [`TenantRoot`] is the tenant's own key.
-//! **Trust.** The root key file, with its passphrase if it has one. Whoever has it and the database can read every epoch
+//! **Trust.** The root key file, with its passphrase or its token if it has one. Whoever has it and the database can read every epoch
 //! secret.
 //! **Laws.** Every wrap has its own key: HKDF-SHA-384 over a fresh 32-byte salt and the tenant's and VM's names, so a
 //! nonce cannot repeat. A wrapped secret opens only for the tenant, VM, epoch and token it was made for. After a rotation
@@ -12,7 +12,7 @@
 mod file;
 mod tenant;
 
-pub use file::Passphrase;
+pub use file::{Opener, Passphrase};
 pub use tenant::TenantRoot;
 
 use crate::ids::VmName;
@@ -55,6 +55,17 @@ pub enum VaultError {
     /// Too short to be worth its while.
     #[error("a passphrase has 12 to 1024 bytes, in the first line of its file")]
     PassphraseLength,
+    /// The file is sealed by a token.
+    #[error(
+        "{0} is sealed by a PKCS #11 token; name it with --pkcs11-module, --pkcs11-token and --pkcs11-pin-file"
+    )]
+    TokenNeeded(String),
+    /// The file is not sealed by a token.
+    #[error("{0} is not sealed by a PKCS #11 token, although one was named for it")]
+    TokenForNothing(String),
+    /// The token gave nothing.
+    #[error(transparent)]
+    Token(#[from] crate::token::TokenError),
     /// The machine has no entropy.
     #[error("the machine's entropy source failed")]
     Entropy,

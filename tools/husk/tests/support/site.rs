@@ -79,9 +79,16 @@ impl Site {
         self.folder.path().join(name)
     }
 
+    /// A command in the folder, where SoftHSM finds its tokens too, if a test made some.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = husk(arguments);
+        command.current_dir(self.folder.path()).env("SOFTHSM2_CONF", self.path("softhsm.conf"));
+        command
+    }
+
     /// Runs a command to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        husk(arguments).current_dir(self.folder.path()).output().unwrap()
+        self.command(arguments).output().unwrap()
     }
 
     /// Runs a command that prints JSON.
@@ -97,8 +104,8 @@ impl Site {
         if ready.exists() {
             fs::remove_file(&ready).unwrap();
         }
-        let mut command = husk(arguments);
-        let child = command.current_dir(self.folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut command = self.command(arguments);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null());
         let process = Process(child.spawn().unwrap());
         wait_for(&ready);
         let content = fs::read_to_string(&ready).unwrap_or_default();

@@ -37,6 +37,7 @@ const NEEDED: &[&[&str]] = &[
     &["python3-cryptography"], // which it needs for ID blocks
     &["procps"],               // kill, which tests send signals with
     &["rt-tests"],             // cyclictest: how late a guest's timers are
+    &["softhsm2"],             // a PKCS #11 token in software
     &["postgresql"],           // the broker's other database; tests run servers of their own
 ];
 
