@@ -18,9 +18,10 @@ use husk::release::ReleaseFault;
 use husk::release::session::SessionMemory;
 use husk::release::transcript::point_digest;
 use husk::seams::{
-    Channel, ChannelError, Clock, Console, Disk, DiskError, Entropy, EntropyError, Geometry, Platform,
-    REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError,
+    Channel, ChannelError, Clock, Console, DerivedKeyRequest, Disk, DiskError, Entropy, EntropyError,
+    Geometry, Platform, REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError,
 };
+use husk::secret::Secret;
 use husk::volume::{STATE_BYTES_MAX, Workspace};
 use husk::vtpm::{Asked, Cold, Memory, Served, Vtpm};
 use husk_broker::evidence::{Evidence, EvidenceRefused};
@@ -130,6 +131,8 @@ pub(crate) struct Stage {
     pub(crate) plan: Cell<Option<(usize, Mishap)>>,
     /// The relay carries nothing.
     pub(crate) cut_off: Cell<bool>,
+    /// On which chip the host launches.
+    pub(crate) chip: Cell<u8>,
 }
 
 impl Stage {
@@ -139,6 +142,15 @@ impl Stage {
 
     /// A stage whose VM serves in this way; only leases come with a trusted clock.
     pub(crate) fn serving(seed: u64, serve: Serve) -> Self {
+        Self::configured(seed, serve, None)
+    }
+
+    /// A stage whose VM's keys also take one of the chip.
+    pub(crate) fn on_chip(seed: u64) -> Self {
+        Self::configured(seed, Serve::Lease, Some(DerivedKeyRequest { guest_svn: None, tcb: None }))
+    }
+
+    fn configured(seed: u64, serve: Serve, processor: Option<DerivedKeyRequest>) -> Self {
         let nature = Arc::new(Nature { now_ms: AtomicU64::new(1_000), draws: AtomicU64::new(seed << 40) });
         let folder =
             tempfile::Builder::new().prefix("husk-world").tempdir_in(memory_folder()).expect("a folder");
@@ -153,7 +165,7 @@ impl Stage {
             serve,
             kbs: Kbs::None,
             min_key_generation: 0,
-            processor: None,
+            processor,
         };
         let mut store = Store::create(&database, &keys).expect("a database");
         let certificate = root.certify(NAME.tenant, &keys).expect("a certificate");
@@ -176,6 +188,7 @@ impl Stage {
             steps: Cell::new(0),
             plan: Cell::new(None),
             cut_off: Cell::new(false),
+            chip: Cell::new(0),
         };
         stage.restart_broker();
         stage
@@ -324,6 +337,10 @@ impl Reporter for Processor<'_, '_> {
 
     fn certificate(&mut self, _: &mut [u8]) -> usize {
         0
+    }
+
+    fn derived_key(&mut self, _: &DerivedKeyRequest) -> Result<Secret<32>, ReporterError> {
+        Ok(Secret::take(&mut [0xC0 | self.0.stage.chip.get(); 32]))
     }
 }
 
