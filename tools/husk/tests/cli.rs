@@ -196,7 +196,7 @@ fn a_token_that_would_give_the_key_away_is_refused() {
     let site = Site::new();
     let words = token::make(&site);
     fs::write(site.path("aes"), [7; 32]).unwrap();
-    token::util(&site, &["--import", "aes", "--aes", "--token", "husk", "--label", "known", "--id", "01"]);
+    token::softhsm(&site, &["--import", "aes", "--aes", "--token", "husk", "--label", "known", "--id", "01"]);
     let init = ["broker", "init", "--database", "db", "--root-key", "sealed", "--token-key", "known"];
     let (code, line) = fails(&site, &[&init[..], &words].concat());
     assert_eq!((code, line.contains("stays in the token")), (1, true), "{line}");

@@ -16,12 +16,12 @@ pub(crate) fn make(site: &Site) -> [&'static str; 6] {
     fs::write(site.path("softhsm.conf"), settings).unwrap();
     fs::write(site.path("pin"), format!("{PIN}\n")).unwrap();
     fs::set_permissions(site.path("pin"), fs::Permissions::from_mode(0o600)).unwrap();
-    util(site, &["--init-token", "--free", "--label", "husk", "--so-pin", "the officer's"]);
+    softhsm(site, &["--init-token", "--free", "--label", "husk", "--so-pin", "the officer's"]);
     ["--pkcs11-module", MODULE, "--pkcs11-token", "husk", "--pkcs11-pin-file", "pin"]
 }
 
 /// Runs SoftHSM's own tool.
-pub(crate) fn util(site: &Site, words: &[&str]) {
+pub(crate) fn softhsm(site: &Site, words: &[&str]) {
     let mut tool = Command::new("softhsm2-util");
     tool.args(words).args(["--pin", PIN]).current_dir(site.folder.path());
     let made = tool.env("SOFTHSM2_CONF", site.path("softhsm.conf")).output().unwrap();
