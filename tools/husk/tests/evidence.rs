@@ -20,8 +20,12 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/svsm/manifest-1.bin");
-        let site = Self { folder: tempfile::tempdir().unwrap(), manifest: std::fs::read(golden).unwrap() };
+        Self::over(golden("svsm/manifest-1.bin"))
+    }
+
+    /// With a report over this manifest.
+    fn over(manifest: Vec<u8>) -> Self {
+        let site = Self { folder: tempfile::tempdir().unwrap(), manifest };
         let identity = Identity::published(0).unwrap();
         let mut counter = 0;
         let entropy = Box::new(move |into: &mut [u8]| {
@@ -62,6 +66,10 @@ impl Site {
         let accepted = ["--accept-simulated-silicon", "chain.pem"];
         self.run(&[&fixed[..], &accepted, more].concat())
     }
+}
+
+fn golden(name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data").join(name)).unwrap()
 }
 
 fn husk(folder: &Path, arguments: &[&str]) -> Output {
@@ -120,6 +128,30 @@ fn a_report_over_a_manifest_is_verified_in_every_form_in_which_it_comes() {
     ]);
     let text = String::from_utf8(plain.stdout).unwrap();
     assert!(text.contains("SIMULATED") && text.contains("measurement"), "{text}");
+}
+
+/// The chain that a relying party wants: silicon, firmware, manifest, endorsement key, its maker.
+#[test]
+fn an_endorsement_keys_certificate_is_of_the_key_in_the_manifest_or_refused() {
+    let nonce = hex::encode(NONCE);
+    // Version 0 of a real engine's manifest is the public area of its RSA key.
+    let site = Site::over(golden("svsm/keys-of-libtpms-0.09.bin")[..314].to_vec());
+    let verify = |site: &Site, certificate: &str| {
+        for name in ["root.pem", "issuer.pem", "ek-rsa2048.der", "ek-p256.der"] {
+            site.put(name, &golden(&format!("tpm/{name}")));
+        }
+        let bound = ["--manifest", "manifest", "--nonce", &nonce, "--ek-certificate", certificate];
+        let chain = ["--ek-root", "root.pem", "--ek-intermediate", "issuer.pem"];
+        site.verify("report", "vcek.der", &[&bound[..], &chain].concat())
+    };
+    let seen = json(&verify(&site, "ek-rsa2048.der"));
+    assert_eq!(
+        (&seen["manifest"]["form"], &seen["ek_certificate"]["kind"]),
+        (&"vtpm 0".into(), &"rsa2048".into())
+    );
+    assert!(seen["proven"].to_string().contains("for an endorsement key that was shown"), "{seen}");
+    refused(&verify(&site, "ek-p256.der"), "another endorsement key");
+    refused(&verify(&Site::new(), "ek-rsa2048.der"), "another endorsement key");
 }
 
 #[test]
