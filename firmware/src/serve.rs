@@ -12,6 +12,7 @@ use crate::clock::{self, Counter};
 use crate::console::{self, Serial};
 use crate::crb_private::PrivateCrb;
 use crate::entropy::Processor;
+use crate::guest::banks;
 use crate::guest::files::Files;
 use crate::guest::map::{Map, RESERVED, Region, USABLE};
 use crate::guest::payload::PAYLOAD_AT;
@@ -48,6 +49,9 @@ const RESETS_MAX: u32 = 30;
 const RESET_PAUSE_MS: u64 = 1_000;
 /// For so long after something was asked for in the guest's memory it is looked at without a rest: a command is several writes.
 const ATTENTIVE_MS: u64 = 2;
+
+/// The reset count of a TPM that was never used.
+const FIRST_LIFE: u32 = 1;
 
 /// The guest is fenced in: its processors may enter.
 static FENCED: AtomicBool = AtomicBool::new(false);
@@ -113,7 +117,12 @@ pub(crate) fn run(machine: &Machine<'_>, engine: ReferenceEngine, tpm: Memory<'s
     if machine.ways.gate == Gate::Open {
         server.offer_attestation();
     }
-    server.start();
+    if server.vtpm.reset_count() == FIRST_LIFE {
+        server.allocate_banks();
+        server.reset();
+    } else {
+        server.start();
+    }
     server.serve();
 }
 
@@ -228,6 +237,14 @@ impl Server {
         let Self { seams, vtpm, .. } = self;
         with(seams, |platform| vtpm.offer_attestation(platform)).unwrap_or_else(|fault| stop_for(fault));
         console::line("husk: the endorsement keys are known, after ms", elapsed());
+    }
+
+    /// Gives a new TPM its PCR banks, which it has from its next reset on.
+    fn allocate_banks(&mut self) {
+        let Self { seams, vtpm, .. } = self;
+        let allocated = with(seams, |platform| banks::allocate(&mut Served { vtpm, platform }));
+        allocated.unwrap_or_else(|fault| stop_for(fault.into()));
+        console::line("husk: a new TPM, its PCR banks are allocated, after ms", elapsed());
     }
 
     /// Measures and loads the guest, and lets it begin. The TPM was just powered on.

@@ -99,4 +99,7 @@ pub mod decisions {
 
     #[doc = include_str!("decisions/11-self-tests.md")]
     pub mod self_tests {}
+
+    #[doc = include_str!("decisions/12-first-banks.md")]
+    pub mod first_banks {}
 }

@@ -17,6 +17,13 @@ pub(super) fn power_on_facts(nv: &NvImage<'_>, token: u64, start: Start) -> Powe
 }
 
 impl<E: Engine> Vtpm<'_, E> {
+    /// TPMS_CLOCK_INFO.resetCount of this power-on: 1 in the very first one of a TPM, and in the one behind a TPM2_Clear. A firmware
+    /// does then what is done once, such as to allocate PCR banks.
+    #[must_use]
+    pub fn reset_count(&self) -> u32 {
+        power_on_facts(self.nv.image(), self.trust.token(), Start::Load).reset_count
+    }
+
     /// Resets the TPM together with its machine: PCRs are cleared, what is durable stays. The caller resets every
     /// virtual CPU of the guest in the same breath.
     ///

@@ -262,7 +262,9 @@ impl Machine<'_> {
     }
 
     pub(crate) fn clock(&mut self) -> tpm::Clock {
-        tpm::clock_of(&self.send(&tpm::read_clock()).ok())
+        let clock = tpm::clock_of(&self.send(&tpm::read_clock()).ok());
+        assert_eq!(self.vtpm.reset_count(), clock.reset_count, "the firmware knows what the TPM shows");
+        clock
     }
 
     pub(crate) fn failed_tries(&mut self) -> u32 {

@@ -29,5 +29,7 @@ husk::faults! {
         LogFull = 12, Bug, "the event log does not fit its area", "report this";
         /// **Means** an address outside the guest's memory was used. **Left** nothing was started. **Next** report it.
         OutOfRange = 13, Bug, "an address outside the guest's memory was used", "report this";
+        /// **Means** the TPM refused the PCR banks of its first start. **Left** nothing was started; the TPM has all banks. **Next** see the code before this one.
+        BanksRefused = 14, Engine, "the TPM did not take its first allocation of PCR banks", "restart; report it if it comes back";
     }
 }

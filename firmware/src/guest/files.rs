@@ -2,8 +2,9 @@
 //!
 //! They are most of what a start takes. So they are cut into pieces of work, one for each file and hash: the guest's processors,
 //! which wait for the guest, [`work`](Files::work) while the one that serves earns the TPM's keys; that one takes what is
-//! left. A hash that no bank asks for yet is there when the guest has activated one and reboots.
+//! left. Before the TPM is known, they work for the banks of a new one; a hash that only another bank asks for is worked out when it does.
 
+use super::banks::FIRST;
 use super::measure::{BANKS_MAX, Bank, Banks, Digests, Value, value_of};
 use super::{CHUNK_BYTES, GuestFault, piece};
 use crate::memory::Reach;
@@ -44,12 +45,12 @@ impl Files {
         Self { at, works: Default::default() }
     }
 
-    /// Works out what nobody has begun yet, until `enough` or nothing is left.
+    /// Works out for the banks of a new TPM what nobody has begun yet, until `enough` or nothing is left.
     ///
     /// # Errors
     /// [`GuestFault::OutOfRange`] or [`GuestFault::NotMeasured`].
     pub fn work(&self, ram: &dyn Reach, enough: impl Fn() -> bool) -> Result<(), GuestFault> {
-        self.take(ram, |_| !enough())
+        self.take(ram, |bank| FIRST.contains(&bank) && !enough())
     }
 
     /// The digests of a file in these banks; waits for what others work on.

@@ -37,7 +37,7 @@ const SEPARATOR_DATA: [u8; 4] = [0; 4];
 const SEPARATED: core::ops::Range<u32> = 0..8;
 
 /// TPM2_Startup(TPM_SU_CLEAR).
-const STARTUP: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x44, 0, 0];
+pub(super) const STARTUP: [u8; 12] = [0x80, 0x01, 0, 0, 0, 12, 0, 0, 0x01, 0x44, 0, 0];
 /// TPM2_SelfTest(fullTest = NO): whatever was not tested yet.
 const SELF_TEST: [u8; 11] = [0x80, 0x01, 0, 0, 0, 11, 0, 0, 0x01, 0x43, 0];
 /// TPM2_GetCapability(TPM_CAP_PCRS).
@@ -279,7 +279,7 @@ fn extend(pcr: u32, digests: &Digests) -> Result<heapless::Vec<u8, 256>, GuestFa
     Ok(command)
 }
 
-fn execute<'r>(
+pub(super) fn execute<'r>(
     tpm: &mut dyn Tpm,
     command: &[u8],
     response: &'r mut [u8; COMMAND_BYTES_MAX],

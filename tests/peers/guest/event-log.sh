@@ -22,6 +22,15 @@ command_line_is_measured() {
     grep -q "kernel_cmdline: .*husk.script=event-log" "$log" && echo "the log has the command line"
 }
 
+# The banks of a new TPM, and no others.
+banks_are_allocated() {
+    tpm2 getcap pcrs >"$work/banks" &&
+        [ "$(grep -c '\[ *0,' "$work/banks")" = 2 ] && grep -q 'sha256: *\[ *0,' "$work/banks" && grep -q 'sha384: *\[ *0,' "$work/banks" &&
+        echo "sha256 and sha384"
+}
+
+step banks-are-allocated banks_are_allocated
 step event-log-sha256 replays sha256
+step event-log-sha384 replays sha384
 step event-log-command-line command_line_is_measured
 finish
