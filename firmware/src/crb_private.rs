@@ -7,6 +7,7 @@
 
 use crate::memory::Reach;
 use husk::frontend::Tpm;
+use husk::frontend::crb::handover::{self, Doorbell, Handover};
 use husk::frontend::crb::registers::CTRL_CANCEL;
 use husk::frontend::crb::{Layout, Shared, Work};
 use husk::seams::GuestPage;
@@ -68,17 +69,23 @@ impl<M: Reach> GuestPage for ReservedPages<M> {
 pub struct PrivateCrb<M> {
     driver: Shared<'static>,
     pages: ReservedPages<M>,
+    handover: Handover,
 }
 
 impl<M: Reach> PrivateCrb<M> {
     /// The interface; nothing is shown before [`reset`](Self::reset).
-    pub fn new(layout: Layout, memory: M, work: &'static mut Work) -> Self {
-        Self { driver: Shared::new(layout, work), pages: ReservedPages::new(memory, &layout) }
+    pub fn new(layout: Layout, memory: M, work: &'static mut Work, doorbell: Option<Doorbell>) -> Self {
+        Self {
+            driver: Shared::new(layout, work),
+            pages: ReservedPages::new(memory, &layout),
+            handover: Handover::of(&layout, doorbell),
+        }
     }
 
-    /// Power-on or reset of the TPM, after the guest's memory was made.
+    /// Power-on or reset of the TPM, after the guest's memory was made: registers, and what a guest's firmware is told of them.
     pub fn reset(&mut self, tpm: &mut dyn Tpm) {
         self.driver.reset(&mut self.pages, tpm);
+        self.pages.copy_out(handover::OFFSET, &self.handover.to_bytes());
     }
 
     /// Looks once, and serves what the guest asked for. Returns whether it had asked for anything.

@@ -18,6 +18,7 @@ pub mod guest;
 pub mod memory;
 pub mod pci;
 pub mod platform;
+pub mod policy;
 pub mod slowest;
 pub mod svm;
 pub mod virtio;

@@ -137,7 +137,8 @@ fn private_crb(machine: &Machine<'_>, guest: &Guest<'_>) -> PrivateCrb<Physical>
     let layout = guest.crb().unwrap_or_else(|fault| stop_for(fault.into()));
     let Some(work) = arena::crb_work() else { stop(Stop::Bug, line!()) };
     console::line("husk: the CRB is in the guest's memory, at", layout.base());
-    PrivateCrb::new(layout, machine.memory, work)
+    let doorbell = (machine.ways.gate == Gate::Open).then_some(svm::gate::DOORBELL);
+    PrivateCrb::new(layout, machine.memory, work, doorbell)
 }
 
 fn seams() -> Result<Seams, Fault> {

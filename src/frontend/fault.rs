@@ -9,5 +9,7 @@ crate::faults! {
         ManifestTooLarge = 3, Bug, "a services manifest does not fit its buffer", "report this with the engine's version";
         /// **Means** this machine does not offer attestation. **Left** everything. **Next** do without.
         NotOffered = 4, Guest, "this machine does not offer attestation of its TPM", "use a firmware that offers it";
+        /// **Means** what an SVSM hands over about its CRB is not of the normative layout. **Left** everything. **Next** offer no TPM; compare the versions of firmware and SVSM.
+        HandoverMalformed = 5, Bug, "the hand-over of a CRB is malformed", "use a firmware and an SVSM that agree on the layout";
     }
 }

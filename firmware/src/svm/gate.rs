@@ -11,11 +11,13 @@
 
 use super::vmcb::{EFER_LMA, Save};
 use crate::wishes::Gate;
+use husk::frontend::crb::handover::Doorbell;
 use husk::frontend::svsm::Registers;
 use spin::Mutex;
 
 /// The protocol of this layer alone: "HUSK". Its call 0 says that something was written to a CRB in the guest's memory.
-pub const DOORBELL: u64 = 0x4855_534B << 32;
+pub const DOORBELL: Doorbell = Doorbell { protocol: 0x4855_534B, call: 0 };
+const DOORBELL_RAX: u64 = (DOORBELL.protocol as u64) << 32 | DOORBELL.call as u64;
 
 /// The code segment among [`Save::segments`].
 const CODE: usize = 1;
@@ -38,7 +40,7 @@ pub fn judge(gate: Gate, save: &Save, registers: Registers) -> Ruling {
     match (gate, registers.rax >> 32) {
         (Gate::Closed, _) | (Gate::Open, 0) => Ruling::Undefined,
         _ if save.cpl != 0 || !in_long_mode => Ruling::Undefined,
-        _ if registers.rax == DOORBELL => Ruling::Doorbell,
+        _ if registers.rax == DOORBELL_RAX => Ruling::Doorbell,
         _ => Ruling::Call(registers),
     }
 }
@@ -133,7 +135,7 @@ impl Default for Slot {
 
 #[cfg(test)]
 mod tests {
-    use super::{DOORBELL, Ruling, Slot, judge};
+    use super::{DOORBELL_RAX, Ruling, Slot, judge};
     use crate::svm::vmcb::{EFER_LMA, Save, Vmcb};
     use crate::wishes::Gate;
     use husk::frontend::svsm::Registers;
@@ -155,16 +157,16 @@ mod tests {
     fn only_a_kernel_in_64_bit_mode_calls_and_only_through_an_open_gate() {
         let call = |rax| Ruling::Call(Registers { rax, ..Registers::default() });
         let kernel = caller(0, EFER_LMA, LONG);
-        for rax in [1 << 32, 2 << 32 | 1, 7 << 32, u64::MAX, DOORBELL | 1] {
+        for rax in [1 << 32, 2 << 32 | 1, 7 << 32, u64::MAX, DOORBELL_RAX | 1] {
             assert_eq!(ruled(Gate::Open, &kernel, rax), call(rax));
             assert_eq!(ruled(Gate::Closed, &kernel, rax), Ruling::Undefined);
             for other in [caller(3, EFER_LMA, LONG), caller(0, EFER_LMA, 0), caller(0, 0, LONG)] {
                 assert_eq!(ruled(Gate::Open, &other, rax), Ruling::Undefined);
             }
         }
-        assert_eq!(ruled(Gate::Open, &kernel, DOORBELL), Ruling::Doorbell);
-        assert_eq!(ruled(Gate::Closed, &kernel, DOORBELL), Ruling::Undefined);
-        assert_eq!(ruled(Gate::Open, &caller(3, EFER_LMA, LONG), DOORBELL), Ruling::Undefined);
+        assert_eq!(ruled(Gate::Open, &kernel, DOORBELL_RAX), Ruling::Doorbell);
+        assert_eq!(ruled(Gate::Closed, &kernel, DOORBELL_RAX), Ruling::Undefined);
+        assert_eq!(ruled(Gate::Open, &caller(3, EFER_LMA, LONG), DOORBELL_RAX), Ruling::Undefined);
     }
 
     /// KVM's hypercalls (Linux, `include/uapi/linux/kvm_para.h`), VMware's magic number and the core protocol.

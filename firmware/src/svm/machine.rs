@@ -12,7 +12,9 @@ use crate::crb_device;
 use crate::crb_private::wants_cancel;
 use crate::memory::{Kind, LAYER, Physical, Registers, overlap};
 use crate::pci::{ConfigSpace, Inventory, Refusal};
+use crate::policy::{Page, crb_pages, shared_with_host};
 use crate::stop::{Stop, stop};
+use crate::virtio::hardware::device_pages;
 use crate::wishes::{CrbPlace, Ways};
 use core::ops::Range;
 use heapless::Vec;
@@ -98,7 +100,12 @@ pub fn prepare(memory: Physical, plan: &Plan<'_>) {
     for ports in &inventory.windows().ports {
         iopm.guard(ports.clone());
     }
-    let Ok(nested_cr3) = map(&kept, ways.crb) else { stop(Stop::Bug, line!()) };
+    let crb_pages = crb_pages(ways.crb, &crb);
+    for shared in shared_with_host(&crb_pages).chain(&device_pages()) {
+        console::line("husk: on SEV-SNP the host reads from", low(shared.start));
+        console::line("husk:   up to", low(shared.end));
+    }
+    let Ok(nested_cr3) = map(&kept, &crb_pages) else { stop(Stop::Bug, line!()) };
     let fences = Fences {
         iopm: core::ptr::from_mut(iopm) as u64,
         msrpm: core::ptr::from_mut(leaked(&MSRPM)) as u64,
@@ -204,23 +211,29 @@ fn check_timer() {
 }
 
 /// The nested map.
-fn map(hidden: &[Range<u64>], crb: CrbPlace) -> Result<u64, NptFault> {
+fn map(hidden: &[Range<u64>], crb: &[(Page, Range<u64>)]) -> Result<u64, NptFault> {
     let pool = leaked(&POOL);
     let base = pool.as_ptr() as u64;
     let mut npt = Npt::identity(pool, base)?;
     npt.set(IO_APIC, View::ReadOnly)?;
     npt.set(LOCAL_APIC, View::ReadOnly)?;
     npt.set(LOCAL_APIC_MESSAGES, View::Nothing)?;
-    npt.set(CRB, View::Nothing)?;
-    let buffer = match crb {
-        CrbPlace::Trapped => View::Elsewhere(crb_device::buffer_address()),
-        CrbPlace::Private => View::Nothing,
-    };
-    npt.set(CRB_BUFFER, buffer)?;
+    for hole in [CRB, CRB_BUFFER] {
+        npt.set(hole, View::Nothing)?;
+    }
+    for (page, range) in crb {
+        let instead = (*range == CRB_BUFFER).then(crb_device::buffer_address);
+        npt.set(range.clone(), page.view(instead))?;
+    }
     for range in hidden {
-        npt.set(range.clone(), View::Nothing)?;
+        npt.set(range.clone(), Page::Layer.view(None))?;
     }
     Ok(npt.root())
+}
+
+/// The low half of an address below 4 GiB, where everything of the layer's and every CRB lies.
+fn low(address: u64) -> u32 {
+    u32::try_from(address).unwrap_or(u32::MAX)
 }
 
 fn addresses(service: usize) -> Addresses {

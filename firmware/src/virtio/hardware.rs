@@ -14,8 +14,10 @@ use super::post::{BODY_BYTES_MAX, Broken, HEADER_BYTES, Post, Wire};
 use super::{CHANNEL_SLOT, DeviceFault, Slot, VOLUME_SLOT};
 use crate::clock::now_ms;
 use crate::memory::Physical;
+use crate::stop::{Stop, stop};
 use core::cell::UnsafeCell;
 use core::hint::spin_loop;
+use core::ops::Range;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use virtio_drivers::queue::VirtQueue;
@@ -44,8 +46,8 @@ unsafe impl Sync for Pool {}
 static POOL: Pool = Pool(UnsafeCell::new([[0; PAGE_BYTES]; POOL_PAGES]));
 static POOL_USED: AtomicUsize = AtomicUsize::new(0);
 
-/// What a device reads and writes of one disk request.
-#[repr(C)]
+/// What a device reads and writes of one disk request. A device's pages are nobody else's.
+#[repr(C, align(4096))]
 struct DiskBuffer {
     header: [u8; 16],
     data: [u8; REQUEST_BYTES_MAX],
@@ -53,7 +55,7 @@ struct DiskBuffer {
 }
 
 /// What a device reads and writes of the stream.
-#[repr(C)]
+#[repr(C, align(4096))]
 struct StreamBuffer {
     outgoing: [u8; HEADER_BYTES + BODY_BYTES_MAX],
     incoming: [u8; RECEIVE_BYTES],
@@ -83,6 +85,16 @@ fn claim<T>(buffer: &'static Buffer<T>) -> Result<&'static mut T, DeviceFault> {
     Ok(unsafe { &mut *buffer.0.get() })
 }
 
+/// The pages whose addresses devices are given ([`Page::Devices`](crate::policy::Page::Devices)): the queues', the disk's, the stream's.
+pub(crate) fn device_pages() -> [Range<u64>; 3] {
+    let pages = |start: u64, bytes: usize| start..start + bytes as u64;
+    [
+        pages(POOL.0.get() as u64, size_of::<Pool>()),
+        pages(DISK.0.get() as u64, size_of::<DiskBuffer>()),
+        pages(STREAM.0.get() as u64, size_of::<StreamBuffer>()),
+    ]
+}
+
 /// The layer's memory as `virtio-drivers` sees it.
 struct Layer;
 
@@ -109,7 +121,12 @@ unsafe impl Hal for Layer {
     }
 
     unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> PhysAddr {
-        buffer.cast::<u8>().as_ptr().expose_provenance() as u64
+        let start = buffer.cast::<u8>().as_ptr().expose_provenance() as u64;
+        let end = start + buffer.len() as u64;
+        if !device_pages().iter().any(|pages| pages.start <= start && end <= pages.end) {
+            stop(Stop::Bug, line!());
+        }
+        start
     }
 
     unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}

@@ -12,6 +12,7 @@
 //! [`Tpm::hash_start`](super::Tpm::hash_start) itself; so no guest can forge a dynamic launch.
 
 mod exchange;
+pub mod handover;
 pub mod registers;
 mod shared;
 mod state;

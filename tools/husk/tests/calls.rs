@@ -14,6 +14,7 @@ mod operation;
 mod world;
 
 use caller::{Caller, Outcome, Registers, UNDEFINED};
+use husk::frontend::crb::handover::{self, Doorbell, Handover};
 use operation::{CERTIFICATES, MANIFEST, NONCE, OPERATION, Operation, REPORT};
 use std::process::Command;
 use world::World;
@@ -106,6 +107,9 @@ fn every_svsm_call_good_and_bad_is_answered_through_vmmcall_as_the_table_says() 
 fn a_closed_gate_is_no_instruction() {
     let world = World::new();
     let mut guest = Caller::start(&world, &[]);
+    let buffer = CRB + 0x1000;
+    let shared = shared_with_host(&guest.said);
+    assert!(shared.iter().any(|pages| pages.contains(&buffer)), "trapped, commands lie there: {shared:x?}");
     assert_eq!(guest.raised_in_32_bits, UNDEFINED);
     for rax in [0, ATTEST_ALL, ATTEST_SINGLE, QUERY, SEND, 3 << 32, 0x4855_534B << 32] {
         let request = at(rax, BUFFER);
@@ -123,6 +127,15 @@ fn a_private_crb_is_served_in_the_guests_memory_and_nowhere_else() {
     assert!(base.is_multiple_of(0x1000) && (0x10_0000..512 << 20).contains(&base), "{base:#x}");
     assert_eq!([CRB, CRB + 0x30, CRB + 0x1000].map(|at| guest.word(at)), [u32::MAX; 3], "a hole");
     assert_eq!(guest.word(base + 0x5C), u32::try_from(base + 0x1000).expect("below 4 GiB"));
+    // No command passes through memory that a host would read on silicon; only the layer's devices are there.
+    let shared = shared_with_host(&guest.said);
+    assert!(shared.iter().all(|pages| LAYER < pages.start && pages.end < PAYLOAD), "{shared:x?}");
+    assert!(shared.len() == 3 && shared.iter().all(|pages| !pages.contains(&base)), "{shared:x?}");
+    // What a guest's firmware is told.
+    let told = guest.read(base + handover::OFFSET as u64, handover::HANDOVER_BYTES as u64);
+    let told = Handover::parse(&told.try_into().expect("its size")).expect("the normative layout");
+    let doorbell = Some(Doorbell { protocol: u32::try_from(DOORBELL >> 32).expect("a half"), call: 0 });
+    assert_eq!(told, Handover { base, register_bytes: 0x1000, buffer_bytes: 0x1000, doorbell });
     guest.write(base + 0x08, &1u32.to_le_bytes());
     while guest.word(base + 0x0C) & 1 == 0 {}
     guest.write(base + 0x40, &1u32.to_le_bytes());
@@ -138,6 +151,17 @@ fn a_private_crb_is_served_in_the_guests_memory_and_nowhere_else() {
     assert_eq!(response_code(&mut guest, BUFFER), 0);
     let counted = guest.end();
     assert_eq!(world::code(&counted, "husk: count: crb"), 0, "no access to a register exits");
+}
+
+/// The pages of which the image says that a host reads them on SEV-SNP.
+fn shared_with_host(said: &[String]) -> Vec<std::ops::Range<u64>> {
+    let code = |line: &String, text: &str| {
+        let digits = line.strip_prefix(text)?.strip_prefix(" 0x")?;
+        Some(u64::from_str_radix(digits, 16).expect("a code"))
+    };
+    let starts = said.iter().filter_map(|line| code(line, "husk: on SEV-SNP the host reads from"));
+    let ends = said.iter().filter_map(|line| code(line, "husk:   up to"));
+    starts.zip(ends).map(|(start, end)| start..end).collect()
 }
 
 /// KVM's hypercalls (Linux, `include/uapi/linux/kvm_para.h`), VMware's, and the core protocol; nothing outside 64-bit mode.
