@@ -1,14 +1,17 @@
 //! Milliseconds since boot, from the processor's own counter.
 //!
-//! The counter is measured once against the power management timer (ACPI 6.5, section 4.8.3.3), before a guest runs. On this platform
-//! it stands for what the Secure TSC is on SEV-SNP: a clock that, once the VM runs, the host can neither stop nor turn back.
+//! The counter is measured once against the power management timer (ACPI 6.5, section 4.8.3.3), before a guest runs; that gives what the
+//! register GUEST_TSC_FREQ says on SEV-SNP, its nominal speed. What the secure processor answers to MSG_TSC_INFO then makes it the mean
+//! one ([`follow`]). On this platform it stands for what the Secure TSC is there: a clock that, once the VM runs, the host can neither
+//! stop nor turn back.
 //!
 //! # Soundness
-//! The counter and the timer's port are only read, which changes nothing.
+//! The counter, the processor's description and the timer's port are only read, which changes nothing.
 
-use core::arch::x86_64::_rdtsc;
+use core::arch::x86_64::{__cpuid, _rdtsc};
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use husk::attest::guest_message::TscInfo;
 use x86_64::instructions::port::PortReadOnly;
 
 /// The timer counts so many times a second, in 24 bits at least.
@@ -19,6 +22,11 @@ const SPAN: u32 = 71_591;
 /// How often the timer is read in one measurement before it counts as standing still.
 const READS_MAX: u32 = 50_000_000;
 const MEASUREMENTS: usize = 3;
+/// Fn8000_0007 of CPUID, and TscInvariant in its EDX (AMD64 24594, appendix E.4.6).
+const CPUID_POWER: u32 = 0x8000_0007;
+const TSC_INVARIANT: u32 = 1 << 8;
+/// Fn8000_0000 says in EAX how far such leaves go.
+const CPUID_EXTENDED: u32 = 0x8000_0000;
 
 /// Counts of the processor's counter in a millisecond; 0 before [`calibrate`].
 static PER_MS: AtomicU64 = AtomicU64::new(0);
@@ -39,6 +47,20 @@ pub fn calibrate(port: u16) -> bool {
     ORIGIN.store(ticks(), Relaxed);
     PER_MS.store(per_ms, Relaxed);
     true
+}
+
+/// Takes the mean speed from what the secure processor says: not more than was measured, so the clock never goes back. Returns it, in
+/// kilohertz, or `None` if no clock could run so.
+pub fn follow(info: &TscInfo) -> Option<u64> {
+    let mean_khz = info.mean_khz(PER_MS.load(Relaxed))?;
+    PER_MS.store(mean_khz, Relaxed);
+    Some(mean_khz)
+}
+
+/// Whether the processor says that the counter's speed does not change with its own.
+#[must_use]
+pub fn is_invariant() -> bool {
+    __cpuid(CPUID_EXTENDED).eax >= CPUID_POWER && __cpuid(CPUID_POWER).edx & TSC_INVARIANT != 0
 }
 
 fn measure(port: u16) -> Option<u64> {

@@ -14,7 +14,9 @@ use crate::virtio::disk::{Requests, VolumeDisk};
 use crate::virtio::post::{Port, Post, PostError, ProcessorWord, Wire};
 use core::cell::RefCell;
 use core::fmt;
-use husk::attest::guest_message::{GuestRequest, GuestRequestError, Messenger, PAGE_BYTES, SecretsPage};
+use husk::attest::guest_message::{
+    GuestRequest, GuestRequestError, Messenger, PAGE_BYTES, SecretsPage, TscInfo,
+};
 use husk::attest::{AttestFault, binding, report};
 use husk::seams::{
     Channel, ChannelError, Clock, Console, DerivedKeyRequest, Entropy, Platform, REPORT_BYTES,
@@ -79,6 +81,15 @@ impl<R: Requests, W: Wire> Emulated<R, W> {
             .map_err(|_: ReporterError| DeviceFault::NoReport)?;
         let report = report::Report::parse(&bytes).map_err(|_| DeviceFault::NoReport)?;
         Ok(*report.measurement())
+    }
+
+    /// How this launch's counter runs, as the processor says.
+    ///
+    /// # Errors
+    /// [`DeviceFault::NoTscInfo`].
+    pub fn tsc_info(&mut self) -> Result<TscInfo, DeviceFault> {
+        let mut mailbox = Mailbox { post: &self.post };
+        self.messenger.tsc_info(&mut mailbox).map_err(|_: AttestFault| DeviceFault::NoTscInfo)
     }
 
     /// Lends all seams for one call.

@@ -24,6 +24,7 @@ use crate::slowest::{Slowest, Timed};
 use crate::stop::{self, Stop, stop, stop_for};
 use crate::svm::start::Protected;
 use crate::svm::{self, Call, GuestRam, Plan, Request};
+use crate::virtio::DeviceFault;
 use crate::virtio::hardware::{DiskQueue, Stream, channel, volume};
 use crate::wishes::{CrbPlace, Gate, Ways};
 use crate::{arena, crb_device, guest::GuestFault};
@@ -96,6 +97,7 @@ pub(crate) fn help() {
 pub(crate) fn run(machine: &Machine<'_>, engine: ReferenceEngine, tpm: Memory<'static>) {
     let mut seams = seams().unwrap_or_else(|fault| stop_for(fault));
     let guest = plan(machine);
+    set_clock(&mut seams);
     let measurement = seams.launch_measurement().unwrap_or_else(|fault| stop_for(fault.into()));
     let mut config = [0; CONFIG_BYTES_MAX];
     let config = guest.config(&machine.memory, &mut config).unwrap_or_else(|fault| stop_for(fault.into()));
@@ -145,6 +147,16 @@ fn seams() -> Result<Seams, Fault> {
     let mut page = [0; PAGE_BYTES];
     take_secrets_page(&mut page);
     Ok(Emulated::open(volume()?, channel()?, &mut page)?)
+}
+
+/// The clock of leases runs as the secure processor says, or the machine stops.
+fn set_clock(seams: &mut Seams) {
+    let info = seams.tsc_info().unwrap_or_else(|fault| stop_for(fault.into()));
+    let Some(mean_khz) = clock::follow(&info) else { stop_for(DeviceFault::NoTscInfo.into()) };
+    console::line("husk: the counter's mean speed, kHz", u32::try_from(mean_khz).unwrap_or(u32::MAX));
+    if !clock::is_invariant() {
+        console::line("husk: the processor does not say that the counter keeps its speed", 0);
+    }
 }
 
 fn elapsed() -> u32 {

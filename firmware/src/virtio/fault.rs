@@ -17,5 +17,7 @@ husk::faults! {
         NoSecrets = 6, Host, "the launch filled no secrets page", "start the image with `husk run`, which places it";
         /// **Means** this VM's own report cannot be had. **Left** nothing was started. **Next** check the processor's socket.
         NoReport = 7, Host, "the processor gave no report about this launch", "check that `husk psp serve` runs where `husk run --psp` says";
+        /// **Means** the processor does not say how this launch's counter runs. **Left** nothing was started. **Next** check the processor's socket.
+        NoTscInfo = 8, Host, "the processor does not say how the counter runs", "check that `husk psp serve` runs where `husk run --psp` says";
     }
 }
