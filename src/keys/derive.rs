@@ -309,8 +309,8 @@ mod tests {
         assert_eq!(derived.iter().collect::<BTreeSet<_>>().len(), inputs.len());
     }
 
-    #[test]
-    fn every_input_changes_the_object_key() {
+    /// How many keys there are for names that differ in one input each, where `forgets` forgets some, and how many names.
+    fn object_keys(forgets: for<'n> fn(ObjectName<'n>) -> ObjectName<'n>) -> (usize, usize) {
         let key = VolumeKey::unsealed(&Unsealed::for_testing().key(1), &IDENTITY);
         let (salt, previous) = ([7; 32], [8; 48]);
         let name =
@@ -323,8 +323,30 @@ mod tests {
             ObjectName { sequence: 1, ..name },
             ObjectName { previous: &[9; 48], ..name },
         ];
-        let keys: BTreeSet<_> = names.iter().map(|name| bytes(key.object(name).secret())).collect();
-        assert_eq!(keys.len(), names.len());
+        let keys: BTreeSet<_> =
+            names.iter().map(|name| bytes(key.object(&forgets(*name)).secret())).collect();
+        (keys.len(), names.len())
+    }
+
+    #[test]
+    fn every_input_changes_the_object_key() {
+        let (keys, names) = object_keys(|name| name);
+        assert_eq!(keys, names);
+    }
+
+    #[test]
+    fn every_mutant_that_forgets_an_input_of_the_object_key_is_found() {
+        let mutants: [for<'n> fn(ObjectName<'n>) -> ObjectName<'n>; 5] = [
+            |name| ObjectName { sort: ObjectSort::Record, ..name },
+            |name| ObjectName { salt: &[0; 32], ..name },
+            |name| ObjectName { token: 0, ..name },
+            |name| ObjectName { sequence: 0, ..name },
+            |name| ObjectName { previous: &[0; 48], ..name },
+        ];
+        for mutant in mutants {
+            let (keys, names) = object_keys(mutant);
+            assert!(keys < names, "nobody noticed");
+        }
     }
 
     #[test]
