@@ -3,14 +3,18 @@
 //! libtpms draws seeds from libcrypto's generator and, where that fails, silently from `rand()`. Both ways are closed.
 //! `_plat__GetEntropy` is defined here, so the archive member that holds libtpms' version and its `rand()` is not
 //! linked (were it linked too, the linker would report two definitions). libcrypto's own draws (ECC keys, blinding)
-//! come through the `RAND_METHOD` below. Outside a call there is no host, and so no randomness.
+//! come through the `RAND_METHOD` below. Before it makes an RSA key libcrypto also asks whether it has a generator of its own
+//! (`RAND_get0_private`), and makes one if not, from the clock, the process and the system's noise: it gets one that has
+//! nothing to give and needs nothing to begin with. Outside a call there is no host, and so no randomness.
 //!
 //! # Soundness
 //! The C side passes a buffer of the stated length that it owns and that nobody else looks at meanwhile.
 
 use crate::callbacks::with_host;
-use crate::extern_c::{RAND_set_rand_method, RandMethod};
-use core::ffi::{c_double, c_int, c_void};
+use crate::extern_c::{RAND_set_DRBG_type, RAND_set_rand_method, RandMethod};
+use core::ffi::{CStr, c_double, c_int, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Success and failure of libcrypto's random functions.
 const RAND_OK: c_int = 1;
@@ -25,10 +29,28 @@ static METHOD: RandMethod = RandMethod {
     status: Some(status),
 };
 
+/// A generator of libcrypto's default provider that yields what it was told to, and so here nothing but errors.
+const WITHOUT_ENTROPY: &CStr = c"TEST-RAND";
+
 /// Makes libcrypto draw from the host. Returns whether it will.
 pub(crate) fn route() -> bool {
     // SAFETY: `METHOD` is static and has the layout of the C structure.
-    unsafe { RAND_set_rand_method(&raw const METHOD) == RAND_OK }
+    let routed = unsafe { RAND_set_rand_method(&raw const METHOD) } == RAND_OK;
+    routed && has_own_generator()
+}
+
+/// Chooses libcrypto's own generator: once a process, since it refuses when that has begun. Returns whether it was chosen.
+fn has_own_generator() -> bool {
+    static CHOSEN: AtomicBool = AtomicBool::new(false);
+    if CHOSEN.load(Ordering::Acquire) {
+        return true;
+    }
+    let (default, none) = (ptr::null_mut(), ptr::null());
+    // SAFETY: the name is a C string that is copied; everything else may be null.
+    let chosen =
+        unsafe { RAND_set_DRBG_type(default, WITHOUT_ENTROPY.as_ptr(), none, none, none) } == RAND_OK;
+    CHOSEN.store(chosen, Ordering::Release);
+    chosen
 }
 
 /// Fills `len` bytes at `buffer` from the host; false if it has none.

@@ -69,6 +69,13 @@ unsafe extern "C" {
     #[cfg(target_os = "none")]
     pub(crate) safe fn OPENSSL_cpuid_setup();
     pub(crate) fn RAND_set_rand_method(method: *const RandMethod) -> c_int;
+    pub(crate) fn RAND_set_DRBG_type(
+        library: *mut c_void,
+        drbg: *const c_char,
+        properties: *const c_char,
+        cipher: *const c_char,
+        digest: *const c_char,
+    ) -> c_int;
 
     // `struct` contexts are named by their address only: see `digest.rs`.
     pub(crate) fn SHA1_Init(context: *mut c_void) -> c_int;

@@ -34,6 +34,18 @@ sealed_to_pcr() {
         echo "unseals under PCR 23"
 }
 
+rsa_key() {
+    printf %s "$secret" >"$work/plain"
+    tpm2 create -Q -C "$primary" -G rsa2048 -u "$work/rsa.pub" -r "$work/rsa.priv" \
+        -a 'fixedtpm|fixedparent|sensitivedataorigin|userwithauth|decrypt|sign' &&
+        tpm2 load -Q -C "$primary" -u "$work/rsa.pub" -r "$work/rsa.priv" -c "$work/rsa" &&
+        tpm2 rsaencrypt -Q -c "$work/rsa" -s oaep -o "$work/encrypted" "$work/plain" &&
+        [ "$(tpm2 rsadecrypt -c "$work/rsa" -s oaep "$work/encrypted")" = "$secret" ] &&
+        tpm2 sign -Q -c "$work/rsa" -g sha256 -s rsapss -o "$work/signed" "$work/plain" &&
+        tpm2 verifysignature -Q -c "$work/rsa" -g sha256 -m "$work/plain" -s "$work/signed" &&
+        echo "decrypts and signs"
+}
+
 quoted() {
     nonce=$(tpm2 getrandom --hex 20) &&
         tpm2 create -Q -C "$primary" -G ecc:ecdsa-sha256:null -u "$work/ak.pub" -r "$work/ak.priv" \
@@ -50,6 +62,7 @@ step nv-index nv_index
 step nv-counter nv_counter
 step key-persists key_persists
 step sealed-to-pcr sealed_to_pcr
+step rsa-key rsa_key
 step quote quoted
 value counter "$(counter_now)"
 value key-name "$(name_of "$primary")"

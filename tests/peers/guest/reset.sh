@@ -16,6 +16,7 @@ resets() {
 leave() {
     tpm2 createprimary -Q -C o -G ecc -c "$work/primary" &&
         tpm2 evictcontrol -Q -C o -c "$work/primary" "$primary" &&
+        tpm2 create -Q -C "$primary" -G rsa2048 -u "$work/rsa.pub" -r "$work/rsa.priv" &&
         tpm2 nvdefine -Q -C o -s 84 -a 'ownerread|ownerwrite' "$across" &&
         printf '%s%016d' "$(name_of "$primary")" "$(resets)" | tpm2 nvwrite -Q -C o -i - "$across" &&
         tpm2 pcrextend "$extend" &&
