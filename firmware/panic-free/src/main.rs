@@ -1,7 +1,7 @@
 //! The component's parsers and its volume, linked alone, so that one can see whether a panic is reachable in them.
 //!
-//! **What.** A program that is never run. It holds every function that [`kept`] names, optimised as one, and what they reach.
-//! `cargo xtask image` links it and looks who can come to [`reached`]: nobody but the functions in `exceptions.txt`, which
+//! **What.** A program that is never run. It holds every function that `kept` names, optimised as one, and what they reach.
+//! `cargo xtask image` links it and looks who can come to `husk_panic_is_reachable`: nobody but the functions in `exceptions.txt`, which
 //! are not ours.
 //! **Trust.** The compiler's own proof: a panic that it could not rule out is in the program.
 //! **Laws.** No bytes of a disk, a channel, a processor or a guest bring the component down.

@@ -39,9 +39,13 @@ rsa_key() {
     tpm2 create -Q -C "$primary" -G rsa2048 -u "$work/rsa.pub" -r "$work/rsa.priv" \
         -a 'fixedtpm|fixedparent|sensitivedataorigin|userwithauth|decrypt|sign' &&
         tpm2 load -Q -C "$primary" -u "$work/rsa.pub" -r "$work/rsa.priv" -c "$work/rsa" &&
+        release_handles &&
         tpm2 rsaencrypt -Q -c "$work/rsa" -s oaep -o "$work/encrypted" "$work/plain" &&
+        release_handles &&
         [ "$(tpm2 rsadecrypt -c "$work/rsa" -s oaep "$work/encrypted")" = "$secret" ] &&
+        release_handles &&
         tpm2 sign -Q -c "$work/rsa" -g sha256 -s rsapss -o "$work/signed" "$work/plain" &&
+        release_handles &&
         tpm2 verifysignature -Q -c "$work/rsa" -g sha256 -m "$work/plain" -s "$work/signed" &&
         echo "decrypts and signs"
 }
