@@ -205,6 +205,8 @@ fn a_token_that_would_give_the_key_away_is_refused() {
             .concat();
     let (code, line) = fails(&site, &wrong);
     assert_eq!((code, line.contains("is no use")), (1, true), "{line}");
+    let (code, line) = fails(&site, &[&init[..], &words[..5], &["none"]].concat());
+    assert_eq!((code, line.contains("does not exist")), (3, true), "{line}");
     let (code, _) = fails(&site, &[&init[..], &words[..4]].concat());
     assert_eq!(code, 2, "all of a token's words or none");
     assert!(!site.path("sealed").exists() && !site.path("db").exists(), "nothing is left");

@@ -112,39 +112,46 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             Some(StoreError::Served) => return 5,
             _ => {}
         }
-        let token = cause.downcast_ref().or_else(|| match cause.downcast_ref() {
-            Some(StoreError::Token(token) | StoreError::Vault(VaultError::Token(token))) => Some(token),
-            _ => None,
-        });
-        let token = token.or_else(|| match cause.downcast_ref() {
-            Some(VaultError::Token(token)) => Some(token),
-            _ => None,
-        });
-        match token {
+        match in_token(cause) {
             Some(TokenError::Missing(..) | TokenError::NoToken(..)) => return 3,
             Some(TokenError::Exists(..)) => return 4,
             _ => {}
         }
-        let in_vault = cause.downcast_ref().and_then(|error| match error {
-            VaultError::File(file) => Some(file),
-            _ => None,
-        });
-        let in_config = cause.downcast_ref().and_then(|error| match error {
-            ConfigFileError::File(file) => Some(file),
-            ConfigFileError::Malformed(_) => None,
-        });
-        let in_store = cause.downcast_ref().and_then(|error| match error {
-            StoreError::File(file) | StoreError::Vault(VaultError::File(file)) => Some(file),
-            _ => None,
-        });
-        let file = in_vault.or(in_config).or(in_store).or_else(|| cause.downcast_ref());
-        match file {
+        match in_file(cause) {
             Some(PrivateFileError::Missing(_)) => return 3,
             Some(PrivateFileError::Exists(_)) => return 4,
             _ => {}
         }
     }
     1
+}
+
+type Cause<'c> = &'c (dyn std::error::Error + 'static);
+
+// An error that is shown as its cause stands in the chain in place of it: it is looked for within.
+
+fn in_vault(cause: Cause<'_>) -> Option<&VaultError> {
+    match cause.downcast_ref() {
+        Some(StoreError::Vault(vault)) => Some(vault),
+        _ => cause.downcast_ref(),
+    }
+}
+
+fn in_token(cause: Cause<'_>) -> Option<&TokenError> {
+    match (cause.downcast_ref(), in_vault(cause)) {
+        (Some(StoreError::Token(token)), _) | (_, Some(VaultError::Token(token))) => Some(token),
+        _ => cause.downcast_ref(),
+    }
+}
+
+fn in_file(cause: Cause<'_>) -> Option<&PrivateFileError> {
+    match (cause.downcast_ref(), in_vault(cause), in_token(cause), cause.downcast_ref()) {
+        (Some(StoreError::File(file)), ..)
+        | (_, Some(VaultError::File(file)), ..)
+        | (_, _, Some(TokenError::File(file)), _)
+        | (.., Some(ConfigFileError::File(file))) => Some(file),
+        _ => cause.downcast_ref(),
+    }
 }
 
 /// Does `rest`; takes the file at `path` away again if it fails.
