@@ -33,7 +33,7 @@ const OPEN: [RangeInclusive<u32>; 9] = [
 ];
 
 /// The registers of machine-check banks, four a bank (volume 2, section 9.3): 32 banks, of which a processor has the first MCG_CAP\[7:0\].
-const BANKS: RangeInclusive<u32> = 0x400..=0x47F;
+pub const BANKS: RangeInclusive<u32> = 0x400..=0x47F;
 
 /// The registers that read true and ignore writes: memory types, machine check, microcode level, SYSCFG, HWCR, TOP_MEM, TOP_MEM2, NB_CFG.
 const TRUE: [RangeInclusive<u32>; 12] = [
@@ -121,7 +121,8 @@ pub enum Answer {
     Refused,
 }
 
-/// What a guest that reads `register` gets; `efer` is as in its control block, `mcg_cap` the processor's.
+/// What a guest that reads `register` gets; `efer` is as in its control block, `mcg_cap` the processor's,
+/// which counts for [`BANKS`] alone.
 #[must_use]
 pub fn read(register: u32, efer: u64, mcg_cap: u64) -> Answer {
     match register {
@@ -141,7 +142,7 @@ pub struct Now {
     pub paging: bool,
     /// The processor's APIC_BASE.
     pub apic_base: u64,
-    /// The processor's MCG_CAP.
+    /// The processor's MCG_CAP, which counts for [`BANKS`] alone.
     pub mcg_cap: u64,
 }
 

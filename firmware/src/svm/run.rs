@@ -225,16 +225,17 @@ impl Guest {
         let registers = &mut area.registers.0;
         let register = low(registers[RCX]);
         let written = u64::from(low(registers[RDX])) << 32 | u64::from(low(registers[RAX]));
+        let mcg_cap = if msr::BANKS.contains(&register) { hardware::read_msr(msr::MCG_CAP) } else { 0 };
         let answer = if writes {
             let now = msr::Now {
                 efer: area.vmcb.save.efer,
                 paging: area.vmcb.save.cr0 & CR0_PG != 0,
                 apic_base: hardware::read_msr(msr::APIC_BASE),
-                mcg_cap: hardware::read_msr(msr::MCG_CAP),
+                mcg_cap,
             };
             msr::write(register, written, now)
         } else {
-            msr::read(register, area.vmcb.save.efer, hardware::read_msr(msr::MCG_CAP))
+            msr::read(register, area.vmcb.save.efer, mcg_cap)
         };
         let mut show = |value: u64| {
             registers[RAX] = value & 0xFFFF_FFFF;
