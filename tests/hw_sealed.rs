@@ -7,6 +7,8 @@
 mod disk;
 #[path = "world/toy.rs"]
 mod toy;
+#[path = "support/tpm_memory.rs"]
+mod tpm_memory;
 
 use disk::{SimDisk, Tears, every_crash};
 use husk::attest::AttestFault;
@@ -17,7 +19,6 @@ use husk::fault::{Family, Fault};
 use husk::frontend::svsm::{Attested as _, Persistence, Serving};
 use husk::keys::{CreateKey, Identity, VolumeKey};
 use husk::release::hw_sealed::Permit;
-use husk::release::session::SessionMemory;
 use husk::release::transcript::{SigningKey, point_digest};
 use husk::release::unsealed::Unsealed;
 use husk::release::{Head, ReleaseFault};
@@ -26,11 +27,12 @@ use husk::seams::{
     REPORT_DATA_BYTES, Reporter, ReporterError,
 };
 use husk::volume::{STATE_BYTES_MAX, Stamp, Volume, VolumeFault, Workspace};
-use husk::vtpm::{Asked, Cold, Memory, Served, Vtpm};
+use husk::vtpm::{Asked, Cold, Served, Vtpm};
 use husk_psp::{Identity as Chip, LocalGuest, Processor, PspReporter};
 use std::cell::Cell;
 use std::sync::LazyLock;
 use toy::{INCREMENT, RESET_COUNT, SHOW, Toy};
+use tpm_memory::memory;
 use zerocopy::IntoBytes as _;
 
 const DISK_BYTES: usize = 64 * 1024;
@@ -197,19 +199,6 @@ impl Machine<'_> {
         self.ask(STARTUP);
         self
     }
-}
-
-fn memory() -> Memory<'static> {
-    Memory {
-        durable: leaked([0; STATE_BYTES_MAX]),
-        current: leaked([0; STATE_BYTES_MAX]),
-        workspace: leaked(Workspace::new()),
-        session: leaked(SessionMemory::new()),
-    }
-}
-
-fn leaked<T>(value: T) -> &'static mut T {
-    Box::leak(Box::new(value))
 }
 
 /// A disk on which the honest launch made a TPM and counted to `count`.

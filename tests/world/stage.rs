@@ -6,6 +6,8 @@
 
 #[path = "disk.rs"]
 mod disk;
+#[path = "../support/tpm_memory.rs"]
+mod tpm_memory;
 
 use crate::toy::Toy;
 pub(crate) use disk::RamDisk;
@@ -15,15 +17,13 @@ use husk::engine::ResponseCode;
 use husk::fault::Fault;
 use husk::frontend::Tpm as _;
 use husk::release::ReleaseFault;
-use husk::release::session::SessionMemory;
 use husk::release::transcript::point_digest;
 use husk::seams::{
     Channel, ChannelError, Clock, Console, DerivedKeyRequest, Disk, DiskError, Entropy, EntropyError,
     Geometry, Platform, REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError,
 };
 use husk::secret::Secret;
-use husk::volume::{STATE_BYTES_MAX, Workspace};
-use husk::vtpm::{Asked, Cold, Memory, Served, Vtpm};
+use husk::vtpm::{Asked, Cold, Served, Vtpm};
 use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::ids::{TenantId, VmId, VmName};
 use husk_broker::policy::{Genuine, Policy};
@@ -36,6 +36,7 @@ use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tpm_memory::memory;
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Length of a lease in this world.
@@ -476,17 +477,4 @@ impl<'s> Machine<'s> {
     pub(crate) fn shut_down(&mut self) -> Result<(), Fault> {
         self.call(Vtpm::shutdown)
     }
-}
-
-fn memory() -> Memory<'static> {
-    Memory {
-        durable: leaked([0; STATE_BYTES_MAX]),
-        current: leaked([0; STATE_BYTES_MAX]),
-        workspace: leaked(Workspace::new()),
-        session: leaked(SessionMemory::new()),
-    }
-}
-
-fn leaked<T>(value: T) -> &'static mut T {
-    Box::leak(Box::new(value))
 }

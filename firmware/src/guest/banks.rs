@@ -47,60 +47,23 @@ fn command() -> [u8; ALLOCATE.len() + SELECTION_BYTES] {
 
 #[cfg(test)]
 mod tests {
-    use super::{SUCCESS_AT, allocate};
+    use super::allocate;
     use crate::guest::GuestFault;
-    use husk::engine::Locality;
-    use husk::fault::Fault;
-    use husk::frontend::Tpm;
-    use std::vec::Vec;
+    use crate::guest::measure::tests::{ALL, Pcrs};
 
-    /// A TPM that answers the second command so.
-    struct Answers {
-        code: u8,
-        success: u8,
-        heard: Vec<Vec<u8>>,
-    }
-
-    impl Tpm for Answers {
-        fn execute(&mut self, _: Locality, command: &[u8], response: &mut [u8]) -> usize {
-            self.heard.push(command.to_vec());
-            response[..SUCCESS_AT + 1].fill(0);
-            if self.heard.len() == 2 {
-                (response[9], response[SUCCESS_AT]) = (self.code, self.success);
-            }
-            SUCCESS_AT + 1
-        }
-
-        fn established(&mut self) -> bool {
-            false
-        }
-
-        fn reset_established(&mut self, _: Locality) -> Result<(), Fault> {
-            Ok(())
-        }
-
-        fn hash_start(&mut self) -> Result<(), Fault> {
-            Ok(())
-        }
-
-        fn hash_data(&mut self, _: &[u8]) -> Result<(), Fault> {
-            Ok(())
-        }
-
-        fn hash_end(&mut self) -> Result<(), Fault> {
-            Ok(())
-        }
-    }
+    const PCR_ALLOCATE: u32 = 0x12B;
 
     /// TPM 2.0 part 3, section "TPM2_PCR_Allocate"; the bytes are tpm2-tools' for `sha1:none+sha256:all+sha384:all+sha512:none`.
     #[test]
     fn a_new_tpm_gets_sha256_and_sha384_or_no_guest_starts() {
-        for (code, success, outcome) in
-            [(0, 1, Ok(())), (0, 0, Err(GuestFault::BanksRefused)), (1, 1, Err(GuestFault::BanksRefused))]
+        let refused = Err(GuestFault::BanksRefused);
+        for (refuses, has_room, outcome) in
+            [(None, true, Ok(())), (None, false, refused), (Some(PCR_ALLOCATE), true, refused)]
         {
-            let mut tpm = Answers { code, success, heard: Vec::new() };
+            let mut tpm = Pcrs::with(&ALL);
+            (tpm.refuses, tpm.has_room) = (refuses, has_room);
             assert_eq!(allocate(&mut tpm), outcome);
-            let command = tpm.heard.pop().unwrap();
+            let command = tpm.allocates;
             assert_eq!(usize::from(command[5]), command.len());
             assert_eq!(
                 command[27..],

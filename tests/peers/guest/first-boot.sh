@@ -50,24 +50,12 @@ rsa_key() {
         echo "decrypts and signs"
 }
 
-quoted() {
-    nonce=$(tpm2 getrandom --hex 20) &&
-        tpm2 create -Q -C "$primary" -G ecc:ecdsa-sha256:null -u "$work/ak.pub" -r "$work/ak.priv" \
-            -a 'fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign' &&
-        tpm2 load -Q -C "$primary" -u "$work/ak.pub" -r "$work/ak.priv" -c "$work/ak" &&
-        tpm2 readpublic -Q -c "$work/ak" -f pem -o "$work/ak.pem" &&
-        tpm2 quote -Q -c "$work/ak" -l sha256:0,10,23 -q "$nonce" -m "$work/quote" -s "$work/signature" -o "$work/pcrs" -g sha256 &&
-        tpm2 checkquote -Q -u "$work/ak.pem" -m "$work/quote" -s "$work/signature" -f "$work/pcrs" -g sha256 -q "$nonce" &&
-        refused tpm2 checkquote -Q -u "$work/ak.pem" -m "$work/quote" -s "$work/signature" -f "$work/pcrs" -g sha256 -q 00 2>/dev/null &&
-        echo "the quote verifies, and not with another nonce"
-}
-
 step nv-index nv_index
 step nv-counter nv_counter
 step key-persists key_persists
 step sealed-to-pcr sealed_to_pcr
 step rsa-key rsa_key
-step quote quoted
+step quote quoted "$primary"
 value counter "$(counter_now)"
 value key-name "$(name_of "$primary")"
 clock_values

@@ -73,3 +73,16 @@ clock_values() {
 name_of() {
     tpm2 readpublic -Q -c "$1" -n "$work/name" >/dev/null && od -An -v -tx1 "$work/name" | tr -d ' \n'
 }
+
+# Quotes PCRs by a new attestation key below the key that is named.
+quoted() {
+    nonce=$(tpm2 getrandom --hex 20) &&
+        tpm2 create -Q -C "$1" -G ecc:ecdsa-sha256:null -u "$work/ak.pub" -r "$work/ak.priv" \
+            -a 'fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign' &&
+        tpm2 load -Q -C "$1" -u "$work/ak.pub" -r "$work/ak.priv" -c "$work/ak" &&
+        tpm2 readpublic -Q -c "$work/ak" -f pem -o "$work/ak.pem" &&
+        tpm2 quote -Q -c "$work/ak" -l sha256:0,10,23 -q "$nonce" -m "$work/quote" -s "$work/signature" -o "$work/pcrs" -g sha256 &&
+        tpm2 checkquote -Q -u "$work/ak.pem" -m "$work/quote" -s "$work/signature" -f "$work/pcrs" -g sha256 -q "$nonce" &&
+        refused tpm2 checkquote -Q -u "$work/ak.pem" -m "$work/quote" -s "$work/signature" -f "$work/pcrs" -g sha256 -q 00 2>/dev/null &&
+        echo "the quote verifies, and not with another nonce"
+}

@@ -36,14 +36,19 @@ cleared() {
     [ "$(pcr_now 23)" = "$(zeros)" ] && echo "PCR 23 is zero"
 }
 
+# Resets the machine behind a step that leaves something there.
+resets_behind() {
+    step leave "$1"
+    [ "$failed" = 0 ] || finish
+    echo "HUSK-STEP resets-the-machine PASS by the guest itself"
+    reboot -f
+}
+
 # Comes to the script's end where there was a reset before; makes one where there was none.
 reset_or_finish() {
     if tpm2 nvreadpublic "$across" >/dev/null 2>&1; then
         step kept-over-reset kept
         finish
     fi
-    step leave leave
-    [ "$failed" = 0 ] || finish
-    echo "HUSK-STEP resets-the-machine PASS by the guest itself"
-    reboot -f
+    resets_behind leave
 }

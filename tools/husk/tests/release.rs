@@ -113,17 +113,23 @@ fn head(sequence: u64) -> Head {
     Head { sequence, digest: [u8::try_from(sequence).unwrap(); 48] }
 }
 
-#[test]
-fn a_vm_lives_through_a_restart_of_its_broker() {
-    let site = enrolled();
-    let (broker, address) = site.serve("127.0.0.1:0", &SIMULATED);
-    let relay = relay(&site, &address, &[]);
-    let mut launch = Launch::new(&site, FIRMWARE);
+/// A launch that made its TPM, whose first head is confirmed.
+fn created(site: &Site) -> (Launch, Tenure<'static>) {
+    let mut launch = Launch::new(site, FIRMWARE);
     let (client, Verdict::Granted(Granted::Create(grant))) = launch.boot().unwrap() else {
         panic!("not a creation")
     };
     let mut tenure = Tenure::new(client, grant.pending);
     launch.on(|platform| tenure.confirm(platform, &head(1))).map(drop).unwrap();
+    (launch, tenure)
+}
+
+#[test]
+fn a_vm_lives_through_a_restart_of_its_broker() {
+    let site = enrolled();
+    let (broker, address) = site.serve("127.0.0.1:0", &SIMULATED);
+    let relay = relay(&site, &address, &[]);
+    let (mut launch, mut tenure) = created(&site);
     drop(broker);
     let lost = launch.on(|platform| tenure.anchor(platform, &head(1), &head(2)).map(drop));
     assert_eq!(lost, Err(ReleaseFault::Undecided), "an unreachable broker is silence, nothing else");
@@ -148,12 +154,7 @@ fn a_counter_in_a_token_notices_a_database_that_was_set_back() {
     let serve = [&SIMULATED[..], &["--counter-token", "commits"], &place].concat();
     let (broker, address) = site.serve("127.0.0.1:0", &serve);
     let relay = relay(&site, &address, &[]);
-    let mut launch = Launch::new(&site, FIRMWARE);
-    let (client, Verdict::Granted(Granted::Create(grant))) = launch.boot().unwrap() else {
-        panic!("not a creation")
-    };
-    let mut tenure = Tenure::new(client, grant.pending);
-    launch.on(|platform| tenure.confirm(platform, &head(1))).map(drop).unwrap();
+    let (mut launch, mut tenure) = created(&site);
     drop(broker);
     let files = ["db", "db-wal"].map(|name| (site.path(name), fs::read(site.path(name)).ok()));
     let (broker, _) = site.serve(&address, &serve);

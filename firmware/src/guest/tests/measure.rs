@@ -14,7 +14,11 @@ use std::vec::Vec;
 pub(crate) struct Pcrs {
     selections: Vec<u8>,
     pub(crate) values: BTreeMap<(u32, u16), Vec<u8>>,
-    refuses: Option<u32>,
+    pub(crate) refuses: Option<u32>,
+    /// Whether there is room for the banks that are asked for.
+    pub(crate) has_room: bool,
+    /// What was asked for last.
+    pub(crate) allocates: Vec<u8>,
 }
 
 impl Pcrs {
@@ -25,7 +29,13 @@ impl Pcrs {
             bytes.push(3);
             bytes.extend(select);
         }
-        Self { selections: bytes, values: BTreeMap::new(), refuses: None }
+        Self {
+            selections: bytes,
+            values: BTreeMap::new(),
+            refuses: None,
+            has_room: true,
+            allocates: Vec::new(),
+        }
     }
 
     fn extend(&mut self, command: &[u8]) {
@@ -68,6 +78,10 @@ impl Tpm for Pcrs {
             0x182 => {
                 self.extend(command);
                 vec![0; 9]
+            }
+            0x12B => {
+                self.allocates = command.to_vec();
+                vec![0, 0, 0, 13, u8::from(self.has_room)]
             }
             _ => vec![],
         };

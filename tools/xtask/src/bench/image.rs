@@ -36,8 +36,7 @@ pub(crate) fn run(json: bool) -> Result<(), Failure> {
     let folder = house::fresh_workshop("bench-image")?;
     let kernel = setup::fetched_kernel()?;
     let initramfs = image_with(&[METER])?;
-    let below = Kernel { image: kernel.image.clone(), version: kernel.version.clone() };
-    let mut below = Below::set(&folder, below, initramfs.clone())?;
+    let mut below = Below::set(&folder, kernel.clone(), initramfs.clone())?;
     let (mut alone_seen, mut below_seen) = (Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         eprintln!("bench: round {round} of {ROUNDS}");

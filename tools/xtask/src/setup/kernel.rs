@@ -13,7 +13,7 @@ const META: &str = "linux-image-cloud-amd64";
 const PARTS: [&str; 2] = ["linux-binary-", "linux-base-"];
 
 /// An unmodified distribution kernel.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Kernel {
     /// Where the bootable image lies.
     pub(crate) image: PathBuf,
