@@ -357,7 +357,8 @@ fn a_brokers_volume_is_no_volume_of_this_mode_even_with_a_permit_beside_it() {
     let key = CreateKey::unsealed(&Unsealed::for_testing().key(1), &identity);
     let stamp = Stamp { token: 1, fingerprint: [0; 32] };
     let made = on(&mut disk, &mut launch.processor(), |platform| {
-        Volume::create(platform, key, stamp, &mut work, b"state").map(|flushed| *flushed.next())
+        let written = Volume::create(platform, key, stamp, &mut work, b"state")?;
+        written.flush(platform).map(|flushed| *flushed.next())
     });
     assert_ne!(made, Ok(Head::NONE));
     let mode_at = 10;

@@ -1,7 +1,7 @@
 //! The release protocol, checked exhaustively within bounds: the shipped state machines of both ends, an adversary in
 //! between, and each rule's absence found.
 //!
-//! What is driven is what ships: [`Standing`](husk::release::standing::Standing) of the instance and
+//! What is driven is what ships: [`Standing`](husk::release::standing::Standing) and [`order`](husk::nv::order) of the instance and
 //! [`step`](husk_broker::rules::step) of the broker. The model adds what surrounds them: a relay that keeps every request and
 //! every answer for ever and delivers any of them at any time, in any order, twice or never; a host that kills and
 //! launches instances at any moment and keeps every object that was ever written; time that passes in whole leases; a broker that
@@ -20,6 +20,7 @@ mod rules;
 mod world;
 
 use husk::attest::launch::Serve;
+use husk::nv::order::{Due, Outcome};
 use husk::release::standing::{Ask, Event};
 use husk_broker::rules::Order;
 use relay::{Sent, Told, What};
@@ -44,6 +45,8 @@ struct Bounds {
     bumps: bool,
     releases: bool,
     resumes: bool,
+    /// How far each machine's clock goes while the broker's goes ten.
+    pace: [u64; 3],
 }
 
 const PERCMD: Bounds = Bounds { serve: Serve::PerCommand, ..LEASE };
@@ -60,6 +63,7 @@ const LEASE: Bounds = Bounds {
     bumps: false,
     releases: false,
     resumes: false,
+    pace: [10; 3],
 };
 
 /// Enough for what one rule keeps from happening.
@@ -67,6 +71,8 @@ const SMALL: Bounds = Bounds { sendings: 3, ..LEASE };
 
 const RELEASING: Bounds = Bounds { releases: true, ticks: 0, commits: 0, ..SMALL };
 const RESETTING: Bounds = Bounds { bumps: true, launches: 1, ..SMALL };
+/// One machine's clock is as slow as the margin allows, the other's as fast.
+const APART: Bounds = Bounds { pace: [9, 11, 10], ..SMALL };
 const PERMITTING: Bounds = Bounds { serve: Serve::PerCommand, sendings: 2, ..SMALL };
 
 #[derive(Clone, Copy, Debug)]
@@ -117,7 +123,7 @@ impl Protocol {
         if self.bounds.serve == Serve::PerCommand && instance.command.is_none() {
             actions.push(Action::Begin(at));
         }
-        if self.rules.permits(state, instance) && self.has_begun(instance) {
+        if self.rules.permits(state, at) && self.has_begun(instance) {
             actions.push(Action::Answer(at));
         }
         if standing.undecided().is_some() {
@@ -149,10 +155,7 @@ impl Protocol {
         }
         actions.push(Action::Renew(at));
         // The disk is touched with the right to answer only.
-        if self.rules.permits(state, instance)
-            && self.has_begun(instance)
-            && state.commits < self.bounds.commits
-        {
+        if self.rules.permits(state, at) && self.has_begun(instance) && state.commits < self.bounds.commits {
             actions.push(Action::Write(at));
         }
         if self.bounds.bumps {
@@ -228,9 +231,12 @@ impl Model for Protocol {
             Action::Release(at) => drop(rules.ask(&mut state, at, Ask::Release)),
             Action::Resume(at) => rules.resume(&mut state, at),
             Action::Silence(at) => {
-                let now_ms = state.now_ms;
-                let standing = state.running[at].as_mut()?.standing.as_mut()?;
-                standing.step(Event::Silence { now_ms });
+                let now_ms = rules.clock_ms(&state, at);
+                let instance = state.running[at].as_mut()?;
+                instance.standing.as_mut()?.step(Event::Silence { now_ms });
+                if instance.due == Due::Anchor {
+                    instance.due = rules.off.next(Due::Anchor, Outcome::Unknown);
+                }
             }
             Action::Answer(at) => rules.answer(&mut state, at, serve),
             Action::Tick => state.now_ms += u64::from(TICK_MS),
@@ -264,7 +270,7 @@ impl Model for Protocol {
 /// Checks everything within the bounds: how many states there were, or what happened that must not.
 fn check(off: Rule, step: Step, bounds: Bounds, wanted: Option<Harm>) -> Result<usize, Harm> {
     let started = Instant::now();
-    let model = Protocol { rules: Rules { off, step, wanted }, bounds };
+    let model = Protocol { rules: Rules { off, step, wanted, pace: bounds.pace }, bounds };
     let checker = model.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let found = checker.discoveries();
     eprintln!("{off:?} {bounds:?}: {} states, {:?}", checker.unique_state_count(), started.elapsed());
@@ -293,6 +299,11 @@ fn holds_as_far_as_asked(ordinary: Bounds, long: Bounds) {
 #[test]
 fn model_two_instances_on_leases() {
     holds_as_far_as_asked(LEASE, Bounds { ticks: 2, sendings: 5, ..LEASE });
+}
+
+#[test]
+fn model_two_instances_whose_clocks_run_apart_on_leases() {
+    holds(APART);
 }
 
 #[test]
@@ -331,11 +342,12 @@ fn model_two_instances_that_are_only_detected() {
 }
 
 /// A rule of an instance, within which bounds it is missed, and what happens then.
-const INSTANCE: [(Rule, Bounds, Harm); 10] = [
+const INSTANCE: [(Rule, Bounds, Harm); 11] = [
     (Rule::AnswersAreBound, SMALL, Harm::LostAcknowledged),
     (Rule::AnswerAfterAnchored, SMALL, Harm::LostAcknowledged),
     (Rule::LeaseEnds, SMALL, Harm::OlderAnswered),
     (Rule::WindowFromSending, SMALL, Harm::OlderAnswered),
+    (Rule::Margin, APART, Harm::OlderAnswered),
     (Rule::ReleaseEndsServing, RELEASING, Harm::OlderAnswered),
     (Rule::NothingBeforeConfirmed, SMALL, Harm::OlderAnswered),
     (Rule::FlushBeforeAnchor, SMALL, Harm::HonestDiskDoesNotBoot),

@@ -4,10 +4,13 @@
 //! loses or tears each; a broker that moves its head by compare-and-swap under a fencing token; two machines that share the
 //! disk, launched, killed and cut off at any moment; requests that arrive late, after their sender's death, or never. Requests outlive
 //! their senders, replies may be lost. An object's identity stands for its digest.
+//! In which order a machine writes, flushes, anchors and answers is what ships: [`order::next`]. A mutant of the order is a wrapper
+//! around that function.
 //! A fenced machine does not write (it holds no lease: `format.md` §6.3); a mutant takes that rule away.
 //!
 //! Invariants: what was acknowledged is part of everything served later; an honest disk always opens.
 
+use husk::nv::order::{self, Change, Due, Outcome};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 /// Records behind a checkpoint.
@@ -88,6 +91,8 @@ struct Machine {
     area: usize,
     used: usize,
     waits: Option<Waits>,
+    /// What the order says is due; the right to answer where nothing is under way.
+    due: Due,
     serving: bool,
 }
 
@@ -95,7 +100,6 @@ struct Machine {
 struct Waits {
     new: Id,
     place: Place,
-    flushed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -198,12 +202,52 @@ impl Volumes {
         self.mutant == mutant
     }
 
+    /// What is due after that: as shipped, or one rule short.
+    fn after(&self, due: Due, outcome: Outcome) -> Due {
+        match (self.mutant, due, outcome) {
+            (Mutant::AnchorBeforeFlush, Due::Write, Outcome::Done) => Due::Anchor,
+            (Mutant::ReleaseBeforeAnchored, Due::Flush, Outcome::Done) => Due::Permit,
+            (Mutant::RewriteWhileUndecided, Due::Anchor, Outcome::Unknown) => Due::Write,
+            _ => order::next(due, outcome),
+        }
+    }
+
+    /// What is due once the engine of this machine has run.
+    fn first(&self, machine: &Machine) -> Due {
+        let change = match (machine.serving, machine.used <= RECORDS) {
+            (false, _) => Change::First,
+            (true, true) => Change::Record,
+            (true, false) => Change::Checkpoint,
+        };
+        match (self.mutant, change) {
+            (Mutant::WriteWhileFenced, _) | (Mutant::AppendWhileFenced, Change::Record) => Due::Write,
+            _ => order::first(change),
+        }
+    }
+
+    /// Whether this machine may begin a commit: it has the right to write, or is not asked whether it has. A grant that is not
+    /// confirmed has no lease to look at, and writes at once; that a fence comes between is left to the mutants.
     fn may_write(&self, state: &State, machine: &Machine) -> bool {
         let started = !machine.serving || state.commits < self.commits;
-        let leased = machine.token == state.token
-            || self.is(Mutant::WriteWhileFenced)
-            || self.is(Mutant::AppendWhileFenced) && machine.serving && machine.used <= RECORDS;
-        machine.waits.is_none() && started && leased
+        let asks = matches!(self.first(machine), Due::Hold | Due::Renew) || !machine.serving;
+        let leased = machine.token == state.token || !asks || self.is(Mutant::WriteWhileFenced);
+        machine.waits.is_none() && machine.due == Due::Permit && started && leased
+    }
+
+    /// The machine's commit is on its way: does what is due without anybody else.
+    fn went(&self, state: &mut State, index: usize, outcome: Outcome) {
+        let Some(mut machine) = state.machines[index] else { return };
+        machine.due = self.after(machine.due, outcome);
+        if machine.due == Due::Permit {
+            if let Some(waits) = machine.waits {
+                state.acknowledge(waits.new);
+                machine.head = waits.new;
+                machine.state = waits.new;
+                (machine.area, machine.used) = (waits.place.area, waits.place.slot + 1);
+                (machine.waits, machine.serving) = (None, true);
+            }
+        }
+        state.machines[index] = Some(machine);
     }
 
     fn launch(&self, state: &mut State, machine: usize, shown: Option<Id>) {
@@ -220,7 +264,8 @@ impl Volumes {
             return;
         };
         let held = shown.unwrap_or(head);
-        let started = Machine { token, head, state: held, area, used, waits: None, serving: false };
+        let started =
+            Machine { token, head, state: held, area, used, waits: None, due: Due::Permit, serving: false };
         state.machines[machine] = Some(started);
     }
 
@@ -253,17 +298,21 @@ impl Volumes {
         let new = state.objects.len();
         state.cache.push((place, new));
         state.commits += usize::from(machine.serving || machine.waits.is_some());
-        machine.waits = Some(Waits { new, place, flushed: false });
+        machine.waits = Some(Waits { new, place });
+        machine.due = Due::Write;
         state.machines[index] = Some(machine);
+        self.went(state, index, Outcome::Done);
     }
 
-    fn send(&self, state: &mut State, index: usize) {
+    fn flush(&self, state: &mut State, index: usize) {
+        state.flush();
+        self.went(state, index, Outcome::Done);
+    }
+
+    fn send(state: &mut State, index: usize) {
         let Some(Machine { token, head, waits: Some(waits), .. }) = state.machines[index] else { return };
         state.sent.push(Request { token, previous: head, new: waits.new });
         state.sent.sort_unstable();
-        if self.is(Mutant::ReleaseBeforeAnchored) {
-            state.acknowledge(waits.new);
-        }
     }
 
     fn deliver(&self, state: &mut State, request: Request, replies: bool) {
@@ -276,17 +325,13 @@ impl Volumes {
         let asker = (0..state.machines.len())
             .find(|index| state.machines[*index].is_some_and(|machine| machine.token == request.token));
         let Some(index) = asker.filter(|_| replies) else { return };
-        let Some(mut machine) = state.machines[index].filter(|_| moved) else {
+        let Some(machine) = state.machines[index].filter(|_| moved) else {
             state.machines[index] = None;
             return;
         };
-        let Some(waits) = machine.waits.filter(|waits| waits.new == request.new) else { return };
-        state.acknowledge(waits.new);
-        machine.head = waits.new;
-        machine.state = waits.new;
-        (machine.area, machine.used) = (waits.place.area, waits.place.slot + 1);
-        (machine.waits, machine.serving) = (None, true);
-        state.machines[index] = Some(machine);
+        if machine.waits.is_some_and(|waits| waits.new == request.new) && machine.due == Due::Anchor {
+            self.went(state, index, Outcome::Done);
+        }
     }
 
     fn power_cut(&self, state: &mut State, fates: &[Fate]) {
@@ -320,15 +365,15 @@ impl Volumes {
             actions.push(Action::Write(index));
         }
         let Some(waits) = machine.waits else { return };
-        if !waits.flushed {
+        if machine.due == Due::Flush {
             actions.push(Action::Flush(index));
         }
         let request = Request { token: machine.token, previous: machine.head, new: waits.new };
-        let ready = waits.flushed || self.is(Mutant::AnchorBeforeFlush);
-        if ready && !state.sent.contains(&request) {
+        if machine.due == Due::Anchor && !state.sent.contains(&request) {
             actions.push(Action::Send(index));
         }
-        if waits.flushed && self.is(Mutant::RewriteWhileUndecided) && state.commits < self.commits {
+        let again = machine.due == Due::Anchor && self.after(Due::Anchor, Outcome::Unknown) == Due::Write;
+        if again && state.commits < self.commits {
             actions.push(Action::Rewrite(index));
         }
     }
@@ -392,13 +437,8 @@ impl Model for Volumes {
         match action {
             Action::Launch { machine, shown } => self.launch(&mut state, machine, shown),
             Action::Write(index) | Action::Rewrite(index) => self.write(&mut state, index),
-            Action::Flush(index) => {
-                state.flush();
-                if let Some(Machine { waits: Some(waits), .. }) = &mut state.machines[index] {
-                    waits.flushed = true;
-                }
-            }
-            Action::Send(index) => self.send(&mut state, index),
+            Action::Flush(index) => self.flush(&mut state, index),
+            Action::Send(index) => Self::send(&mut state, index),
             Action::Deliver { request, replies } => self.deliver(&mut state, request, replies),
             Action::Kill(index) => state.machines[index] = None,
             Action::PowerCut(fates) => self.power_cut(&mut state, &fates),

@@ -1,7 +1,7 @@
 //! The TPM's memory: the image in RAM and what makes it durable.
 //!
 //! **What.** [`NvImage`] holds the durable bytes twice: as last committed and as the engine left them. [`NvStore`]
-//! makes the second durable and yields [`Committed`], without which no response leaves.
+//! makes the second durable and yields [`Committed`], without which no response leaves. [`order`] says what comes after what.
 //! **Trust.** The engine's marks; the volume's and the anchor's proofs.
 //! **Laws.** A response leaves only against a [`Committed`] of its version or later. An image that could not be
 //! committed is never served from.
@@ -10,6 +10,7 @@
 mod envelope;
 mod fault;
 mod image;
+pub mod order;
 mod response;
 mod store;
 

@@ -1,11 +1,12 @@
 //! What makes the image durable, and the proof that it is.
 
+use super::order::Change;
 use super::{NvFault, NvImage};
 use crate::fault::Fault;
 use crate::keys::{CreateKey, Identity, Mode, SuspendSecret, VolumeKey};
 use crate::release::{Anchor, Head, ReleaseFault};
 use crate::seams::Platform;
-use crate::volume::{Flushed, Opened, Stamp, Volume, Workspace};
+use crate::volume::{Flushed, Opened, Stamp, Volume, Workspace, Written};
 
 /// Proof that an image version is durable: on disk and, in strict mode, at the anchor.
 #[derive(Debug)]
@@ -30,15 +31,18 @@ enum Phase<'m> {
     Opened { volume: Opened<'m>, next: VolumeKey },
     /// The head is anchored.
     Settled(Volume<'m>),
-    /// On disk, and the anchor's answer is not known: nothing but the same question may follow.
-    Undecided { flushed: Flushed<'m>, version: u64 },
+    /// Handed to the disk.
+    Written { written: Written<'m>, version: u64 },
+    /// On disk, and the anchor has not answered: nothing but its question may follow.
+    Flushed { flushed: Flushed<'m>, version: u64 },
     /// Over: memory and disk may differ.
     Latched,
 }
 
-/// The image and the volume beneath it. Each change goes right through: disk, flush, anchor, proof.
+/// The image and the volume beneath it. Each change goes right through: [`write`](NvStore::write), [`flush`](NvStore::flush),
+/// [`anchor`](NvStore::anchor), proof, in the order of [`order`](super::order). A step that is not due latches the store.
 ///
-/// The first [`commit`](NvStore::commit) of a launch creates the volume or begins its epoch, and has that anchored like any other;
+/// The first commit of a launch creates the volume or begins its epoch, and has that anchored like any other;
 /// until then there is no [`Committed`], so nothing that the TPM says can leave.
 #[expect(missing_debug_implementations, reason = "it holds the TPM's secrets")]
 pub struct NvStore<'m> {
@@ -96,7 +100,7 @@ impl<'m> NvStore<'m> {
         match &self.phase {
             Phase::Settled(volume) => Some(volume.head()),
             Phase::Opened { volume, .. } => Some(volume.head()),
-            Phase::Absent { .. } | Phase::Undecided { .. } | Phase::Latched => None,
+            Phase::Absent { .. } | Phase::Written { .. } | Phase::Flushed { .. } | Phase::Latched => None,
         }
     }
 
@@ -110,14 +114,12 @@ impl<'m> NvStore<'m> {
                 epoch: volume.epoch(),
                 head: *volume.head(),
             }),
-            Phase::Absent { .. } | Phase::Opened { .. } | Phase::Undecided { .. } | Phase::Latched => None,
+            Phase::Absent { .. }
+            | Phase::Opened { .. }
+            | Phase::Written { .. }
+            | Phase::Flushed { .. }
+            | Phase::Latched => None,
         }
-    }
-
-    /// Whether an anchor's answer is outstanding: the only thing to do is to call [`commit`](Self::commit) again.
-    #[must_use]
-    pub const fn is_undecided(&self) -> bool {
-        matches!(self.phase, Phase::Undecided { .. })
     }
 
     /// Takes a newer fencing token.
@@ -128,15 +130,18 @@ impl<'m> NvStore<'m> {
         }
     }
 
-    /// Whether the next commit overwrites the volume's other area. The caller renews its lease first: an instance that was fenced
-    /// must not destroy what its successor uses.
-    pub fn next_commit_switches_area(&mut self) -> bool {
+    /// What there is to make durable now. A store that is latched has nothing, and no proof of that either.
+    pub fn change(&mut self) -> Change {
+        let dirty = self.image.is_dirty();
         match &mut self.phase {
+            Phase::Settled(_) if !dirty => Change::Nothing,
             Phase::Settled(volume) => {
-                self.image.is_dirty() && volume.switches_area(self.image.durable(), self.image.current())
+                let switches = volume.switches_area(self.image.durable(), self.image.current());
+                if switches { Change::Checkpoint } else { Change::Record }
             }
-            Phase::Absent { .. } | Phase::Opened { .. } => true,
-            Phase::Undecided { .. } | Phase::Latched => false,
+            Phase::Absent { .. } | Phase::Opened { .. } => Change::First,
+            Phase::Written { .. } | Phase::Flushed { .. } => Change::Undecided,
+            Phase::Latched => Change::Nothing,
         }
     }
 
@@ -147,7 +152,8 @@ impl<'m> NvStore<'m> {
     pub fn settled(&self) -> Result<Committed, NvFault> {
         match &self.phase {
             Phase::Settled(_) => Ok(Committed { version: self.image.durable_version() }),
-            Phase::Absent { .. } | Phase::Opened { .. } | Phase::Undecided { .. } | Phase::Latched => {
+            Phase::Latched => Err(NvFault::Latched),
+            Phase::Absent { .. } | Phase::Opened { .. } | Phase::Written { .. } | Phase::Flushed { .. } => {
                 Err(NvFault::NotCommitted)
             }
         }
@@ -185,7 +191,8 @@ impl<'m> NvStore<'m> {
             Phase::Settled(_)
             | Phase::Absent { .. }
             | Phase::Opened { .. }
-            | Phase::Undecided { .. }
+            | Phase::Written { .. }
+            | Phase::Flushed { .. }
             | Phase::Latched => Err(NvFault::NotCommitted),
         }
     }
@@ -196,27 +203,50 @@ impl<'m> NvStore<'m> {
         self.image.wipe();
     }
 
-    /// Makes the current image durable: on disk, flushed, anchored. An unchanged image costs nothing.
+    /// Hands the current image to the disk.
     ///
     /// # Errors
-    /// [`ReleaseFault::Undecided`]: nothing may run but this call again, which asks the anchor the same and writes nothing.
-    /// Any other fault latches the store: every further call gives [`NvFault::Latched`].
-    pub fn commit(
-        &mut self,
-        platform: &mut Platform<'_>,
-        anchor: &mut dyn Anchor,
-    ) -> Result<Committed, Fault> {
-        if matches!(self.phase, Phase::Settled(_)) && !self.image.is_dirty() {
-            return Ok(Committed { version: self.image.version() });
-        }
-        let (flushed, version) = self.flush(platform)?;
+    /// What the volume returns. A fault latches the store: every further step gives [`NvFault::Latched`].
+    pub fn write(&mut self, platform: &mut Platform<'_>) -> Result<(), Fault> {
+        let (stamp, version) = (self.stamp, self.image.version());
+        let written = match self.take() {
+            Phase::Absent { key, work } => Volume::create(platform, key, stamp, work, self.image.current())?,
+            Phase::Opened { volume, next } => {
+                volume.begin_epoch(platform, next, stamp, self.image.current())?
+            }
+            Phase::Settled(volume) => volume.commit(platform, self.image.durable(), self.image.current())?,
+            Phase::Written { .. } | Phase::Flushed { .. } | Phase::Latched => {
+                return Err(NvFault::Latched.into());
+            }
+        };
+        self.phase = Phase::Written { written, version };
+        Ok(())
+    }
+
+    /// Has the disk make it durable.
+    ///
+    /// # Errors
+    /// [`VolumeFault::Flush`](crate::volume::VolumeFault::Flush), which latches the store, and [`NvFault::Latched`].
+    pub fn flush(&mut self, platform: &mut Platform<'_>) -> Result<(), Fault> {
+        let Phase::Written { written, version } = self.take() else { return Err(NvFault::Latched.into()) };
+        self.phase = Phase::Flushed { flushed: written.flush(platform)?, version };
+        Ok(())
+    }
+
+    /// Has the anchor remember it as the newest.
+    ///
+    /// # Errors
+    /// [`ReleaseFault::Undecided`]: nothing may follow but this call again. Any other fault latches the store;
+    /// [`NvFault::RanAhead`] if the image changed since it was written.
+    pub fn anchor(&mut self, platform: &mut Platform<'_>, anchor: &mut dyn Anchor) -> Result<(), Fault> {
+        let Phase::Flushed { flushed, version } = self.take() else { return Err(NvFault::Latched.into()) };
         if version != self.image.version() {
             return Err(NvFault::RanAhead.into());
         }
         let anchored = match anchor.anchor(platform, flushed.previous(), flushed.next()) {
             Ok(anchored) => anchored,
             Err(ReleaseFault::Undecided) => {
-                self.phase = Phase::Undecided { flushed, version };
+                self.phase = Phase::Flushed { flushed, version };
                 return Err(ReleaseFault::Undecided.into());
             }
             Err(definite) => return Err(definite.into()),
@@ -224,22 +254,12 @@ impl<'m> NvStore<'m> {
         let volume = flushed.settle(&anchored)?;
         self.image.settle();
         self.phase = Phase::Settled(volume);
-        Ok(Committed { version })
+        Ok(())
     }
 
-    /// Puts the image on the disk, unless it is there and undecided. Leaves the store latched: the caller has what comes next.
-    fn flush(&mut self, platform: &mut Platform<'_>) -> Result<(Flushed<'m>, u64), Fault> {
-        let (stamp, version) = (self.stamp, self.image.version());
-        let flushed = match core::mem::replace(&mut self.phase, Phase::Latched) {
-            Phase::Absent { key, work } => Volume::create(platform, key, stamp, work, self.image.current())?,
-            Phase::Opened { volume, next } => {
-                volume.begin_epoch(platform, next, stamp, self.image.current())?
-            }
-            Phase::Settled(volume) => volume.commit(platform, self.image.durable(), self.image.current())?,
-            Phase::Undecided { flushed, version } => return Ok((flushed, version)),
-            Phase::Latched => return Err(NvFault::Latched.into()),
-        };
-        Ok((flushed, version))
+    /// Leaves the store latched: the caller has what comes next.
+    const fn take(&mut self) -> Phase<'m> {
+        core::mem::replace(&mut self.phase, Phase::Latched)
     }
 }
 

@@ -1,4 +1,6 @@
 //! Writing: one object, one flush, and then nothing until the anchor has answered (`format.md` §6).
+//!
+//! Each is a type of its own: [`Volume`], [`Written`], [`Flushed`], and a volume again.
 
 use super::layout::{
     Area, CheckpointHeader, Commit, FORMAT, Layout, RECORD_BYTES_MAX, RecordHeader, STATE_BYTES_MAX,
@@ -35,6 +37,22 @@ pub struct Volume<'m> {
     /// Where the head's object ends in its area, in bytes.
     end: usize,
     head: Head,
+}
+
+/// A commit that was handed to the disk, which may lose it yet.
+#[must_use]
+#[expect(missing_debug_implementations, reason = "its volume's workspace may hold secrets")]
+pub struct Written<'m>(Flushed<'m>);
+
+impl<'m> Written<'m> {
+    /// Has the disk make it durable.
+    ///
+    /// # Errors
+    /// [`VolumeFault::Flush`]. Everything acknowledged is on the disk; this volume is over.
+    pub fn flush(self, platform: &mut Platform<'_>) -> Result<Flushed<'m>, VolumeFault> {
+        platform.disk.flush().map_err(|_| VolumeFault::Flush)?;
+        Ok(self.0)
+    }
 }
 
 /// A commit that is on the disk and not yet anchored. Until it is, there is no volume to write to.
@@ -79,7 +97,7 @@ impl<'m> Volume<'m> {
         Self { work, end: layout.area_bytes, layout, key, stamp, area, head }
     }
 
-    /// Makes a new volume that holds `state`: its first checkpoint, flushed.
+    /// Makes a new volume that holds `state`: its first checkpoint, not yet flushed.
     ///
     /// # Errors
     /// [`VolumeFault::Occupied`] if the disk holds somebody else's volume; entropy and disk faults;
@@ -90,7 +108,7 @@ impl<'m> Volume<'m> {
         stamp: Stamp,
         work: &'m mut Workspace,
         state: &[u8],
-    ) -> Result<Flushed<'m>, VolumeFault> {
+    ) -> Result<Written<'m>, VolumeFault> {
         let key = key.into_key();
         let layout = Layout::of(&platform.disk.geometry())?;
         let mut destroys = [0; 2];
@@ -141,7 +159,7 @@ impl<'m> Volume<'m> {
         self.encode(old, new).is_none()
     }
 
-    /// Writes the change from `old`, the state at the head, to `new`, and flushes: a record after the head or, if it does not
+    /// Writes the change from `old`, the state at the head, to `new`: a record after the head or, if it does not
     /// fit there, a checkpoint in the other area.
     ///
     /// # Errors
@@ -151,7 +169,7 @@ impl<'m> Volume<'m> {
         platform: &mut Platform<'_>,
         old: &[u8],
         new: &[u8],
-    ) -> Result<Flushed<'m>, VolumeFault> {
+    ) -> Result<Written<'m>, VolumeFault> {
         match self.encode(old, new) {
             Some(total) => self.append(platform, total),
             None => self.checkpoint(platform, new),
@@ -173,7 +191,7 @@ impl<'m> Volume<'m> {
         Some(total)
     }
 
-    fn append(mut self, platform: &mut Platform<'_>, total: usize) -> Result<Flushed<'m>, VolumeFault> {
+    fn append(mut self, platform: &mut Platform<'_>, total: usize) -> Result<Written<'m>, VolumeFault> {
         let commit = self.prepare(platform)?;
         let header = RecordHeader::new(&commit, total);
         let object = self.work.log.get_mut(..total).ok_or(VolumeFault::Bounds)?;
@@ -182,7 +200,7 @@ impl<'m> Volume<'m> {
         let digest = seal::chain(ObjectSort::Record, &self.head.digest, object);
         write(platform, self.layout.start(self.area) + self.end as u64, object)?;
         self.end += total;
-        Ok(self.flushed(commit.sequence, digest))
+        Ok(self.written(commit.sequence, digest))
     }
 
     /// Writes `state` whole into the area that the head is not in.
@@ -190,7 +208,7 @@ impl<'m> Volume<'m> {
         mut self,
         platform: &mut Platform<'_>,
         state: &[u8],
-    ) -> Result<Flushed<'m>, VolumeFault> {
+    ) -> Result<Written<'m>, VolumeFault> {
         let total = self.layout.checkpoint_bytes(state.len());
         if state.len() > STATE_BYTES_MAX || total > self.layout.area_bytes {
             return Err(VolumeFault::StateTooLarge);
@@ -204,7 +222,7 @@ impl<'m> Volume<'m> {
         self.area = self.area.other();
         write(platform, self.layout.start(self.area), object)?;
         self.end = total;
-        Ok(self.flushed(commit.sequence, digest))
+        Ok(self.written(commit.sequence, digest))
     }
 
     fn prepare(&self, platform: &mut Platform<'_>) -> Result<Commit, VolumeFault> {
@@ -214,10 +232,10 @@ impl<'m> Volume<'m> {
         Ok(Commit { sequence, token: self.stamp.token, salt, previous: self.head.digest })
     }
 
-    const fn flushed(mut self, sequence: u64, digest: [u8; 48]) -> Flushed<'m> {
+    const fn written(mut self, sequence: u64, digest: [u8; 48]) -> Written<'m> {
         let previous = self.head;
         self.head = Head { sequence, digest };
-        Flushed { volume: self, previous }
+        Written(Flushed { volume: self, previous })
     }
 }
 
@@ -251,6 +269,5 @@ fn pack(header: &CheckpointHeader, state: &[u8], object: &mut [u8]) -> Option<()
 }
 
 fn write(platform: &mut Platform<'_>, offset: u64, object: &[u8]) -> Result<(), VolumeFault> {
-    platform.disk.write(offset, object).map_err(|_| VolumeFault::Write)?;
-    platform.disk.flush().map_err(|_| VolumeFault::Flush)
+    platform.disk.write(offset, object).map_err(|_| VolumeFault::Write)
 }

@@ -20,7 +20,7 @@ pub mod seal;
 pub mod suspend;
 mod workspace;
 
-pub use commit::{Flushed, Stamp, Volume};
+pub use commit::{Flushed, Stamp, Volume, Written};
 pub use fault::VolumeFault;
 pub use layout::STATE_BYTES_MAX;
 pub use open::{

@@ -44,7 +44,7 @@ impl<'m> Opened<'m> {
         &self.reached.head
     }
 
-    /// Writes `state` as the checkpoint of the next epoch into the other area and flushes.
+    /// Writes `state` as the checkpoint of the next epoch into the other area.
     ///
     /// # Errors
     /// [`VolumeFault::WrongKey`] if `key` is not the next epoch's of the same volume; entropy and disk faults;
@@ -55,7 +55,7 @@ impl<'m> Opened<'m> {
         key: VolumeKey,
         stamp: Stamp,
         state: &[u8],
-    ) -> Result<super::Flushed<'m>, VolumeFault> {
+    ) -> Result<super::Written<'m>, VolumeFault> {
         let next = self.reached.header.epoch.get().checked_add(1);
         if next != Some(key.epoch()) || key.mode() != self.mode || *key.identity() != self.identity {
             return Err(VolumeFault::WrongKey);

@@ -5,6 +5,7 @@ use super::suspend::Suspended;
 use super::trust::Trust;
 use crate::engine::{Attempts, Command, Engine, EngineFault, Locality, Needs, ResponseCode};
 use crate::fault::{Family, Fault};
+use crate::nv::order::{self, Change, Due, Outcome};
 use crate::nv::{Committed, NvImage, NvStore, Response};
 use crate::release::ReleaseFault;
 use crate::seams::Platform;
@@ -183,16 +184,14 @@ impl<E: Engine> Vtpm<'_, E> {
             ResponseCode::of(response) != ResponseCode::SUCCESS && self.nv.image().version() != before;
         let needs = if counted { Needs::Nv } else { *needs };
         if needs == Needs::Nothing {
-            return Ok(
-                Response::locked(response, self.nv.image().durable_version()).release(&self.nv.settled()?)?
-            );
+            let response = Response::locked(response, self.nv.image().durable_version());
+            return Ok(response.release(&self.carry(platform, Change::Nothing, needs)?)?);
         }
         self.follow(command, ResponseCode::of(response))?;
         self.settle_attempts(attempts);
         let response = Response::locked(response, self.nv.image().version());
-        let committed = self.commit(platform)?;
-        self.trust.permit(platform, needs)?;
-        Ok(response.release(&committed)?)
+        let change = self.nv.change();
+        Ok(response.release(&self.carry(platform, change, needs)?)?)
     }
 
     /// The handles whose authorization this command tries and whose failure the engine alone would forget.
@@ -269,26 +268,45 @@ impl<E: Engine> Vtpm<'_, E> {
         self.engine.clock_ms(self.nv.image_mut())
     }
 
-    /// Commits, and while the outcome is unknown asks again for that one: nothing else can run meanwhile.
-    ///
-    /// Nothing is written without a live lease, whose end the engine may have outlasted: an instance that was fenced must
-    /// not write what its successor uses (`volume/format.md`, section 6).
+    /// Makes what the engine left durable, for no answer.
     pub(super) fn commit(&mut self, platform: &mut Platform<'_>) -> Result<Committed, Fault> {
-        if self.nv.next_commit_switches_area() {
-            self.trust.renew(platform)?;
-        } else if self.nv.image().is_dirty() {
-            self.trust.may_touch_disk(platform)?;
-        }
-        let mut outcome = self.nv.commit(platform, &mut self.trust);
-        for _ in 1..SETTLINGS_MAX {
-            match outcome {
-                Err(fault) if fault == ReleaseFault::Undecided.fault() => {
-                    outcome = self.nv.commit(platform, &mut self.trust);
+        let change = self.nv.change();
+        self.carry(platform, change, Needs::Nothing)
+    }
+
+    /// Does what [`order`] says is due, one thing after the other, until an answer with those needs may leave. While an
+    /// anchor's outcome is unknown it asks again for that one: nothing else can run meanwhile.
+    fn carry(
+        &mut self,
+        platform: &mut Platform<'_>,
+        change: Change,
+        needs: Needs,
+    ) -> Result<Committed, Fault> {
+        let (mut due, mut anchorings) = (order::first(change), 0);
+        loop {
+            let done = match due {
+                Due::Renew => self.trust.renew(platform).map_err(Fault::from),
+                Due::Hold => self.trust.may_touch_disk(platform).map_err(Fault::from),
+                Due::Write => self.nv.write(platform),
+                Due::Flush => self.nv.flush(platform),
+                Due::Anchor => self.nv.anchor(platform, &mut self.trust),
+                Due::Permit => self.trust.permit(platform, needs),
+                Due::Answer => return Ok(self.nv.settled()?),
+                Due::Over => return Err(VtpmFault::PoweredOff.into()),
+            };
+            anchorings += u32::from(due == Due::Anchor);
+            let outcome = match done {
+                Ok(()) => Outcome::Done,
+                Err(fault) if fault == ReleaseFault::Undecided.fault() && anchorings < SETTLINGS_MAX => {
+                    Outcome::Unknown
                 }
-                settled => return settled,
+                Err(_) => Outcome::Failed,
+            };
+            due = order::next(due, outcome);
+            if due == Due::Over {
+                done?;
             }
         }
-        outcome
     }
 
     /// Stops serving for good: the engine ran, so there is no going on without its change, or the instance is over. The

@@ -1,6 +1,8 @@
 //! The rules that can be taken away, one at a time. What ships has no such switch: a rule of the broker is taken away by a
-//! wrapper around the shipped step, one of an instance by what the model does around the shipped machine.
+//! wrapper around the shipped step, one of an instance by what the model does around the shipped machine, or by a wrapper
+//! around the shipped order.
 
+use husk::nv::order::{self, Due, Outcome};
 use husk::release::Head;
 use husk_broker::rules::{InstanceId, Life, Moment, Move, Reply, Request, Row, SecretName, step};
 
@@ -25,12 +27,25 @@ pub(crate) enum Rule {
     NothingBeforeConfirmed,
     /// CONFIRM and ANCHOR are sent after the flush.
     FlushBeforeAnchor,
+    /// The end of a lease is not used: clocks may run apart by as much.
+    Margin,
     /// A state is taken by its digest, not by the key that opens it.
     OpenByDigest,
     /// Where the broker permits each command, a permission is for one command.
     PermissionIsSpent,
     /// Where the broker permits each command, nothing is answered without one.
     PermissionIsAsked,
+}
+
+impl Rule {
+    /// What is due after that: as shipped, or one rule short.
+    pub(crate) const fn next(self, due: Due, outcome: Outcome) -> Due {
+        match (self, due, outcome) {
+            (Self::AnswerAfterAnchored, Due::Flush, Outcome::Done) => Due::Permit,
+            (Self::FlushBeforeAnchor, Due::Write, Outcome::Done) => Due::Anchor,
+            _ => order::next(due, outcome),
+        }
+    }
 }
 
 /// The broker as it ships.

@@ -3,7 +3,8 @@
 use crate::relay::{Said, Sent, Told, What, id_of, request};
 use crate::rules::{Rule, Step};
 use husk::attest::launch::Serve;
-use husk::release::standing::{Action as Act, Ask, Event, Standing};
+use husk::nv::order::{self, Change, Due, Outcome};
+use husk::release::standing::{Action as Act, Answer, Ask, Event, Standing};
 use husk::release::{Head, ReleaseFault};
 use husk_broker::rules::{
     Grant, InstanceId, Life, Moment, Order, Reply, Request, Row, SecretName, assume_lease, operate,
@@ -40,6 +41,10 @@ pub(crate) struct Instance {
     pub(crate) state: Id,
     /// The engine has run ahead to this.
     pub(crate) ahead: Option<Id>,
+    /// What the order says is due; the right to answer where nothing is under way.
+    pub(crate) due: Due,
+    /// What it wrote is still in the disk's cache.
+    pub(crate) cached: bool,
     /// A command began, when this was known outside.
     pub(crate) command: Option<Outside>,
     /// When the newest settling answer came, for a mutant.
@@ -164,6 +169,8 @@ pub(crate) struct Rules {
     pub(crate) step: Step,
     /// The harm that is looked for; nothing: any.
     pub(crate) wanted: Option<Harm>,
+    /// How far each machine's clock goes while the broker's goes ten.
+    pub(crate) pace: [u64; 3],
 }
 
 impl Rules {
@@ -177,6 +184,8 @@ impl Rules {
             secret: None,
             state: 0,
             ahead: None,
+            due: Due::Permit,
+            cached: false,
             command: None,
             heard_ms: None,
         });
@@ -186,7 +195,7 @@ impl Rules {
     pub(crate) fn kill(self, state: &mut State, at: usize) {
         let Some(instance) = state.running[at].take() else { return };
         state.told.retain(|told| told.instance != instance.name);
-        if let Some(ahead) = instance.ahead.filter(|_| self.off == Rule::FlushBeforeAnchor) {
+        if let Some(ahead) = instance.ahead.filter(|_| instance.cached) {
             // The power went with it, and what was in the cache.
             state.objects[usize::from(ahead) - 1].lost = true;
         }
@@ -223,7 +232,7 @@ impl Rules {
 
     /// An answer comes.
     pub(crate) fn hear(self, state: &mut State, at: usize, told: &Told, (serve, opens): (Serve, Option<Id>)) {
-        let now_ms = state.now_ms;
+        let now_ms = self.clock_ms(state, at);
         let Some(instance) = state.instance(at) else { return };
         let Some(standing) = instance.standing.as_mut() else {
             if let Said::Granted { token, epoch, head, made_for } = told.said {
@@ -237,13 +246,16 @@ impl Rules {
             }
             return;
         };
-        let Some(answer) = told.said.answer() else { return };
+        let Some(answer) = told.said.answer().map(|answer| self.without_margin(answer)) else { return };
         let ticket = if self.off == Rule::AnswersAreBound { instance.ticket } else { told.ticket };
         match standing.step(Event::Answer { ticket, answer }) {
             Act::Settled => {
                 instance.heard_ms = Some(now_ms);
                 if let Some(ahead) = instance.ahead.filter(|ahead| id_of(standing.head()) == *ahead) {
                     (instance.state, instance.ahead) = (ahead, None);
+                    if instance.due == Due::Anchor {
+                        instance.due = self.off.next(Due::Anchor, Outcome::Done);
+                    }
                 }
             }
             Act::Stop(_) => {
@@ -259,7 +271,7 @@ impl Rules {
 
     /// The instance asks, for the first time or again.
     pub(crate) fn ask(self, state: &mut State, at: usize, ask: Ask) -> bool {
-        let now_ms = state.now_ms;
+        let now_ms = self.clock_ms(state, at);
         let Some(instance) = state.instance(at) else { return false };
         let name = instance.name;
         let Some(standing) = instance.standing.as_mut() else { return false };
@@ -282,7 +294,22 @@ impl Rules {
         true
     }
 
-    /// Writes what the engine has become, flushes it, and asks for it to be the head.
+    /// What the clock of this machine says.
+    pub(crate) const fn clock_ms(self, state: &State, at: usize) -> u64 {
+        state.now_ms * self.pace[at] / 10
+    }
+
+    /// Where the rule is off, a lease that is so much longer that the instance uses all of it.
+    fn without_margin(self, answer: Answer) -> Answer {
+        match answer {
+            Answer::Lease { lease_ms } if self.off == Rule::Margin => {
+                Answer::Lease { lease_ms: (lease_ms * 10).div_ceil(9) }
+            }
+            _ => answer,
+        }
+    }
+
+    /// Makes what the engine has become durable, as far as that goes without the broker, and asks for it to be the head.
     pub(crate) fn write(self, state: &mut State, at: usize) -> bool {
         let before = state.clone();
         let Some(instance) = state.running[at].clone() else { return false };
@@ -292,8 +319,14 @@ impl Rules {
         state.objects.push(Object { builds_on: instance.state, sequence, secret, lost: false });
         let new = Id::try_from(state.objects.len()).unwrap_or(Id::MAX);
         let head = Head { sequence, digest: [new; 48] };
+        let mut due = order::first(if serving { Change::Record } else { Change::First });
+        let mut cached = true;
+        while matches!(due, Due::Hold | Due::Write | Due::Flush) {
+            cached &= due != Due::Flush;
+            due = self.off.next(due, Outcome::Done);
+        }
         if let Some(instance) = state.instance(at) {
-            instance.ahead = Some(new);
+            (instance.ahead, instance.due, instance.cached) = (Some(new), due, cached);
         }
         let ask = if serving {
             Ask::Anchor { previous: *standing.head(), new: head }
@@ -330,10 +363,14 @@ impl Rules {
     }
 
     /// Whether an answer may leave.
-    pub(crate) fn permits(self, state: &State, instance: &Instance) -> bool {
-        let Some(standing) = &instance.standing else { return false };
-        let judged = standing.permit(state.now_ms);
-        let window = |from_ms: u64| state.now_ms < from_ms + u64::from(TICK_MS) * 9 / 10;
+    pub(crate) fn permits(self, state: &State, at: usize) -> bool {
+        let Some(instance) = &state.running[at] else { return false };
+        let Some(standing) = instance.standing.as_ref().filter(|_| instance.due == Due::Permit) else {
+            return false;
+        };
+        let now_ms = self.clock_ms(state, at);
+        let judged = standing.permit(now_ms);
+        let window = |from_ms: u64| now_ms < from_ms + u64::from(TICK_MS) * 9 / 10;
         match self.off {
             Rule::AnswerAfterAnchored => judged == Err(ReleaseFault::Undecided) || judged.is_ok(),
             Rule::LeaseEnds => judged == Err(ReleaseFault::LeaseOver) || judged.is_ok(),

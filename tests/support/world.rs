@@ -5,7 +5,8 @@
 use crate::disk::SimDisk;
 use husk::fault::Fault;
 use husk::keys::{CreateKey, Identity, VolumeKey};
-use husk::nv::{Keys, NvImage, NvStore, STATE_BYTES_MAX};
+use husk::nv::order::{self, Due, Outcome};
+use husk::nv::{Committed, Keys, NvImage, NvStore, STATE_BYTES_MAX};
 use husk::release::unsealed::Unsealed;
 use husk::release::{Anchor, Anchored, Head, ReleaseFault};
 use husk::seams::{
@@ -171,10 +172,26 @@ impl World {
         self.with(grant, |platform, _| NvStore::open(platform, image, keys, stamp(grant), work))
     }
 
+    /// Does what is due, once, as `vtpm` does it; leases are not this world's.
+    pub(crate) fn carry(&mut self, grant: Grant, store: &mut NvStore<'_>) -> Result<Committed, Fault> {
+        let mut due = order::first(store.change());
+        loop {
+            self.with(grant, |platform, instance| match due {
+                Due::Renew | Due::Hold | Due::Permit | Due::Answer | Due::Over => Ok(()),
+                Due::Write => store.write(platform),
+                Due::Flush => store.flush(platform),
+                Due::Anchor => store.anchor(platform, instance),
+            })?;
+            if due == Due::Answer {
+                return Ok(store.settled()?);
+            }
+            due = order::next(due, Outcome::Done);
+        }
+    }
+
     pub(crate) fn commit(&mut self, grant: Grant, store: &mut NvStore<'_>) -> Result<(), Fault> {
         let version = store.image().version();
-        let committed = self.with(grant, |platform, instance| store.commit(platform, instance))?;
-        assert_eq!(committed.version(), version);
+        assert_eq!(self.carry(grant, store)?.version(), version);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use crate::disk::{Counts, SimDisk};
 use crate::world::{Memory, Seeded, World};
+use husk::nv::order::Change;
 
 const FULL: usize = 1 << 20;
 
@@ -17,7 +18,7 @@ fn wear(bytes: usize, change: usize, block: usize) -> (Counts, usize) {
         let at = commit * 131 % (bytes - change);
         state[at..at + change].copy_from_slice(&Seeded(commit as u64).bytes(change));
         store.image_mut().store_engine_state(&state).expect("fits");
-        let switching = store.next_commit_switches_area();
+        let switching = store.change() == Change::Checkpoint;
         world.disk.take_counts();
         world.commit(grant, &mut store).expect("commits");
         let cost = world.disk.take_counts();
@@ -88,7 +89,7 @@ fn opening_reads_each_byte_once_at_most() {
         while !{
             state[0] = state[0].wrapping_add(1);
             store.image_mut().store_engine_state(&state).expect("fits");
-            store.next_commit_switches_area()
+            store.change() == Change::Checkpoint
         } {
             world.commit(grant, &mut store).expect("commits");
         }

@@ -3,6 +3,7 @@
 use crate::disk::{Request, SimDisk, Tears, every_crash};
 use crate::world::{Answers, Broker, Memory, Seeded, World};
 use husk::fault::Fault;
+use husk::nv::order::Change;
 use husk::release::{Head, ReleaseFault};
 
 /// A small volume in which everything happens soon.
@@ -111,7 +112,7 @@ fn a_cut_at_every_byte_of_an_area_switch_leaves_before_or_after() {
             next[..8].copy_from_slice(&commit.to_be_bytes());
             next[100] ^= 1;
             store.image_mut().store_engine_state(&next).expect("fits");
-            let switches = store.next_commit_switches_area();
+            let switches = store.change() == Change::Checkpoint;
             let done = world.step(&now, |world| {
                 world.commit(grant, &mut store).expect("commits");
                 next.clone()

@@ -3,6 +3,7 @@
 use crate::disk::SimDisk;
 use crate::world::{Answers, Memory, Seeded, World};
 use husk::fault::{Family, Fault};
+use husk::nv::order::Change;
 use husk::nv::{NvFault, Response};
 use husk::release::ReleaseFault;
 
@@ -37,7 +38,7 @@ fn an_undecided_commit_asks_again_and_writes_nothing() {
         let written = world.disk.take_counts();
         assert_eq!((written.writes, written.flushes), (1, 1));
         for _ in 0..3 {
-            assert!(store.is_undecided() && !store.next_commit_switches_area());
+            assert_eq!(store.change(), Change::Undecided);
             assert_eq!(world.commit(grant, &mut store), undecided);
         }
         world.broker.answers = Answers::Honestly;
@@ -135,11 +136,11 @@ fn a_response_leaves_only_against_a_proof_of_its_version_or_later() {
     let mut world = world(7);
     let mut memory = Memory::new();
     let (grant, mut store) = world.launch(&mut memory, &state(1)).expect("creates");
-    let early = world.with(grant, |platform, instance| store.commit(platform, instance)).expect("clean");
+    let early = world.carry(grant, &mut store).expect("clean");
     store.image_mut().store_engine_state(&state(2)).expect("fits");
     let version = store.image().version();
     assert_eq!(Response::locked(b"ok", version).release(&early), Err(NvFault::NotCommitted));
-    let late = world.with(grant, |platform, instance| store.commit(platform, instance)).expect("commits");
+    let late = world.carry(grant, &mut store).expect("commits");
     assert_eq!(Response::locked(b"ok", version).release(&late), Ok(&b"ok"[..]));
 }
 

@@ -17,7 +17,9 @@ use husk::release::wire::{GrantReply, Operation, ServerHello};
 use husk::release::{Anchored, Head, frame};
 use husk::seams::{Disk, GuestMemory, GuestPage, Platform, REPORT_BYTES, REPORT_DATA_BYTES};
 use husk::secret::Secret;
-use husk::volume::{Flushed, Opened, STATE_BYTES_MAX, Stamp, Volume, Workspace, delta, newest_unsealed_head};
+use husk::volume::{
+    Flushed, Opened, STATE_BYTES_MAX, Stamp, Volume, Workspace, Written, delta, newest_unsealed_head,
+};
 
 type State = [u8; STATE_BYTES_MAX];
 
@@ -28,6 +30,7 @@ pub(crate) fn keep() {
         volume_begin_epoch as *const (),
         volume_create as *const (),
         volume_commit as *const (),
+        volume_flush as *const (),
         volume_settle as *const (),
         volume_switches_area as *const (),
         volume_unsealed_head as *const (),
@@ -87,6 +90,10 @@ fn volume_create(
 
 fn volume_commit(volume: Volume<'_>, platform: &mut Platform<'_>, old: &[u8], new: &[u8]) -> bool {
     volume.commit(platform, old, new).is_ok()
+}
+
+fn volume_flush(written: Written<'_>, platform: &mut Platform<'_>) -> bool {
+    written.flush(platform).is_ok()
 }
 
 fn volume_settle(flushed: Flushed<'_>, anchored: &Anchored) -> bool {
