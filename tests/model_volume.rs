@@ -238,14 +238,12 @@ impl Volumes {
     fn went(&self, state: &mut State, index: usize, outcome: Outcome) {
         let Some(mut machine) = state.machines[index] else { return };
         machine.due = self.after(machine.due, outcome);
-        if machine.due == Due::Permit {
-            if let Some(waits) = machine.waits {
-                state.acknowledge(waits.new);
-                machine.head = waits.new;
-                machine.state = waits.new;
-                (machine.area, machine.used) = (waits.place.area, waits.place.slot + 1);
-                (machine.waits, machine.serving) = (None, true);
-            }
+        if let Some(waits) = machine.waits.filter(|_| machine.due == Due::Permit) {
+            state.acknowledge(waits.new);
+            machine.head = waits.new;
+            machine.state = waits.new;
+            (machine.area, machine.used) = (waits.place.area, waits.place.slot + 1);
+            (machine.waits, machine.serving) = (None, true);
         }
         state.machines[index] = Some(machine);
     }
