@@ -8,15 +8,42 @@ mod toy;
 
 use husk::attest::AttestFault;
 use husk::attest::launch::{CONFIG_BYTES_MAX, Kbs, LaunchConfig, Mode, Serve};
-use stage::{Machine, Mishap, RamDisk, Stage};
-use std::cell::RefCell;
+use husk::fault::Fault;
+use husk::volume::suspend::SUSPEND_BYTES_MAX;
+use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::Path;
-use toy::{JUDGED, NAMES_NO_ATTEMPTS, SHOW, TRY};
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread::LocalKey;
+use toy::{
+    CLOCK_MIN, CLOCK_MS, INCREMENT, JUDGED, MEASURE, NAMES_NO_ATTEMPTS, RESET_COUNT, SHOW,
+    STORES_MEASUREMENTS, TELLS_NO_CLOCK, TRY,
+};
 
 /// TPM2_Startup.
 const STARTUP: u32 = 0x144;
 const TABLE: &str = include_str!("../src/release/protocol.md");
+
+fn blank() -> RefCell<RamDisk> {
+    RefCell::new(RamDisk { image: vec![0; 64 * 1024] })
+}
+
+/// A TPM that was launched and started.
+fn started<'s>(stage: &'s Stage, disk: &'s RefCell<RamDisk>) -> Machine<'s> {
+    let mut machine = Machine::launch(stage, disk);
+    machine.boot(8).expect("it boots");
+    machine.ask(STARTUP).expect("it starts");
+    machine
+}
+
+/// What `law` says in a world where every toy is that mutant.
+fn mutated<R>(mutant: &'static LocalKey<Cell<bool>>, law: impl FnOnce() -> R) -> R {
+    mutant.set(true);
+    let said = law();
+    mutant.set(false);
+    said
+}
 
 fn tries(stage: &Stage, disk: &RefCell<RamDisk>) {
     let mut machine = Machine::launch(stage, disk);
@@ -31,7 +58,7 @@ fn tries(stage: &Stage, disk: &RefCell<RamDisk>) {
 /// Whether a try that was judged goes uncharged, wherever the machine is killed.
 fn a_try_is_free() -> bool {
     (0..40).any(|step| {
-        let (stage, disk) = (Stage::new(15), RefCell::new(RamDisk { image: vec![0; 64 * 1024] }));
+        let (stage, disk) = (Stage::new(15), blank());
         JUDGED.set(0);
         stage.plan.set(Some((step, Mishap::DiesBefore)));
         tries(&stage, &disk);
@@ -47,9 +74,102 @@ fn a_try_is_free() -> bool {
 #[test]
 fn the_mutant_that_judges_before_it_charges_is_found() {
     assert!(!a_try_is_free(), "each try is charged before it is judged");
-    NAMES_NO_ATTEMPTS.set(true);
-    assert!(a_try_is_free(), "the mutant gives a try away, and nobody noticed");
-    NAMES_NO_ATTEMPTS.set(false);
+    assert!(mutated(&NAMES_NO_ATTEMPTS, a_try_is_free), "the mutant gives a try away, and nobody noticed");
+}
+
+fn suspend(machine: &mut Machine<'_>) -> Vec<u8> {
+    let mut bytes = vec![0; SUSPEND_BYTES_MAX];
+    let length = machine.call(|vtpm, platform| vtpm.suspend(platform, &mut bytes)).expect("it is saved");
+    bytes.truncate(length);
+    bytes
+}
+
+/// Whether a suspension is resumed that is not the newest, where the secret of each is drawn after `between` at the same
+/// head, under the same token, by the same launch.
+fn an_older_suspension_is_resumed(between: fn(&Stage, u64)) -> bool {
+    let (stage, disk) = (Stage::new(8), blank());
+    let mut machine = started(&stage, &disk);
+    suspend(&mut machine);
+    let draws = stage.nature.draws.load(SeqCst);
+    let mut older = suspend(&mut machine);
+    between(&stage, draws);
+    suspend(&mut machine);
+    machine.call(|vtpm, platform| vtpm.resume(platform, &mut older)).is_ok()
+}
+
+/// Amendment 8. The other half, a launch that resumes what was saved, is in `tests/engine_launch.rs`.
+#[test]
+fn the_mutant_whose_suspensions_share_a_secret_is_found() {
+    assert!(!an_older_suspension_is_resumed(|_, _| {}));
+    let shared = an_older_suspension_is_resumed(|stage, draws| stage.nature.draws.store(draws, SeqCst));
+    assert!(shared, "the mutant resumes twice, and nobody noticed");
+}
+
+/// Whether what `measures` fails once the broker is gone and the lease is over.
+fn waits_for_a_broker(measures: fn(&mut Machine<'_>) -> Result<(), Fault>) -> bool {
+    let (stage, disk) = (Stage::new(9), blank());
+    let mut machine = started(&stage, &disk);
+    stage.cut_off.set(true);
+    stage.pass_ms(u64::from(LEASE_MS) * 10);
+    measures(&mut machine).is_err()
+}
+
+/// Amendment 9: a measurement that is classed otherwise, or stored, can be held up by a host.
+#[test]
+fn every_mutant_whose_measurements_wait_for_a_broker_is_found() {
+    assert!(!waits_for_a_broker(|machine| machine.ask(MEASURE).map(drop)));
+    assert!(!waits_for_a_broker(|machine| machine.measure()));
+    let lease = waits_for_a_broker(|machine| machine.ask(SHOW).map(drop));
+    assert!(lease, "a measurement that is classed as what needs a lease, and nobody noticed");
+    let writes = waits_for_a_broker(|machine| machine.ask(INCREMENT).map(drop));
+    assert!(writes, "a measurement that is classed as what may write, and nobody noticed");
+    let stored = mutated(&STORES_MEASUREMENTS, || waits_for_a_broker(|machine| machine.measure()));
+    assert!(stored, "a measurement that is stored, and nobody noticed");
+}
+
+/// Whether TPM2_ReadClock showed a value before a power loss that lies ahead of where Clock goes on after it.
+fn the_clock_goes_back() -> bool {
+    /// More than is reserved ahead of a clock that stands at its beginning (4 hours).
+    const LATE_MS: u64 = 5 * 60 * 60 * 1000;
+    let (stage, disk) = (Stage::new(13), blank());
+    let mut machine = started(&stage, &disk);
+    CLOCK_MS.set(LATE_MS);
+    machine.ask(RESET_COUNT).expect("the code of TPM2_ReadClock is answered");
+    machine.kill();
+    CLOCK_MS.set(1000);
+    started(&stage, &disk).ask(CLOCK_MIN).expect("it tells") < LATE_MS
+}
+
+/// Amendment 13. What the engine makes of it is in `tests/engine_launch.rs`.
+#[test]
+fn the_mutant_that_shows_more_of_the_clock_than_is_reserved_is_found() {
+    assert!(!the_clock_goes_back());
+    assert!(mutated(&TELLS_NO_CLOCK, the_clock_goes_back), "the mutant turns Clock back, and nobody noticed");
+}
+
+/// Whether anything answers on a disk that lost its TPM, where a boot that is refused is followed by `then`.
+fn another_tpm_answers(then: fn(&mut Machine<'_>) -> Result<(), Fault>) -> bool {
+    let (stage, disk) = (Stage::new(17), blank());
+    let mut machine = started(&stage, &disk);
+    machine.ask(INCREMENT).expect("it counts");
+    machine.kill();
+    let lost = blank();
+    let mut next = Machine::launch(&stage, &lost);
+    let booted = next.boot(8).or_else(|_| then(&mut next));
+    let answers = booted.and_then(|()| next.ask(STARTUP)).is_ok();
+    next.kill();
+    assert_eq!(started(&stage, &disk).ask(SHOW), Ok(1), "the TPM itself is not harmed");
+    answers
+}
+
+/// Amendment 17. A broker that would take the alarm for a wish is in `tools/broker/tests/rules_exhaustive.rs`.
+#[test]
+fn the_mutant_that_makes_another_tpm_of_a_missing_one_is_found() {
+    assert!(!another_tpm_answers(|_| Err(husk::volume::VolumeFault::Blank.into())));
+    assert!(
+        another_tpm_answers(|machine| machine.boot_without_a_broker()),
+        "another TPM answers, and nobody noticed"
+    );
 }
 
 /// A reader of launch configurations, and how it fails the law of the grammar.

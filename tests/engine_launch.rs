@@ -1,4 +1,6 @@
 //! Laws of a launch: it is a TPM Reset, counted by the world outside, on a clock that never goes back.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 #[path = "support/engine_bench.rs"]
 mod engine_bench;
 #[path = "support/tpm.rs"]
@@ -41,6 +43,62 @@ fn a_launch_never_resumes_a_saved_tpm() {
     bench.put_back(&image);
     bench.launch(3, 0).unwrap();
     assert_eq!(bench.send(&tpm::startup_state()).code(), 0x1C4);
+}
+
+/// A launch of the TPM that runs, from the image as it is, with its clock at that many milliseconds or later.
+type Launch = fn(&mut Bench, u64);
+
+fn shipped(bench: &mut Bench, clock_ms_min: u64) {
+    let image = bench.image();
+    bench.put_back(&image);
+    bench.launch(2, clock_ms_min).unwrap();
+    bench.send(&tpm::startup_clear()).ok();
+}
+
+fn pcrs_survive(launch: Launch) -> bool {
+    let mut bench = Bench::started();
+    bench.send(&tpm::pcr_extend(3, &[1; 32])).ok();
+    launch(&mut bench, 0);
+    tpm::pcr_of(&bench.send(&tpm::pcr_read(3)).ok()) != [0; 32]
+}
+
+/// Amendment 8: a launch that resumes what was saved carries one launch's measurements into another.
+#[test]
+fn the_mutant_of_a_launch_that_resumes_is_found() {
+    assert!(!pcrs_survive(shipped));
+    let resumes: Launch = |bench, clock_ms_min| {
+        let mut volatile = vec![0; 64 * 1024];
+        let len = bench.engine.save_volatile(&mut volatile).unwrap();
+        let image = bench.image();
+        bench.put_back(&image);
+        let power_on = PowerOn { start: Start::Load, reset_count: 2, clock_ms_min };
+        bench.engine.resume_volatile(&mut bench.nv, power_on, &volatile[..len]).unwrap();
+    };
+    assert!(pcrs_survive(resumes), "nobody noticed");
+}
+
+/// How Clock is told after a power loss, whose bound was `1_000_000`.
+fn clock_is_right_after_a_power_loss(launch: Launch) -> bool {
+    let mut bench = Bench::started();
+    launch(&mut bench, 1_000_000);
+    let clock = bench.clock();
+    !clock.safe && clock.clock_ms >= 1_000_000
+}
+
+/// Amendment 13: Clock goes on from what was reserved, and says that power was lost.
+#[test]
+fn every_mutant_of_the_clock_of_a_launch_is_found() {
+    assert!(clock_is_right_after_a_power_loss(shipped));
+    let mutants: [(&str, Launch); 2] = [
+        ("what was reserved is forgotten", |bench, _| shipped(bench, 0)),
+        ("a power loss counts as an orderly shutdown", |bench, clock_ms_min| {
+            bench.send(&tpm::shutdown_clear()).ok();
+            shipped(bench, clock_ms_min);
+        }),
+    ];
+    for (what, mutant) in mutants {
+        assert!(!clock_is_right_after_a_power_loss(mutant), "{what}: nobody noticed");
+    }
 }
 
 #[test]

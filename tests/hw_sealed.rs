@@ -26,6 +26,7 @@ use husk::seams::{
     Channel, ChannelError, DerivedKeyRequest, Entropy, EntropyError, Platform, REPORT_BYTES,
     REPORT_DATA_BYTES, Reporter, ReporterError,
 };
+use husk::secret::Secret;
 use husk::volume::{STATE_BYTES_MAX, Stamp, Volume, VolumeFault, Workspace};
 use husk::vtpm::{Asked, Cold, Served, Vtpm};
 use husk_psp::{Identity as Chip, LocalGuest, Processor, PspReporter};
@@ -300,6 +301,48 @@ fn no_other_chip_image_policy_or_configuration_opens_the_volume() {
         other.refused(&mut disk.clone(), VolumeFault::Damaged);
     }
     assert_eq!(launch.boot(&mut disk.clone()).expect("it opens").started().ask(SHOW), 2);
+}
+
+/// A processor that forgets to mix one thing in: the key is another launch's.
+struct Forgetful {
+    reports: PspReporter<LocalGuest>,
+    derives: PspReporter<LocalGuest>,
+}
+
+impl Reporter for Forgetful {
+    fn report(
+        &mut self,
+        data: &[u8; REPORT_DATA_BYTES],
+        report: &mut [u8; REPORT_BYTES],
+    ) -> Result<(), ReporterError> {
+        self.reports.report(data, report)
+    }
+
+    fn certificate(&mut self, _: &mut [u8]) -> usize {
+        0
+    }
+
+    fn derived_key(&mut self, asked: &DerivedKeyRequest) -> Result<Secret<32>, ReporterError> {
+        self.derives.derived_key(asked)
+    }
+}
+
+/// Amendment 15.
+#[test]
+fn every_mutant_of_a_processor_that_forgets_what_it_mixes_in_is_found() {
+    let launch = honest();
+    let disk = counted(&launch, 2);
+    let weaker = Policy::from_bits_retain(launch.policy).union(Policy::DEBUG).bits();
+    for (forgotten, other) in [
+        ("the chip", Launch { chip: 1, ..launch }),
+        ("MEASUREMENT", Launch { firmware: b"another firmware", ..launch }),
+        ("POLICY", Launch { policy: weaker, ..launch }),
+    ] {
+        other.refused(&mut disk.clone(), VolumeFault::Damaged);
+        let forgetful = Box::new(Forgetful { reports: other.processor(), derives: launch.processor() });
+        let opened = other.boot_with(&mut disk.clone(), forgetful).map(|machine| machine.started().ask(SHOW));
+        assert_eq!(opened, Ok(2), "{forgotten} is forgotten, and nobody noticed");
+    }
 }
 
 /// What a TCB update does: nothing, as long as the platform reaches what the configuration names.

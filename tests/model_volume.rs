@@ -10,7 +10,11 @@
 //!
 //! Invariants: what was acknowledged is part of everything served later; an honest disk always opens.
 
-use husk::nv::order::{self, Change, Due, Outcome};
+#[path = "model_volume/mutant.rs"]
+mod mutant;
+
+use husk::nv::order::{Change, Due, Outcome};
+use mutant::Mutant;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 /// Records behind a checkpoint.
@@ -18,22 +22,6 @@ const RECORDS: usize = 2;
 const AREAS: usize = 2;
 /// 0: nothing yet.
 type Id = usize;
-
-/// The rule that is off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mutant {
-    None,
-    AnchorBeforeFlush,
-    SwitchIntoTheHeadsArea,
-    BootIntoTheHeadsArea,
-    FreeBeforeAnchored,
-    AcceptByKey,
-    ReleaseBeforeAnchored,
-    UnitsShareABlock,
-    RewriteWhileUndecided,
-    WriteWhileFenced,
-    AppendWhileFenced,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Host {
@@ -202,16 +190,6 @@ impl Volumes {
         self.mutant == mutant
     }
 
-    /// What is due after that: as shipped, or one rule short.
-    fn after(&self, due: Due, outcome: Outcome) -> Due {
-        match (self.mutant, due, outcome) {
-            (Mutant::AnchorBeforeFlush, Due::Write, Outcome::Done) => Due::Anchor,
-            (Mutant::ReleaseBeforeAnchored, Due::Flush, Outcome::Done) => Due::Permit,
-            (Mutant::RewriteWhileUndecided, Due::Anchor, Outcome::Unknown) => Due::Write,
-            _ => order::next(due, outcome),
-        }
-    }
-
     /// What is due once the engine of this machine has run.
     fn first(&self, machine: &Machine) -> Due {
         let change = match (machine.serving, machine.used <= RECORDS) {
@@ -219,10 +197,7 @@ impl Volumes {
             (true, true) => Change::Record,
             (true, false) => Change::Checkpoint,
         };
-        match (self.mutant, change) {
-            (Mutant::WriteWhileFenced, _) | (Mutant::AppendWhileFenced, Change::Record) => Due::Write,
-            _ => order::first(change),
-        }
+        self.mutant.first(change)
     }
 
     /// Whether this machine may begin a commit: it has the right to write, or is not asked whether it has. A grant that is not
@@ -237,7 +212,7 @@ impl Volumes {
     /// The machine's commit is on its way: does what is due without anybody else.
     fn went(&self, state: &mut State, index: usize, outcome: Outcome) {
         let Some(mut machine) = state.machines[index] else { return };
-        machine.due = self.after(machine.due, outcome);
+        machine.due = self.mutant.after(machine.due, outcome);
         if let Some(waits) = machine.waits.filter(|_| machine.due == Due::Permit) {
             state.acknowledge(waits.new);
             machine.head = waits.new;
@@ -370,7 +345,8 @@ impl Volumes {
         if machine.due == Due::Anchor && !state.sent.contains(&request) {
             actions.push(Action::Send(index));
         }
-        let again = machine.due == Due::Anchor && self.after(Due::Anchor, Outcome::Unknown) == Due::Write;
+        let again =
+            machine.due == Due::Anchor && self.mutant.after(Due::Anchor, Outcome::Unknown) == Due::Write;
         if again && state.commits < self.commits {
             actions.push(Action::Rewrite(index));
         }

@@ -309,6 +309,31 @@ mod tests {
         assert_eq!(derived.iter().collect::<BTreeSet<_>>().len(), inputs.len());
     }
 
+    /// Which of the broker's and the chip's secret go into a key.
+    type Inputs = for<'s> fn([&'s Secret<32>; 2]) -> Vec<&'s Secret<32>>;
+
+    /// Whether the key of a volume under both secrets opens without one of them, where `inputs` go in.
+    fn opens_without_one(inputs: Inputs) -> bool {
+        let [broker, chip, other] = [1, 2, 3].map(|byte| Secret::take(&mut [byte; 32]));
+        let key = |pair| {
+            let key = VolumeKey::derive(Mode::SealedOnChip, 1, &inputs(pair), &IDENTITY);
+            bytes(&key.key)
+        };
+        let both = key([&broker, &chip]);
+        both == key([&other, &chip]) || both == key([&broker, &other])
+    }
+
+    /// Amendment 15: the epoch's secret is always an input, and so is each further one.
+    #[test]
+    fn every_mutant_that_leaves_a_secret_out_of_the_volume_key_is_found() {
+        assert!(!opens_without_one(|pair| pair.to_vec()));
+        let mutants: [Inputs; 3] =
+            [|[_, chip]| [chip].to_vec(), |[broker, _]| [broker].to_vec(), |_| Vec::new()];
+        for mutant in mutants {
+            assert!(opens_without_one(mutant), "nobody noticed");
+        }
+    }
+
     /// How many keys there are for names that differ in one input each, where `forgets` forgets some, and how many names.
     fn object_keys(forgets: for<'n> fn(ObjectName<'n>) -> ObjectName<'n>) -> (usize, usize) {
         let key = VolumeKey::unsealed(&Unsealed::for_testing().key(1), &IDENTITY);

@@ -77,7 +77,8 @@ impl Mishap {
 #[derive(Debug)]
 pub(crate) struct Nature {
     now_ms: AtomicU64,
-    draws: AtomicU64,
+    /// How often entropy was drawn; what is drawn follows from it.
+    pub(crate) draws: AtomicU64,
 }
 
 impl Nature {
@@ -396,6 +397,16 @@ impl<'s> Machine<'s> {
             console: &mut Silent,
         };
         act(&mut self.vtpm, &mut platform)
+    }
+
+    /// A mutant of what follows a boot that was refused: another TPM takes the place, which no broker knows.
+    pub(crate) fn boot_without_a_broker(&mut self) -> Result<(), Fault> {
+        self.with(|vtpm, platform| {
+            let (tenant, vm) = (NAME.tenant.0, NAME.vm.0);
+            let cold = Cold::new(memory(), Toy::default());
+            *vtpm = Some(cold.boot_unsealed_for_testing(platform, tenant, vm)?);
+            Ok(())
+        })
     }
 
     /// Boots: waits out busy answers and asks again where the broker did not answer.

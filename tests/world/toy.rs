@@ -46,6 +46,12 @@ thread_local! {
 thread_local! {
     /// Whether a toy of this world names no attempts: the mutant of what an engine must do.
     pub(crate) static NAMES_NO_ATTEMPTS: Cell<bool> = const { Cell::new(false) };
+    /// What the clock of every toy of this world says.
+    pub(crate) static CLOCK_MS: Cell<u64> = const { Cell::new(1000) };
+    /// Whether a toy of this world keeps its clock to itself: a mutant.
+    pub(crate) static TELLS_NO_CLOCK: Cell<bool> = const { Cell::new(false) };
+    /// Whether a toy of this world stores what a hash sequence measures: a mutant.
+    pub(crate) static STORES_MEASUREMENTS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The bytes of a command without parameters.
@@ -132,11 +138,17 @@ impl Engine for Toy {
     }
 
     fn clock_ms(&mut self, _: &mut NvImage<'_>) -> u64 {
-        if self.broken { 0 } else { 1000 }
+        if self.broken || TELLS_NO_CLOCK.get() { 0 } else { CLOCK_MS.get() }
     }
 
-    fn hash_start(&mut self, _: &mut NvImage<'_>) -> Result<(), EngineFault> {
-        Ok(())
+    fn hash_start(&mut self, nv: &mut NvImage<'_>) -> Result<(), EngineFault> {
+        match &mut self.on {
+            Some((counter, _)) if STORES_MEASUREMENTS.get() => {
+                *counter += 1;
+                nv.store_engine_state(&counter.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn hash_data(&mut self, _: &mut NvImage<'_>, _: &[u8]) -> Result<(), EngineFault> {

@@ -190,7 +190,16 @@ fn every_law_holds_in_every_reachable_world() {
 }
 
 /// Each takes one rule away.
-const MUTANTS: [(&str, Step); 9] = [
+const MUTANTS: [(&str, Step); 10] = [
+    ("missing state makes a new TPM", |row, at, caller, request| {
+        let (change, reply) = step(row, at, caller, request);
+        match (request, reply) {
+            (Request::StateMissing { .. }, Reply::Done) => {
+                (Some(Row { life: Life::Virgin, head: Head::NONE, ..row.clone() }), reply)
+            }
+            _ => (change, reply),
+        }
+    }),
     ("release outlives CONFIRM", |row, at, caller, request| {
         let (mut change, reply) = step(row, at, caller, request);
         if let (Some(new), Request::Confirm(_)) = (&mut change, request) {
