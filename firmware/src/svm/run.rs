@@ -111,12 +111,13 @@ impl Guest {
         self.life = life;
         match next {
             Next::Same => After::On,
-            Next::Nmi if self.processor.area.vmcb.is_injecting() => {
-                mailbox.nmi();
-                After::On
-            }
             Next::Nmi => {
-                self.processor.area.vmcb.inject(Event::Nmi);
+                let vmcb = &mut self.processor.area.vmcb;
+                if vmcb.is_injecting() || vmcb.holds_nmi() {
+                    mailbox.nmi();
+                } else {
+                    vmcb.inject(Event::Nmi);
+                }
                 After::On
             }
             Next::Begin(page) => {
@@ -154,11 +155,14 @@ impl Guest {
         match self.processor.area.vmcb.exit() {
             Exit::Nmi => {
                 count(Counter::Nmi);
+                // Asked first: another kick that comes meanwhile has an NMI of its own, which must not look like the guest's.
+                let is_the_layers = processors::was_kicked(self.cpu);
                 hardware::take_nmi();
-                if !processors::was_kicked(self.cpu) {
+                if !is_the_layers {
                     processors::mailbox(self.cpu).nmi();
                 }
             }
+            Exit::Iret => self.processor.area.vmcb.release_nmi(),
             Exit::Cpuid => self.cpuid(),
             Exit::Invd => {
                 hardware::write_back_caches();

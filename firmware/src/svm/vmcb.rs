@@ -19,6 +19,8 @@ bitflags::bitflags! {
         const CPUID = 1 << 18;
         /// RSM instruction.
         const RSM = 1 << 19;
+        /// IRET instruction: while the guest handles an NMI.
+        const IRET = 1 << 20;
         /// INVD instruction: it would drop what the layer has not written back yet.
         const INVD = 1 << 22;
         /// INVLPGA instruction.
@@ -254,6 +256,8 @@ pub enum Exit {
     Init,
     /// CPUID.
     Cpuid,
+    /// IRET: the end of an NMI's handler is near.
+    Iret,
     /// INVD.
     Invd,
     /// A guarded port.
@@ -281,6 +285,7 @@ impl Exit {
             0x062 => Self::Smi,
             0x063 => Self::Init,
             0x072 => Self::Cpuid,
+            0x074 => Self::Iret,
             0x076 => Self::Invd,
             0x07B => Self::Port,
             0x07C => Self::Msr,
@@ -381,9 +386,25 @@ impl Vmcb {
         self.control.tlb_control = FLUSH_ALL;
     }
 
-    /// Delivers `event` at the next entry, in place of whatever was being delivered.
+    /// Delivers `event` at the next entry, in place of whatever was being delivered. An injected NMI does not hold the next one back, as
+    /// the processor's own would until IRET: the guest leaves at IRET, and [`Vmcb::holds_nmi`] till then.
     pub const fn inject(&mut self, event: Event) {
         self.control.event_injection = event.bits();
+        if let Event::Nmi = event {
+            self.control.intercepts_1 |= Intercepts1::IRET.bits();
+        }
+    }
+
+    /// Whether the guest handles an NMI: the next one waits.
+    #[must_use]
+    pub const fn holds_nmi(&self) -> bool {
+        self.control.intercepts_1 & Intercepts1::IRET.bits() != 0
+    }
+
+    /// The guest is at the IRET of an NMI's handler: it leaves for none any more, and the next NMI may come. It comes before that IRET, where
+    /// the processor's own would come behind it.
+    pub const fn release_nmi(&mut self) {
+        self.control.intercepts_1 &= !Intercepts1::IRET.bits();
     }
 
     /// Whether an event is already on its way to the guest.
@@ -434,6 +455,22 @@ mod tests {
     }
 
     #[test]
+    fn one_nmi_is_handled_at_a_time() {
+        let mut vmcb = Box::new(Vmcb::EMPTY);
+        vmcb.fence(&FENCES, 1);
+        let before = vmcb.control.intercepts_1;
+        vmcb.inject(Event::InvalidOpcode);
+        assert!(!vmcb.holds_nmi(), "no NMI");
+        vmcb.inject(Event::Nmi);
+        assert!(vmcb.holds_nmi());
+        vmcb.release_nmi();
+        assert_eq!((vmcb.holds_nmi(), vmcb.control.intercepts_1), (false, before));
+        vmcb.inject(Event::Nmi);
+        vmcb.fence(&FENCES, 1);
+        assert!(!vmcb.holds_nmi(), "a new start");
+    }
+
+    #[test]
     fn intercepts_and_exit_codes_are_numbered_alike() {
         for (intercept, exit) in [
             (Intercepts1::NMI, Exit::Nmi),
@@ -441,6 +478,7 @@ mod tests {
             (Intercepts1::INIT, Exit::Init),
             (Intercepts1::CPUID, Exit::Cpuid),
             (Intercepts1::RSM, Exit::Undefined),
+            (Intercepts1::IRET, Exit::Iret),
             (Intercepts1::INVD, Exit::Invd),
             (Intercepts1::INVLPGA, Exit::Undefined),
             (Intercepts1::IOIO_PROT, Exit::Port),

@@ -38,3 +38,15 @@ fn a_reset_of_the_guest_clears_pcrs_keeps_nv_and_stops_every_processor() {
     assert_eq!(world::code(&counted, "husk: count: reset"), 1);
     machine.quit();
 }
+
+/// Linux stops its other processors so when it panics: they never return from the handler.
+#[test]
+fn nmis_come_one_at_a_time_and_a_reset_takes_a_processor_out_of_the_handler_that_it_halted_in() {
+    let world = World::new();
+    let kernel = kernel(world.folder(), "crash", 0);
+    let mut machine = world.run(&kernel, 2);
+    let lines = machine.until_line("husk: the guest is off");
+    let failed: Vec<_> = lines.iter().filter(|line| line.contains("FAIL")).collect();
+    assert!(failed.is_empty() && lines.iter().any(|line| line == "CRASH end PASS"), "{failed:?} {lines:#?}");
+    machine.quit();
+}
