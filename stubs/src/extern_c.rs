@@ -68,6 +68,9 @@ unsafe extern "C" {
     /// Looks at what the processor can do; libcrypto's constructor, where somebody runs constructors.
     #[cfg(target_os = "none")]
     pub(crate) safe fn OPENSSL_cpuid_setup();
+    /// What it saw: EDX and ECX of leaf 1, EBX and ECX of leaf 7.
+    #[cfg(target_os = "none")]
+    pub(crate) static mut OPENSSL_ia32cap_P: [u32; 4];
     pub(crate) fn RAND_set_rand_method(method: *const RandMethod) -> c_int;
     pub(crate) fn RAND_set_DRBG_type(
         library: *mut c_void,

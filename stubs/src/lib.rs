@@ -24,6 +24,9 @@ mod entropy;
 mod extern_c;
 #[expect(unsafe_code, reason = "leaves a C call that gave up, as longjmp does")]
 mod guard;
+#[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "corrects a word of libcrypto's")]
+mod processor;
 #[cfg(any(target_os = "none", test))]
 #[expect(unsafe_code, reason = "functions that C code calls in place of a C library")]
 #[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "on a host it is only tested"))]

@@ -84,7 +84,7 @@ impl Tpms {
 
     fn set_up(&self) -> bool {
         #[cfg(target_os = "none")]
-        c::OPENSSL_cpuid_setup();
+        crate::processor::look();
         // SAFETY: a constant that the header defines; the library is off.
         let chosen = unsafe { c::TPMLIB_ChooseTPMVersion(c::TPMLIB_TPM_VERSION_2) };
         // SAFETY: the table is static.

@@ -38,11 +38,6 @@ still_there() {
     [ "$(tpm2 nvread -C o -s 8 "$again")" = 00000007 ] && kept
 }
 
-# Not one line of the kernel's says that the TPM was late.
-never_late() {
-    ! dmesg | grep -i -E 'tpm.*(timed out|error)' && echo "the kernel complains of nothing"
-}
-
 step in-reserved-memory in_reserved_memory
 step pcr-zero-at-power-on cleared
 step sealed-to-pcr sealed_to_pcr

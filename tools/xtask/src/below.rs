@@ -50,9 +50,19 @@ pub(crate) struct Below {
 impl Below {
     /// Builds the image, starts what serves, and enrols a VM whose firmware it is.
     pub(crate) fn set(folder: &Path, kernel: Kernel, initramfs: PathBuf) -> Result<Self, Failure> {
+        Self::set_built(Profile::Dev, folder, kernel, initramfs)
+    }
+
+    /// As [`Self::set`]; says how the programs on the host are built. The image is always built as it would be used.
+    pub(crate) fn set_built(
+        profile: Profile,
+        folder: &Path,
+        kernel: Kernel,
+        initramfs: PathBuf,
+    ) -> Result<Self, Failure> {
         image::make()?;
         let image = image::path()?;
-        let product = Product::build(folder, Profile::Dev)?;
+        let product = Product::build(folder, profile)?;
         let (processor, psp) = product.processor()?;
         let tenant = product.broker_and_tenant()?;
         let measured = Command::new(&product.husk)

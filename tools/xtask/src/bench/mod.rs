@@ -12,6 +12,7 @@ mod client;
 #[path = "../../../../tests/support/tpm.rs"]
 mod commands;
 mod cost;
+mod entry;
 pub(crate) mod image;
 mod operations;
 mod outcome;
@@ -48,8 +49,9 @@ PostgreSQL, from 1 to 256 VMs, with 10 and 100,000 rows, as fast as they are ans
 (paced) at half of that; latencies, and what each cost the brokers. Takes two minutes.
 
 With `image`: the same kernel in QEMU alone and below the image, in turn: time from QEMU's
-start to the kernel's first line, and the longest that a thread which wakes every
-millisecond waited (cyclictest, 10 seconds), below the image while the TPM makes RSA keys.
+or the launcher's start to the kernel's entry and to its first line, and the longest that a
+thread which wakes every millisecond waited (cyclictest, 10 seconds), below the image while
+the TPM makes RSA keys.
 Medians of three. Takes about three minutes, and says little on a machine that does more.";
 
 /// How many cold starts of each kind.
