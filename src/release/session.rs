@@ -152,13 +152,7 @@ fn opening(
 /// `protocol.md`, section "What the VM checks in a server hello", in its order.
 fn check_broker(config: &LaunchConfig, hello: &Hello, server: &ServerHello) -> Result<(), ReleaseFault> {
     let certificate = &server.certificate;
-    let digest = transcript::certificate_digest(certificate);
-    let certified = transcript::point_digest(&server.tenant_root) == config.root
-        && transcript::verifies(&server.tenant_root, &digest, &certificate.signature)
-        && certificate.tenant == config.tenant
-        && certificate.usage.get() == 0
-        && certificate.key_generation.get() >= config.min_key_generation;
-    if !certified {
+    if !transcript::is_certified(certificate, &server.tenant_root, config) {
         return Err(ReleaseFault::BrokerUntrusted);
     }
     let digest = transcript::server_hello_digest(hello, server);

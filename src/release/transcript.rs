@@ -5,11 +5,12 @@
 //! **Laws.** Everything signed starts with a label of its own and has one size. Every point is checked to lie on the
 //! curve before it is used. Two agreements go into every key: with the session's ephemeral key, and with the
 //! instance key, so that only this launch can speak in its sessions.
-//! **Not here.** Which tenant root and which broker are believed: `session`. Records: `record`.
+//! **Not here.** Which broker is spoken to: `session`. Records: `record`.
 
 use super::ReleaseFault;
 use super::record::{DirectionKey, SessionKeys};
 use super::wire::{BrokerCertificate, GrantReply, Hello, POINT_BYTES, SIGNATURE_BYTES, ServerHello};
+use crate::attest::launch::LaunchConfig;
 use crate::seams::Entropy;
 use crate::secret::Secret;
 use core::mem::offset_of;
@@ -148,6 +149,20 @@ pub fn point_digest(point: &[u8; POINT_BYTES]) -> Digest {
 pub fn certificate_digest(certificate: &BrokerCertificate) -> Digest {
     let signed = &certificate.as_bytes()[..offset_of!(BrokerCertificate, signature)];
     Sha384::new().chain_update(CERTIFICATE_LABEL).chain_update(signed).finalize().into()
+}
+
+/// Whether the tenant of `config` certified the broker, by the root key that `config` names.
+#[must_use]
+pub fn is_certified(
+    certificate: &BrokerCertificate,
+    tenant_root: &[u8; POINT_BYTES],
+    config: &LaunchConfig,
+) -> bool {
+    point_digest(tenant_root) == config.root
+        && verifies(tenant_root, &certificate_digest(certificate), &certificate.signature)
+        && certificate.tenant == config.tenant
+        && certificate.usage.get() == 0
+        && certificate.key_generation.get() >= config.min_key_generation
 }
 
 /// What the broker's key signs in a server hello: the digest of the hello that it answers, and all of itself but

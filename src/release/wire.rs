@@ -62,6 +62,8 @@ macro_rules! numbers {
     )+};
 }
 
+pub(super) use {numbers, wire};
+
 numbers! {
     /// What a frame carries.
     pub enum FrameKind: u8 {
@@ -73,6 +75,12 @@ numbers! {
         Request = 0x02,
         /// Broker to VM: [`RecordHeader`], ciphertext, tag.
         Reply = 0x82,
+        /// Operator to broker: [`Ticket`](super::ticket::Ticket). Needs no session: it is signed.
+        Ticket = 0x03,
+        /// Anyone to broker: [`StatusRequest`](super::statement::StatusRequest).
+        StatusRequest = 0x04,
+        /// Broker to both: [`Statement`](super::statement::Statement).
+        Statement = 0x83,
         /// Broker (or anyone between) to VM: [`Refusal`]; not authenticated, so it changes nothing but what to try next.
         Refusal = 0xFF,
     }

@@ -5,6 +5,8 @@ use crate::input::{Input, sized};
 use husk::attest::binding::report_data;
 use husk::release::frame;
 use husk::release::record::{Caller, REQUEST_BODY_AT};
+use husk::release::statement::{Outcome, Statement};
+use husk::release::ticket::TicketOrder;
 use husk::release::transcript::{AgreementKey, vm_keys};
 use husk::release::wire::{
     Attest, FRAME_BYTES_MAX, FrameKind, Hello, Operation, PROTOCOL, RecordHeader, SUITE, ServerHello, Status,
@@ -136,11 +138,31 @@ impl Script<'_> {
                 let body = self.input.sized().to_vec();
                 self.handle(&framed(kind, &body));
             }
+            8 => self.ticket(),
             _ => {
                 let bytes = self.input.sized().to_vec();
                 self.handle(&bytes);
             }
         }
+    }
+
+    /// An operator's ticket, which the script changes: then it orders nothing, and the next status is the same.
+    fn ticket(&mut self) {
+        let order = TicketOrder::ALL[self.input.below(TicketOrder::ALL.len())];
+        let mut ticket = self.bench.ticket(&VM, order);
+        self.bench.operator(&[order]).sign(&*self.bench.world, &mut ticket).unwrap();
+        let honest = ticket;
+        patch(ticket.as_mut_bytes(), &mut self.input);
+        let before = self.bench.asked(&VM, [5; 32]);
+        let (kind, body) = self.handle(&framed(FrameKind::Ticket, ticket.as_bytes()));
+        if ticket.as_bytes() == honest.as_bytes() {
+            return;
+        }
+        if kind == FrameKind::Statement {
+            let said: Statement = frame::exactly(&body).unwrap();
+            assert_eq!(Outcome::from_number(said.outcome), Some(Outcome::Untrusted));
+        }
+        assert!(self.bench.asked(&VM, [5; 32]).as_bytes() == before.as_bytes(), "a changed ticket works");
     }
 }
 
@@ -169,6 +191,10 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
         seeds.push([&hello[..], &[4, number, number, 0], &sized(&[0xFF])].concat());
     }
     seeds.push([&[0, 0, 0], &sized(&[2])[..], &[6, 2], &sized(&[7; RecordHeader::BYTES + 20])].concat());
+    for order in (0u8..).take(TicketOrder::ALL.len()) {
+        seeds.push([&granted[..], &[8, order], &UNPATCHED].concat());
+        seeds.push([&[8, order, 0, 1], &sized(&[1])[..]].concat());
+    }
     seeds.push([&[7][..], &sized(&framed(FrameKind::Request, &[1; 60]))].concat());
     seeds
 }

@@ -1,7 +1,7 @@
 //! The broker's rules for one VM, as a pure function.
 //!
-//! **What.** [`Row`] is all that is remembered of a VM; [`step`] decides one request, [`operate`] one order of the
-//! operator. `src/release/protocol.md`, section 5, is normative.
+//! **What.** [`Row`] is all that is remembered of a VM; [`step`] decides one request, [`operate`] one
+//! order. `src/release/protocol.md`, section 5, is normative.
 //! **Trust.** The caller's identity was proven by the session, the moment comes from the database's clock. What a
 //! request says is an allegation.
 //! **Laws.** Total, no I/O, no clock, no entropy, no secrets: an epoch's secret is only *named* here, by the token it
@@ -9,6 +9,10 @@
 //! makes a secret when its name appears and erases it when the name is gone. An answer other than success changes
 //! nothing. Token and head only grow; the head moves by compare-and-swap alone.
 //! **Not here.** Who the caller is (`service`), durability and secrets (`store`).
+
+mod order;
+
+pub use order::{Order, operate};
 
 use husk::release::Head;
 use husk::release::wire::DeniedReason;
@@ -76,6 +80,10 @@ pub struct Row {
     pub released: bool,
     /// The token that the last BUMP was asked with, so that asking again gives the same answer.
     pub bumped_from: Option<Token>,
+    /// FORCE: the next grant does not wait for the lease. Until a CONFIRM uses it up, or another order.
+    pub forced: bool,
+    /// Until then an instance that a forced grant fenced may still answer: what is not promised, and said.
+    pub overlap_until_ms: u64,
 }
 
 /// When a request is decided, and how long a lease is.
@@ -198,17 +206,6 @@ pub enum Reply {
     Conflict,
 }
 
-/// What the operator orders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Order {
-    /// Fence the running instance and grant to nobody.
-    Halt,
-    /// Grant again.
-    Resume,
-    /// End the VM for good and erase its secrets.
-    Retire,
-}
-
 impl Row {
     /// A VM that was just enrolled. Nobody ever served, hence `released`.
     #[must_use]
@@ -225,6 +222,8 @@ impl Row {
             lease_until_ms: 0,
             released: true,
             bumped_from: None,
+            forced: false,
+            overlap_until_ms: 0,
         }
     }
 
@@ -247,7 +246,9 @@ impl Row {
         });
         let stopped = !matches!(self.life, Life::Halted | Life::Retired) || self.holder.is_none();
         let bumped = self.bumped_from.is_none_or(|from| from < self.token);
-        life && current && next && stopped && bumped && lived == (self.head.sequence > 0)
+        let forced = !self.forced || matches!(self.life, Life::Virgin | Life::Active);
+        let heads = lived == (self.head.sequence > 0);
+        life && current && next && stopped && bumped && forced && heads
     }
 
     /// The grant is not confirmed yet.
@@ -318,7 +319,8 @@ fn grant(row: &Row, at: Moment, holder: Holder) -> Decision {
     if matches!(row.life, Life::Halted | Life::Retired) {
         return Err(Reply::Denied(DeniedReason::Lifecycle));
     }
-    if !row.released && at.now_ms < row.lease_until_ms {
+    let waits = !row.released && at.now_ms < row.lease_until_ms;
+    if waits && !row.forced {
         let wait_ms = row.lease_until_ms - at.now_ms;
         return Err(Reply::Busy { retry_ms: u32::try_from(wait_ms).unwrap_or(u32::MAX) });
     }
@@ -334,7 +336,10 @@ fn grant(row: &Row, at: Moment, holder: Holder) -> Decision {
         current: row.current,
         next,
     };
-    let row = Row { token, next: Some(next), holder: Some(holder), bumped_from: None, ..row.clone() };
+    // Forced: the windows of older tokens end by themselves, and until then there is no saying that they have.
+    let overlap_until_ms = if waits { row.lease_until_ms } else { row.overlap_until_ms };
+    let (next, holder) = (Some(next), Some(holder));
+    let row = Row { token, next, holder, bumped_from: None, overlap_until_ms, ..row.clone() };
     Ok((Some(row), Reply::Granted(granted)))
 }
 
@@ -370,6 +375,7 @@ fn confirm(row: &Row, at: Moment, caller: InstanceId, to: &Move) -> Decision {
         current: Some(next),
         next: None,
         released: false,
+        forced: false,
         ..row.clone()
     };
     Ok(lease(confirmed, at))
@@ -420,30 +426,6 @@ fn release(row: &Row, caller: InstanceId, (token, generation): (Token, u32), hea
     }
     let change = (!row.released).then(|| Row { released: true, ..row.clone() });
     Ok((change, Reply::Done))
-}
-
-/// Carries out the operator's order, or names the life that bars it.
-///
-/// Every order that stops a VM raises the token, so that whoever runs is fenced. None of them shortens a
-/// lease: after a resume the next grant still waits for it.
-///
-/// # Errors
-/// The life in which the order makes no sense.
-pub fn operate(row: &Row, order: Order) -> Result<Row, Life> {
-    let stopped =
-        |life, token| Row { life, token, next: None, holder: None, bumped_from: None, ..row.clone() };
-    let raised = row.token.checked_add(1).ok_or(row.life)?;
-    match (order, row.life) {
-        (Order::Halt, Life::Virgin | Life::Active) => Ok(stopped(Life::Halted, raised)),
-        (Order::Resume, Life::Halted) if row.epoch == 0 => Ok(Row { life: Life::Virgin, ..row.clone() }),
-        (Order::Resume, Life::Halted) => Ok(Row { life: Life::Active, ..row.clone() }),
-        (Order::Retire, Life::Virgin | Life::Active | Life::Halted) => {
-            Ok(Row { current: None, ..stopped(Life::Retired, raised) })
-        }
-        (Order::Halt, life @ (Life::Halted | Life::Retired))
-        | (Order::Resume, life @ (Life::Virgin | Life::Active | Life::Retired))
-        | (Order::Retire, life @ Life::Retired) => Err(life),
-    }
 }
 
 /// What a start of the broker assumes: whoever has not released may have been given a full lease just before.

@@ -180,6 +180,22 @@ fn an_order_fences_and_shortens_no_lease() {
 }
 
 #[test]
+fn a_forced_grant_does_not_wait_and_says_how_long_two_may_answer() {
+    let mut vm = Vm::serving();
+    let lease = vm.row.lease_until_ms;
+    assert!(matches!(vm.grant(B), Reply::Busy { .. }));
+    vm.row = operate(&vm.row, Order::Force).unwrap();
+    assert_eq!(vm.ask(A, vm.renew(1)), leased(), "nobody is fenced before there is another");
+    for _ in 0..2 {
+        assert!(matches!(vm.grant(B), Reply::Granted(_)), "until CONFIRM, however often its host fails");
+        assert_eq!(vm.row.overlap_until_ms, lease);
+        assert_eq!(vm.refused(A, vm.anchor_by(1, head(2, 1))), Reply::Fenced);
+    }
+    assert_eq!(vm.ask(B, vm.confirm(head(2, 2))), leased());
+    assert!(matches!(vm.grant(A), Reply::Busy { .. }), "once");
+}
+
+#[test]
 fn orders_make_sense_or_are_barred() {
     let virgin = Row::enrolled();
     let halted = operate(&virgin, Order::Halt).unwrap();
@@ -188,7 +204,8 @@ fn orders_make_sense_or_are_barred() {
     assert_eq!(operate(&halted, Order::Halt), Err(Life::Halted));
     let retired = operate(&Vm::serving().row, Order::Retire).unwrap();
     assert_eq!((retired.current, retired.next), (None, None), "its secrets are erased");
-    for order in [Order::Halt, Order::Resume, Order::Retire] {
+    assert_eq!(operate(&halted, Order::Force), Err(Life::Halted), "first it is resumed");
+    for order in [Order::Halt, Order::Resume, Order::Retire, Order::Force] {
         assert_eq!(operate(&retired, order), Err(Life::Retired), "for good");
     }
 }

@@ -6,7 +6,8 @@
 
 use husk::release::Head;
 use husk_broker::rules::{
-    InstanceId, Life, Moment, Move, Order, Reply, Request, Row, SecretName, assume_lease, operate, step,
+    Holder, InstanceId, Life, Moment, Move, Order, Reply, Request, Row, SecretName, assume_lease, operate,
+    step,
 };
 use std::collections::HashSet;
 
@@ -93,7 +94,15 @@ fn broken(
                 || before
                     .windows
                     .iter()
-                    .all(|&(token, until)| until <= before.now_ms || before.released.contains(&token)),
+                    .all(|&(token, until)| until <= before.now_ms || before.released.contains(&token))
+                || old.forced && before.windows.iter().all(|&(_, until)| until <= new.overlap_until_ms),
+        ),
+        ("CONFIRM uses FORCE up", !(confirms && new.epoch > old.epoch) || !new.forced),
+        ("only CONFIRM uses FORCE up", new.forced == old.forced || confirms && new.epoch > old.epoch),
+        ("an overlap is said until it is over", new.overlap_until_ms >= old.overlap_until_ms),
+        (
+            "an overlap ends with the lease that was not waited for",
+            new.overlap_until_ms <= old.overlap_until_ms.max(old.lease_until_ms),
         ),
         ("a stale token is fenced", token_of(request).is_none_or(|token| fenced(old, token, request, reply))),
     ];
@@ -149,7 +158,12 @@ fn after(before: &World, request: &Request, (change, reply): &(Option<Row>, Repl
 
 fn within_bounds(world: &World) -> bool {
     let row = &world.row;
-    row.token <= TOKENS && row.epoch <= EPOCHS && row.head.sequence <= SEQUENCES && world.now_ms <= 20
+    // Where FORCE was ordered there are many more: one token fewer will do.
+    let forced = u64::from(row.forced || row.overlap_until_ms > 0);
+    row.token <= TOKENS - forced
+        && row.epoch <= EPOCHS
+        && row.head.sequence <= SEQUENCES
+        && world.now_ms <= 20
 }
 
 /// Explores everything; the first broken law, or how many worlds there were.
@@ -169,7 +183,7 @@ fn explore(step: Step) -> Result<usize, &'static str> {
                 next.push(after(&world, &request, &decided));
             }
         }
-        for order in [Order::Halt, Order::Resume, Order::Retire] {
+        for order in [Order::Halt, Order::Resume, Order::Retire, Order::Force] {
             next.extend(operate(&world.row, order).map(|row| World { row, ..world.clone() }));
         }
         let restarted = assume_lease(&world.row, world.now_ms, LEASE_MS);
@@ -190,7 +204,7 @@ fn every_law_holds_in_every_reachable_world() {
 }
 
 /// Each takes one rule away.
-const MUTANTS: [(&str, Step); 10] = [
+const MUTANTS: [(&str, Step); 14] = [
     ("missing state makes a new TPM", |row, at, caller, request| {
         let (change, reply) = step(row, at, caller, request);
         match (request, reply) {
@@ -211,6 +225,34 @@ const MUTANTS: [(&str, Step); 10] = [
         Request::Grant { .. } => {
             let (change, reply) = step(&Row { released: true, ..row.clone() }, at, caller, request);
             (change.map(|new| Row { released: row.released, ..new }), reply)
+        }
+        _ => step(row, at, caller, request),
+    }),
+    ("FORCE without saying so", |row, at, caller, request| {
+        let (mut change, reply) = step(row, at, caller, request);
+        if let (Some(new), Reply::Granted(_)) = (&mut change, &reply) {
+            new.overlap_until_ms = row.overlap_until_ms;
+        }
+        (change, reply)
+    }),
+    ("FORCE outlives CONFIRM", |row, at, caller, request| {
+        let (mut change, reply) = step(row, at, caller, request);
+        if let (Some(new), Request::Confirm(_)) = (&mut change, request) {
+            new.forced = row.forced;
+        }
+        (change, reply)
+    }),
+    ("FORCE is used up by a grant", |row, at, caller, request| {
+        let (mut change, reply) = step(row, at, caller, request);
+        if let (Some(new), Reply::Granted(_)) = (&mut change, &reply) {
+            new.forced = false;
+        }
+        (change, reply)
+    }),
+    ("every grant is forced", |row, at, caller, request| match request {
+        Request::Grant { .. } => {
+            let (change, reply) = step(&Row { forced: true, ..row.clone() }, at, caller, request);
+            (change.map(|new| Row { forced: row.forced, ..new }), reply)
         }
         _ => step(row, at, caller, request),
     }),
@@ -266,13 +308,20 @@ fn broken_by(old: &Row, new: &Row, fences: bool, starts_at_ms: Option<u64>) -> O
         ("who stops a VM fences its instance", !fences || new.token > old.token && new.holder.is_none()),
         ("an order shortens no lease", new.lease_until_ms >= old.lease_until_ms),
         ("no order says that an instance has released", new.released == old.released),
+        ("no order takes back what was said of an overlap", new.overlap_until_ms == old.overlap_until_ms),
+        ("who stops a VM takes FORCE back", !fences || !new.forced),
+        ("an order that stops nobody leaves token and instance", fences || holds(new) == holds(old)),
         ("a start assumes a full lease", starts_at_ms.is_none_or(covered)),
     ];
     laws.into_iter().find_map(|(law, holds)| (!holds).then_some(law))
 }
 
-/// Three rows: nothing yet, serving, and granted anew.
-fn rows() -> [Row; 3] {
+fn holds(row: &Row) -> (u64, Option<Holder>) {
+    (row.token, row.holder)
+}
+
+/// Rows: nothing yet, serving, granted anew, told not to wait, and granted so.
+fn rows() -> [Row; 5] {
     let ask = |row: &Row, now_ms, request| {
         let at = Moment { now_ms, lease_ms: LEASE_MS };
         step(row, at, A, &request).0.expect("it is answered")
@@ -282,18 +331,21 @@ fn rows() -> [Row; 3] {
     let to = Move { token: 1, generation: 0, epoch: 1, previous: Head::NONE, new: head(1, 1) };
     let serving = ask(&granted, 2, Request::Confirm(to));
     let again = ask(&serving, 50, Request::Grant { report_id: [0xA; 32] });
-    [enrolled, serving, again]
+    let forced = operate(&serving, Order::Force).expect("it makes sense");
+    let overlapping = ask(&forced, 5, Request::Grant { report_id: [0xB; 32] });
+    [enrolled, serving, again, forced, overlapping]
 }
 
 /// An order or a start, whether it stops the VM, and when the broker starts.
-const CHANGES: [(&str, Change, bool, Option<u64>); 3] = [
+const CHANGES: [(&str, Change, bool, Option<u64>); 4] = [
     ("HALT", |row| operate(row, Order::Halt).ok(), true, None),
     ("RETIRE", |row| operate(row, Order::Retire).ok(), true, None),
+    ("FORCE", |row| operate(row, Order::Force).ok(), false, None),
     ("start", |row| Some(assume_lease(row, 7, LEASE_MS)), false, Some(7)),
 ];
 
 /// Each takes one rule away from an order or from the start.
-const CHANGE_MUTANTS: [(&str, Change, bool, Option<u64>); 5] = [
+const CHANGE_MUTANTS: [(&str, Change, bool, Option<u64>); 8] = [
     (
         "HALT keeps the token",
         |row| operate(row, Order::Halt).ok().map(|new| Row { token: row.token, ..new }),
@@ -316,6 +368,24 @@ const CHANGE_MUTANTS: [(&str, Change, bool, Option<u64>); 5] = [
         "RETIRE releases",
         |row| operate(row, Order::Retire).ok().map(|new| Row { released: !row.released, ..new }),
         true,
+        None,
+    ),
+    (
+        "HALT keeps FORCE",
+        |row| operate(row, Order::Halt).ok().map(|new| Row { forced: row.forced, ..new }),
+        true,
+        None,
+    ),
+    (
+        "HALT forgets the overlap",
+        |row| operate(row, Order::Halt).ok().map(|new| Row { overlap_until_ms: 0, ..new }),
+        true,
+        None,
+    ),
+    (
+        "FORCE ends the lease",
+        |row| operate(row, Order::Force).ok().map(|new| Row { lease_until_ms: 0, ..new }),
+        false,
         None,
     ),
     ("a start assumes nothing", |row| Some(row.clone()), false, Some(7)),

@@ -8,6 +8,8 @@ mod bench;
 mod bytes;
 #[path = "../../../tests/support/nothing.rs"]
 mod nothing;
+#[path = "service/orders.rs"]
+mod orders;
 #[path = "support/world.rs"]
 mod world;
 

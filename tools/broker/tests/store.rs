@@ -20,5 +20,7 @@ mod on_postgres;
 mod on_sqlite;
 #[path = "support/server.rs"]
 mod server;
+#[path = "store/tickets.rs"]
+mod tickets;
 #[path = "support/world.rs"]
 mod world;

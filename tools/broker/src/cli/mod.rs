@@ -6,6 +6,7 @@
 //! **Not here.** Anything that a VM can reach.
 
 mod broker;
+mod order;
 mod tenant;
 mod token;
 mod vm;

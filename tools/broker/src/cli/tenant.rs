@@ -1,14 +1,15 @@
-//! `husk tenant`: a tenant's root key and its registration.
+//! `husk tenant`: a tenant's root key, its registration, and who may give orders for it.
 
 use super::{Database, RootKey, Shape, or_remove, random_id};
 use crate::ids::TenantId;
 use crate::store::Tenant;
-use crate::vault::TenantRoot;
+use crate::vault::{OperatorKey, TenantRoot};
 use crate::world::Machine;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use husk::attest::launch::Mode;
 use husk::fault::Fault;
+use husk::release::ticket::TicketOrder;
 use husk::release::transcript::point_digest;
 use husk_files::{read_config, write_new};
 use serde_json::json;
@@ -22,6 +23,8 @@ pub enum TenantCommand {
     Init(InitArgs),
     /// Make a tenant root key without a broker, for VMs in the disconnected mode.
     Root(RootArgs),
+    /// Make a key that may give orders about the tenant's VMs (`husk vm ticket`), certified by the tenant's root key.
+    Operator(OperatorArgs),
     /// Permit that a TPM is made WITHOUT protection against rollback, under one launch configuration that names hw-sealed.
     Permit(PermitArgs),
 }
@@ -32,6 +35,29 @@ pub struct RootArgs {
     /// Where to write the tenant root key: store it offline.
     #[arg(long, value_name = "FILE")]
     root_out: PathBuf,
+    #[command(flatten)]
+    shape: Shape,
+}
+
+/// `husk tenant operator`
+#[derive(Args, Debug)]
+pub struct OperatorArgs {
+    /// The tenant root key.
+    #[arg(long, value_name = "FILE")]
+    root: PathBuf,
+    /// The tenant's id.
+    #[arg(long, value_name = "HEX")]
+    tenant: TenantId,
+    /// The orders that it may give: halt, resume, retire, force; repeat for more.
+    #[arg(long = "order", value_name = "WORD", required = true, value_parser = super::order::order)]
+    orders: Vec<TicketOrder>,
+    /// Once a broker has carried out a ticket of a higher generation, it refuses those of lower ones: that is how a key is
+    /// revoked.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    generation: u32,
+    /// Where to write the operator's key.
+    #[arg(long, value_name = "FILE")]
+    operator_out: PathBuf,
     #[command(flatten)]
     shape: Shape,
 }
@@ -78,6 +104,7 @@ impl TenantCommand {
         match self {
             Self::Init(args) => init(&args),
             Self::Root(args) => make_root(&args),
+            Self::Operator(args) => operator(&args),
             Self::Permit(args) => permit(&args),
         }
     }
@@ -108,6 +135,20 @@ fn make_root(args: &RootArgs) -> anyhow::Result<()> {
     args.shape.print(&json!({
         "root": hex::encode(point_digest(root.point())),
         "root_key": args.root_out.display().to_string(),
+    }));
+    Ok(())
+}
+
+fn operator(args: &OperatorArgs) -> anyhow::Result<()> {
+    let root = TenantRoot::read(&args.root)?;
+    let may = (&args.orders[..], args.generation);
+    let operator = OperatorKey::generate(&Machine::start(), &root, args.tenant, may)?;
+    operator.write(&args.operator_out).context("the operator's key was not written")?;
+    args.shape.print(&json!({
+        "operator": hex::encode(operator.certificate().operator),
+        "operator_key": args.operator_out.display().to_string(),
+        "tenant": args.tenant.to_string(),
+        "generation": args.generation,
     }));
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `husk vm`: enrolment and what the operator sees of it.
 
-use super::{Database, Shape, or_remove, random_id};
+use super::order::{OrderArgs, StatusArgs, TicketArgs};
+use super::{Database, Shape, or_remove, order, random_id};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::{ChipId, Measurement, Policy, chip, measurement, tcb};
 use crate::rules::{Life, Order, Row};
@@ -27,12 +28,14 @@ pub enum VmCommand {
     Allow(MeasurementArgs),
     /// Let a firmware have the keys no more: what runs goes on, nothing is granted to it again.
     Forbid(MeasurementArgs),
-    /// Fence the running instance and grant to nobody until `resume`.
+    /// As the broker's operator: fence the running instance and grant to nobody until a ticket of the tenant's resumes the VM.
     Halt(OneArgs),
-    /// Grant to a halted VM again.
-    Resume(OneArgs),
-    /// End a VM for good: its secrets are erased, and its disk never opens again.
-    Retire(RetireArgs),
+    /// Sign an order as an operator of the tenant's, offline.
+    Ticket(TicketArgs),
+    /// Hand a ticket in at the broker.
+    Order(OrderArgs),
+    /// Ask the broker for its signed word on where a VM stands.
+    Status(StatusArgs),
 }
 
 /// `husk vm enroll`
@@ -78,7 +81,7 @@ pub struct ListArgs {
     shape: Shape,
 }
 
-/// `husk vm show|halt|resume`
+/// `husk vm show|halt`
 #[derive(Args, Debug)]
 pub struct OneArgs {
     #[command(flatten)]
@@ -103,16 +106,6 @@ pub struct MeasurementArgs {
     measurement: Measurement,
 }
 
-/// `husk vm retire`
-#[derive(Args, Debug)]
-pub struct RetireArgs {
-    #[command(flatten)]
-    one: OneArgs,
-    /// There is no way back; say that you know.
-    #[arg(long, required = true)]
-    for_good: bool,
-}
-
 impl VmCommand {
     /// Runs the command.
     ///
@@ -130,9 +123,10 @@ impl VmCommand {
             Self::Forbid(args) => {
                 amend(&args, |policy, one| policy.measurements.retain(|known| *known != one))
             }
-            Self::Halt(args) => order(&args, Order::Halt),
-            Self::Resume(args) => order(&args, Order::Resume),
-            Self::Retire(args) => order(&args.one, Order::Retire),
+            Self::Halt(args) => halt(&args),
+            Self::Ticket(args) => order::ticket(&args),
+            Self::Order(args) => order::hand_in(&args),
+            Self::Status(args) => order::status(&args),
         }
     }
 }
@@ -234,9 +228,9 @@ fn amend(args: &MeasurementArgs, change: impl FnOnce(&mut Policy, Measurement)) 
     Ok(())
 }
 
-fn order(args: &OneArgs, order: Order) -> anyhow::Result<()> {
+fn halt(args: &OneArgs) -> anyhow::Result<()> {
     let name = VmName { tenant: args.tenant, vm: args.vm };
-    let row = args.database.open()?.operate(&name, order)?;
+    let row = args.database.open()?.operate(&name, Order::Halt)?;
     args.shape.print(&shown(&name, &row));
     Ok(())
 }

@@ -9,6 +9,7 @@
 //! **Not here.** HTTP (`http`); what is granted to whom (`rules`); the bytes of records (`husk::release::record`).
 
 mod bodies;
+mod orders;
 mod sessions;
 
 pub use sessions::{ESTABLISHED_MAX, GREETED_MAX, GREETED_OF_PEER_MAX};
@@ -102,9 +103,13 @@ impl Service {
         match frame::open(bytes) {
             Ok((FrameKind::Hello, body)) => self.hello(peer, body, reply),
             Ok((FrameKind::Request, body)) => self.request(body, reply),
-            Ok((FrameKind::ServerHello | FrameKind::Reply | FrameKind::Refusal, _)) | Err(_) => {
-                Err(RefusalReason::Malformed)
-            }
+            Ok((FrameKind::Ticket, body)) => self.ticket(body, reply),
+            Ok((FrameKind::StatusRequest, body)) => self.status(body, reply),
+            Ok((
+                FrameKind::ServerHello | FrameKind::Reply | FrameKind::Statement | FrameKind::Refusal,
+                _,
+            ))
+            | Err(_) => Err(RefusalReason::Malformed),
         }
     }
 
@@ -232,7 +237,7 @@ impl Service {
             eprintln!(
                 "husk-broker: {vm}: ALARM: halted: its disk holds a newer state than this database. If the database \
                  was restored from a copy, restore the newest; if there is none, or if the host tampered with the \
-                 disk, its owner decides (`husk vm resume`, `husk vm retire`)"
+                 disk, its owner decides, by a ticket to resume or to retire it (`husk vm ticket`)"
             );
         }
         Ok(outcome)

@@ -8,7 +8,8 @@ use husk::release::Head;
 
 /// The last column is how far the newest start of a broker assumed every lease that was not released.
 const SELECT: &str = "SELECT life, generation, token, epoch, sequence, digest, current_token, next_token,
-    holder, holder_report, lease_until_ms, released, bumped_from, (SELECT assumed_until_ms FROM broker)
+    holder, holder_report, lease_until_ms, released, bumped_from, forced, overlap_until_ms,
+    (SELECT assumed_until_ms FROM broker)
     FROM vms WHERE tenant = ?1 AND vm = ?2";
 
 /// The compare-and-swap: nothing changes unless token, generation, epoch and head are what the decision was made on.
@@ -16,9 +17,9 @@ const UPDATE: &str = "UPDATE vms SET life = ?3, generation = ?4, token = ?5, epo
     sequence = ?7, digest = ?8, current_token = ?9, next_token = ?10,
     holder = ?11, holder_report = ?12,
     lease_until_ms = CASE WHEN lease_until_ms > ?13 THEN lease_until_ms ELSE ?13 END,
-    released = ?14, bumped_from = ?15
-    WHERE tenant = ?1 AND vm = ?2 AND token = ?16 AND generation = ?17
-    AND epoch = ?18 AND sequence = ?19 AND digest = ?20";
+    released = ?14, bumped_from = ?15, forced = ?16, overlap_until_ms = ?17
+    WHERE tenant = ?1 AND vm = ?2 AND token = ?18 AND generation = ?19
+    AND epoch = ?20 AND sequence = ?21 AND digest = ?22";
 
 /// Reads the row of `vm`, if there is one.
 pub(super) fn load(sql: &mut dyn Sql, vm: &VmName) -> Result<Option<Row>, StoreError> {
@@ -40,7 +41,8 @@ fn read(mut columns: Columns) -> Result<Row, StoreError> {
         _ => return Err(StoreError::Damaged),
     };
     let (lease_until_ms, released) = (columns.number()?, columns.flag()?);
-    let (bumped_from, assumed_until_ms) = (columns.maybe_number()?, columns.number()?);
+    let (bumped_from, forced) = (columns.maybe_number()?, columns.flag()?);
+    let (overlap_until_ms, assumed_until_ms) = (columns.number()?, columns.number()?);
     let lease_until_ms = if released { lease_until_ms } else { lease_until_ms.max(assumed_until_ms) };
     Ok(Row {
         life,
@@ -54,14 +56,16 @@ fn read(mut columns: Columns) -> Result<Row, StoreError> {
         lease_until_ms,
         released,
         bumped_from,
+        forced,
+        overlap_until_ms,
     })
 }
 
-/// Stores `new` over `old`, if `old` is still what the database holds, and erases the secrets whose names are gone with it; whether there
-/// were any.
+/// Stores `new` over `old`, if `old` is still what the database holds; closes the tickets that are used up with it, and erases the
+/// secrets whose names are gone; whether there were any.
 pub(super) fn swap(sql: &mut dyn Sql, vm: &VmName, old: &Row, new: &Row) -> Result<bool, StoreError> {
     let token = |name: Option<SecretName>| name.map(|name| to_sql(name.token)).transpose();
-    let values: [Value; 20] = [
+    let values: [Value; 22] = [
         vm.tenant.0.into(),
         vm.vm.0.into(),
         life_number(new.life).into(),
@@ -77,6 +81,8 @@ pub(super) fn swap(sql: &mut dyn Sql, vm: &VmName, old: &Row, new: &Row) -> Resu
         to_sql(new.lease_until_ms)?.into(),
         new.released.into(),
         new.bumped_from.map(to_sql).transpose()?.into(),
+        new.forced.into(),
+        to_sql(new.overlap_until_ms)?.into(),
         to_sql(old.token)?.into(),
         i64::from(old.generation).into(),
         to_sql(old.epoch)?.into(),
@@ -85,6 +91,10 @@ pub(super) fn swap(sql: &mut dyn Sql, vm: &VmName, old: &Row, new: &Row) -> Resu
     ];
     if sql.execute(UPDATE, &values)? != 1 {
         return Err(StoreError::Raced);
+    }
+    if old.forced && !new.forced {
+        let statement = "UPDATE tickets SET is_open = ?3 WHERE tenant = ?1 AND vm = ?2";
+        sql.execute(statement, &[vm.tenant.0.into(), vm.vm.0.into(), false.into()])?;
     }
     let mut erased = false;
     for name in gone(old, new) {

@@ -26,7 +26,7 @@ pub use counter::Counter;
 pub use error::{DatabaseError, StoreError};
 pub use group::{Group, GroupError};
 pub use location::Location;
-pub use serving::{Ask, Decided, GrantSecrets, Serving};
+pub use serving::{Ask, Decided, GrantSecrets, Serving, Standing};
 
 use self::postgres::Postgres;
 use crate::ids::{TenantId, VmId, VmName};
@@ -199,7 +199,7 @@ impl Store {
         Ok(secrets)
     }
 
-    /// Carries out the operator's order.
+    /// Carries out an order of the broker's own; a tenant's come as tickets ([`Serving::order`]).
     ///
     /// # Errors
     /// [`StoreError::Barred`], [`StoreError::UnknownVm`] and others.

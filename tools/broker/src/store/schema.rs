@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -64,6 +64,22 @@ ALTER TABLE broker ADD COLUMN server_ms INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE broker ADD COLUMN assumed_until_ms INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE broker ADD COLUMN commits INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE launches ADD COLUMN bound INTEGER NOT NULL DEFAULT 0;
+",
+    // Orders by ticket: each ticket's id, for ever; `is_open` while a CONFIRM has still to use it up. Tickets of operator keys
+    // below the highest generation seen are refused.
+    "
+ALTER TABLE vms ADD COLUMN forced INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE vms ADD COLUMN overlap_until_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tenants ADD COLUMN operator_generation INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE tickets (
+    tenant BLOB NOT NULL,
+    id BLOB NOT NULL,
+    vm BLOB NOT NULL,
+    digest BLOB NOT NULL,
+    is_open INTEGER NOT NULL,
+    PRIMARY KEY (tenant, id),
+    FOREIGN KEY (tenant, vm) REFERENCES vms (tenant, vm)
+) STRICT;
 ",
 ];
 

@@ -1,4 +1,8 @@
-//! The store of a broker that serves: it decides requests, many in one transaction.
+//! The store of a broker that serves: it decides requests, many in one transaction, and carries out tickets ([`orders`]).
+
+mod orders;
+
+pub use orders::Standing;
 
 use super::clock::{Seen, Shared};
 use super::columns::{gone, load, swap};
@@ -146,49 +150,61 @@ impl Serving {
         }
     }
 
-    /// As [`Serving::decide_all`], in one transaction or not at all; a database that was set back while this process
-    /// served it is noticed first.
+    /// As [`Serving::decide_all`], in one transaction or not at all.
     fn decide_on_the_newest(&mut self, asks: &[Ask]) -> Result<Vec<Result<Decided, StoreError>>, StoreError> {
-        let decided = match self.decide_at_once(asks) {
+        self.on_the_newest(|serving| serving.decide_at_once(asks))
+    }
+
+    /// Does `work`; a database that was set back while this process served it is noticed first.
+    fn on_the_newest<T>(
+        &mut self,
+        work: impl Fn(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let made = match work(self) {
             Err(StoreError::SetBack) => {
                 self.halt_all()?;
-                self.decide_at_once(asks)
+                work(self)
             }
-            decided => decided,
+            made => made,
         };
         if let Some(counter) = &mut self.counter {
             counter.raise(self.commits)?;
         }
-        decided
+        made
     }
 
     fn decide_at_once(&mut self, asks: &[Ask]) -> Result<Vec<Result<Decided, StoreError>>, StoreError> {
-        let Self { store, keys, world, lease_ms, seen, commits, root_check, .. } = self;
-        let (decided, erased, (now_seen, now_commits)) = transact(&mut *store.database, |sql| {
-            let mut shared = Shared::read(sql)?;
-            if shared.root_check != *root_check {
-                return Err(StoreError::OtherKeys);
-            }
-            if shared.commits < *commits {
-                return Err(StoreError::SetBack);
-            }
-            let seen = shared.ratchet(sql, *seen, || world.now_ms())?;
-            let at = Moment { now_ms: seen.database_ms, lease_ms: *lease_ms };
-            let mut one = One { sql, keys, world: &**world, at, changed: false, erased: false };
+        let (keys, world, lease_ms) = (Arc::clone(&self.keys), Arc::clone(&self.world), self.lease_ms);
+        self.in_time(|sql, now_ms| {
+            let at = Moment { now_ms, lease_ms };
+            let mut one = One { sql, keys: &keys, world: &*world, at, changed: false, erased: false };
             let mut decided = Vec::with_capacity(asks.len());
             for ask in asks {
                 decided.push(one.decide(ask)?);
             }
-            let One { sql, changed, erased, .. } = one;
+            Ok((decided, one.made()))
+        })
+    }
+
+    /// One transaction at one moment of the database's clock, which moves on with it. Scrubs what it erased.
+    fn in_time<T>(
+        &mut self,
+        work: impl FnOnce(&mut dyn Sql, u64) -> Result<(T, Made), StoreError>,
+    ) -> Result<T, StoreError> {
+        let Self { store, world, seen, commits, root_check, .. } = self;
+        let (result, erased, (now_seen, now_commits)) = transact(&mut *store.database, |sql| {
+            let mut shared = newest(sql, root_check, *commits)?;
+            let seen = shared.ratchet(sql, *seen, || world.now_ms())?;
+            let (result, Made { changed, erased }) = work(sql, seen.database_ms)?;
             shared.commits += u64::from(changed);
             shared.write(sql)?;
-            Ok((decided, erased, (seen, shared.commits)))
+            Ok((result, erased, (seen, shared.commits)))
         })?;
         (*seen, *commits) = (now_seen, now_commits);
         if erased {
             store.database.scrub();
         }
-        Ok(decided)
+        Ok(result)
     }
 
     /// Halts every VM, since the database is older than what was acknowledged from it.
@@ -211,11 +227,29 @@ impl Serving {
         self.commits = commits;
         eprintln!(
             "husk-broker: ALARM: the database was set back to an older state; all {halted} VMs that could run are \
-             halted. Restore the newest copy. If there is none: for each VM, resume it only if its owner accepts \
-             that its TPM may be older than what it has shown (`husk vm resume`)"
+             halted. Restore the newest copy. If there is none, the owner of each VM decides whether its TPM may be \
+             older than what it has shown, by a ticket to resume or to retire it (`husk vm ticket`)"
         );
         Ok(())
     }
+}
+
+/// What the transactions share, if the database is under these keys and not older than what is known of it.
+fn newest(sql: &mut dyn Sql, root_check: &[u8; 16], commits: u64) -> Result<Shared, StoreError> {
+    let shared = Shared::read(sql)?;
+    if shared.root_check != *root_check {
+        return Err(StoreError::OtherKeys);
+    }
+    if shared.commits < commits { Err(StoreError::SetBack) } else { Ok(shared) }
+}
+
+/// What a transaction did.
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    /// A row was changed.
+    changed: bool,
+    /// Secrets were erased.
+    erased: bool,
 }
 
 /// One transaction at work.
@@ -231,6 +265,10 @@ struct One<'t> {
 }
 
 impl One<'_> {
+    const fn made(&self) -> Made {
+        Made { changed: self.changed, erased: self.erased }
+    }
+
     /// The outer error fails the transaction, the inner one this request only: it has changed nothing.
     fn decide(&mut self, ask: &Ask) -> Result<Result<Decided, StoreError>, StoreError> {
         let prepared = match self.prepare(ask) {

@@ -1,7 +1,8 @@
 //! The broker's own keys, and how epoch secrets rest in the database.
 //!
 //! **What.** [`RootKeys`] is the content of the root key file (`file`): the broker's id, the wrapping key and the signing
-//! key. [`RootKeys::wrap`] seals one epoch secret for one row of the database. [`TenantRoot`] is the tenant's own key.
+//! key. [`RootKeys::wrap`] seals one epoch secret for one row of the database. [`TenantRoot`] is the tenant's own key, [`OperatorKey`] one
+//! that it lets sign orders.
 //! **Trust.** The root key file, with its passphrase or its token if it has one. Whoever has it and the database can read every epoch
 //! secret.
 //! **Laws.** Every wrap has its own key: HKDF-SHA-384 over a fresh 32-byte salt and the tenant's and VM's names, so a
@@ -10,9 +11,11 @@
 //! **Not here.** Where the wrapped bytes lie, and wrapping them anew (`store`).
 
 mod file;
+mod operator;
 mod tenant;
 
 pub use file::{Opener, Passphrase};
+pub use operator::OperatorKey;
 pub use tenant::TenantRoot;
 
 use crate::ids::VmName;

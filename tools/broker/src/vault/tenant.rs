@@ -6,7 +6,7 @@ use crate::ids::TenantId;
 use crate::world::World;
 use husk::attest::launch::LaunchConfig;
 use husk::release::hw_sealed::Permit;
-use husk::release::transcript::certificate_digest;
+use husk::release::transcript::{Digest, certificate_digest};
 use husk::release::wire::{BrokerCertificate, POINT_BYTES, SIGNATURE_BYTES};
 use std::path::Path;
 use zerocopy::byteorder::little_endian::{U16, U32};
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 const TENANT_TITLE: &str = "husk tenant root 1";
 
-/// The tenant's root key: certifies brokers, and stays with the tenant.
+/// The tenant's root key: certifies brokers and operators, and stays with the tenant.
 #[derive(Debug)]
 pub struct TenantRoot(StoredKey);
 
@@ -60,7 +60,7 @@ impl TenantRoot {
     pub fn permit(&self, config: &LaunchConfig) -> Result<Permit, VaultError> {
         let mut permit = Permit::of(config);
         permit.root = *self.point();
-        permit.signature = self.0.key.sign(&permit.digest()).map_err(|_| VaultError::Bug)?;
+        permit.signature = self.sign(&permit.digest())?;
         Ok(permit)
     }
 
@@ -68,6 +68,14 @@ impl TenantRoot {
     #[must_use]
     pub const fn point(&self) -> &[u8; POINT_BYTES] {
         self.0.key.point()
+    }
+
+    /// Signs a labelled digest.
+    ///
+    /// # Errors
+    /// [`VaultError::Bug`].
+    pub(super) fn sign(&self, digest: &Digest) -> Result<[u8; SIGNATURE_BYTES], VaultError> {
+        self.0.key.sign(digest).map_err(|_| VaultError::Bug)
     }
 
     /// Certifies `broker` as a broker of `tenant`.
@@ -84,7 +92,7 @@ impl TenantRoot {
             signature: [0; SIGNATURE_BYTES],
         };
         let digest = certificate_digest(&certificate);
-        certificate.signature = self.0.key.sign(&digest).map_err(|_| VaultError::Bug)?;
+        certificate.signature = self.sign(&digest)?;
         Ok(certificate)
     }
 }

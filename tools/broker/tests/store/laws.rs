@@ -5,6 +5,10 @@ use crate::bench::{
     A, B, Bench, LEASE_MS, Place, TENANT, VM, anchor, ask, confirm, create, grant, head, release,
 };
 use crate::keys::a_rotation_wraps_every_secret_anew;
+use crate::tickets::{
+    a_forced_ticket_is_open_until_confirm, a_ticket_that_does_not_fit_changes_nothing, a_ticket_works_once,
+    tickets_are_of_vms_that_are_there,
+};
 use crate::world::TestWorld;
 use husk_broker::ids::{TenantId, VmId, VmName};
 use husk_broker::rules::{InstanceId, Life, Move, Order, Reply, Request};
@@ -44,6 +48,10 @@ laws! {
     requests_of_one_vm_are_decided_in_their_order,
     a_rotation_wraps_every_secret_anew,
     a_database_that_goes_back_while_it_is_served_halts_every_vm,
+    a_ticket_works_once,
+    a_ticket_that_does_not_fit_changes_nothing,
+    a_forced_ticket_is_open_until_confirm,
+    tickets_are_of_vms_that_are_there,
 }
 
 fn a_secret_lives_exactly_as_long_as_its_name(place: Place) {

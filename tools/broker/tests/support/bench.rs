@@ -6,9 +6,12 @@ use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
 use husk::attest::report::{Generation, Layout, Report, SIGNED_BYTES};
 use husk::release::open::Verdict;
 use husk::release::session::{Client, SessionMemory};
+use husk::release::statement::{Statement, StatusRequest};
 use husk::release::tenure::Tenure;
+use husk::release::ticket::{Ticket, TicketOrder};
 use husk::release::transcript::{SigningKey, point_digest, verifies};
-use husk::release::{Head, ReleaseFault};
+use husk::release::wire::{FRAME_BYTES_MAX, FrameKind, Wire};
+use husk::release::{Head, ReleaseFault, frame};
 use husk::seams::{
     Channel, ChannelError, Clock, Entropy, EntropyError, Platform, REPORT_BYTES, REPORT_DATA_BYTES, Reporter,
     ReporterError,
@@ -18,7 +21,7 @@ use husk_broker::ids::{TenantId, VmId, VmName};
 use husk_broker::policy::{Genuine, Policy, tcb};
 use husk_broker::service::Service;
 use husk_broker::store::{Enrolment, Serving, Store, Tenant};
-use husk_broker::vault::{RootKeys, TenantRoot};
+use husk_broker::vault::{OperatorKey, RootKeys, TenantRoot};
 use husk_broker::world::WorldEntropy;
 use sha2::{Digest as _, Sha384};
 use std::path::Path;
@@ -73,7 +76,7 @@ pub(crate) struct Bench {
     pub(crate) chip: Arc<Chip>,
     pub(crate) service: Arc<Service>,
     keys: Arc<RootKeys>,
-    root: [u8; 97],
+    root: TenantRoot,
 }
 
 impl Bench {
@@ -98,7 +101,48 @@ impl Bench {
             store.enrol(&vm, &Enrolment { host_data, policy }).unwrap();
         }
         let service = service(store, &keys, &world, (&chip, is_silicon));
-        Self { world, chip, service, keys, root: *root.point() }
+        Self { world, chip, service, keys, root }
+    }
+
+    /// An operator of the tenant's that may give `orders`.
+    pub(crate) fn operator(&self, orders: &[TicketOrder]) -> OperatorKey {
+        OperatorKey::generate(&*self.world, &self.root, TENANT, (orders, 1)).unwrap()
+    }
+
+    /// What the broker says of a VM, as whoever has its launch configuration checks it.
+    pub(crate) fn asked(&self, vm: &VmName, nonce: [u8; 32]) -> Statement {
+        let request = StatusRequest { tenant: vm.tenant.0, vm: vm.vm.0, nonce };
+        self.stated(vm, (FrameKind::StatusRequest, &request), nonce)
+    }
+
+    /// Signs an order about a VM as it stands, and hands it in.
+    pub(crate) fn order(&self, vm: &VmName, operator: &OperatorKey, order: TicketOrder) -> Statement {
+        let mut ticket = self.ticket(vm, order);
+        operator.sign(&*self.world, &mut ticket).unwrap();
+        self.hand_in(vm, &ticket)
+    }
+
+    /// An order about a VM as it stands, unsigned.
+    pub(crate) fn ticket(&self, vm: &VmName, order: TicketOrder) -> Ticket {
+        let seen = self.asked(vm, [0; 32]);
+        let mut ticket = Ticket::new_zeroed();
+        (ticket.vm, ticket.order) = (vm.vm.0, order as u8);
+        (ticket.token, ticket.generation, ticket.until_ms) = (seen.token, seen.generation, seen.time_ms);
+        ticket
+    }
+
+    pub(crate) fn hand_in(&self, vm: &VmName, ticket: &Ticket) -> Statement {
+        self.stated(vm, (FrameKind::Ticket, ticket), Statement::nonce_of_ticket(&ticket.id))
+    }
+
+    fn stated(&self, vm: &VmName, (kind, body): (FrameKind, &impl Wire), nonce: [u8; 32]) -> Statement {
+        let mut bytes = [0; FRAME_BYTES_MAX];
+        let length = frame::frame_of(kind, &mut bytes, body).unwrap();
+        let mut answer = self.service.handle(&bytes[..length]);
+        let Ok((FrameKind::Statement, body)) = frame::open(&mut answer) else { panic!("no statement") };
+        let statement: Statement = frame::exactly(body).unwrap();
+        assert!(statement.is_vouched_for(&self.config(vm), &nonce));
+        statement
     }
 
     /// The same broker after its process ended and began again, on the database at `path`.
@@ -111,7 +155,7 @@ impl Bench {
 
     /// The launch configuration of a VM.
     pub(crate) fn config(&self, vm: &VmName) -> LaunchConfig {
-        config(vm, &self.root)
+        config(vm, self.root.point())
     }
 
     /// A launch of the enrolled firmware; `number` tells launches apart.

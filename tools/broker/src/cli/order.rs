@@ -1,0 +1,275 @@
+//! `husk vm ticket`, `order` and `status`: the tenant's orders, signed offline, and the broker's signed word.
+
+use super::Shape;
+use crate::ids::{TenantId, VmId, VmName};
+use crate::store::StoreError;
+use crate::vault::OperatorKey;
+use crate::world::Machine;
+use anyhow::{Context as _, bail};
+use clap::Args;
+use husk::attest::launch::LaunchConfig;
+use husk::release::frame;
+use husk::release::statement::{LifeWord, Outcome, Statement, StatusRequest};
+use husk::release::ticket::{Ticket, TicketOrder};
+use husk::release::wire::{FRAME_BYTES_MAX, FrameKind, Refusal, RefusalReason, Wire};
+use husk_files::{read_config, write_new};
+use husk_relay::pipe::{HttpPipe, Pipe};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use zerocopy::byteorder::little_endian::{U32, U64};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+/// `husk vm ticket`
+#[derive(Args, Debug)]
+pub struct TicketArgs {
+    /// The operator's key, as `husk tenant operator` wrote it.
+    #[arg(long, value_name = "FILE")]
+    operator: PathBuf,
+    /// The VM.
+    #[arg(long, value_name = "HEX")]
+    vm: VmId,
+    /// halt: fence the running instance and grant to nobody. resume: grant to a halted VM again. retire: end the VM for good.
+    /// force: grant the next time without waiting for the lease; until that would have ended, two instances may answer.
+    #[arg(long, value_name = "WORD", value_parser = order)]
+    order: TicketOrder,
+    /// The token that the VM has (`husk vm status`): the ticket is void once it has another.
+    #[arg(long, value_name = "NUMBER")]
+    token: u64,
+    /// The generation that the VM has.
+    #[arg(long, value_name = "NUMBER")]
+    generation: u32,
+    /// The last moment of the broker's clock (`time_ms` of `husk vm status`) at which the ticket works; no end if not given.
+    #[arg(long, value_name = "MS")]
+    until_ms: Option<u64>,
+    /// With retire: there is no way back; say that you know.
+    #[arg(long)]
+    for_good: bool,
+    /// Where to write the ticket, for `husk vm order`. Whoever has it can hand it in.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    shape: Shape,
+}
+
+/// Which broker is asked, and by what it is known.
+#[derive(Args, Debug)]
+pub(super) struct Asked {
+    /// The broker, or a relay's way to it, such as http://127.0.0.1:8630. It need not be trusted.
+    #[arg(long, value_name = "URL", value_parser = url)]
+    broker: String,
+    /// The VM's launch configuration: names the VM, and the tenant root key that the answer must be certified by.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    #[command(flatten)]
+    shape: Shape,
+}
+
+/// `husk vm order`
+#[derive(Args, Debug)]
+pub struct OrderArgs {
+    #[command(flatten)]
+    asked: Asked,
+    /// The ticket.
+    #[arg(long, value_name = "FILE")]
+    ticket: PathBuf,
+}
+
+/// `husk vm status`
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    asked: Asked,
+    /// The nonce to be answered: 64 hexadecimal digits; random if not given.
+    #[arg(long, value_name = "HEX", value_parser = nonce)]
+    nonce: Option<[u8; 32]>,
+    /// Write the signed statement here, for `husk evidence verify --statement`.
+    #[arg(long, value_name = "FILE")]
+    signed: Option<PathBuf>,
+}
+
+/// Each order's word.
+const ORDERS: [(&str, TicketOrder); 4] = [
+    ("halt", TicketOrder::Halt),
+    ("resume", TicketOrder::Resume),
+    ("retire", TicketOrder::Retire),
+    ("force", TicketOrder::Force),
+];
+
+/// Reads an order's word.
+pub(super) fn order(text: &str) -> Result<TicketOrder, String> {
+    let words = || ORDERS.map(|(word, _)| word).join(", ");
+    let found = ORDERS.iter().find(|(word, _)| *word == text);
+    found.map(|(_, order)| *order).ok_or_else(|| format!("one of {} is expected", words()))
+}
+
+fn url(text: &str) -> Result<String, String> {
+    let known = text.starts_with("http://") || text.starts_with("https://");
+    if known { Ok(text.to_owned()) } else { Err("an address starts with http:// or https://".to_owned()) }
+}
+
+fn nonce(text: &str) -> Result<[u8; 32], String> {
+    let mut nonce = [0; 32];
+    hex::decode_to_slice(text, &mut nonce).map_err(|_| "a nonce is 64 hexadecimal digits".to_owned())?;
+    Ok(nonce)
+}
+
+pub(super) fn ticket(args: &TicketArgs) -> anyhow::Result<()> {
+    if args.order == TicketOrder::Retire && !args.for_good {
+        bail!(
+            "a retired VM never comes back, and its disk never opens again; say --for-good if that is meant"
+        );
+    }
+    let operator = OperatorKey::read(&args.operator)?;
+    let certificate = operator.certificate();
+    if certificate.orders.get() & args.order.bit() == 0 {
+        bail!("the tenant did not allow this operator to give that order; use another key");
+    }
+    let mut ticket = Ticket::new_zeroed();
+    (ticket.vm, ticket.order) = (args.vm.0, args.order as u8);
+    (ticket.token, ticket.generation) = (U64::new(args.token), U32::new(args.generation));
+    ticket.until_ms = U64::new(args.until_ms.unwrap_or(u64::MAX));
+    operator.sign(&Machine::start(), &mut ticket)?;
+    write_new(&args.out, ticket.as_bytes(), 0o600)?;
+    args.shape.print(&json!({
+        "ticket": args.out.display().to_string(),
+        "id": hex::encode(ticket.id),
+        "tenant": TenantId(certificate.tenant).to_string(),
+        "vm": args.vm.to_string(),
+        "operator": hex::encode(certificate.operator),
+    }));
+    Ok(())
+}
+
+pub(super) fn hand_in(args: &OrderArgs) -> anyhow::Result<()> {
+    let (ticket, name) = (&args.ticket, || args.ticket.display().to_string());
+    let bytes = std::fs::read(ticket).with_context(name)?;
+    let ticket = Ticket::read_from_bytes(&bytes);
+    let ticket =
+        ticket.map_err(|_| anyhow::anyhow!("this is no ticket of `husk vm ticket`")).with_context(name)?;
+    let config = read_config(&args.asked.config)?;
+    if (ticket.certificate.tenant, ticket.vm) != (config.tenant, config.vm) {
+        bail!("the ticket is about another VM than the launch configuration's");
+    }
+    let nonce = Statement::nonce_of_ticket(&ticket.id);
+    let statement = ask(&args.asked.broker, &config, (FrameKind::Ticket, &ticket), &nonce)?;
+    let outcome = Outcome::from_number(statement.outcome);
+    let mut value = shown(&statement);
+    let why = match outcome {
+        Some(Outcome::Done) => return printed(&args.asked, value, "done"),
+        Some(Outcome::Open) => {
+            value["warning"] = json!(warning(&ticket));
+            return printed(&args.asked, value, "open");
+        }
+        Some(Outcome::Untrusted) => {
+            "no operator that the tenant allows to give this order signed it, or its key's generation is over; sign it \
+             with a newer key"
+        }
+        Some(Outcome::Used) => "the ticket was used before; if the order is still wanted, sign another",
+        Some(Outcome::Expired) => "the ticket's time is over; sign another with a later --until-ms",
+        Some(Outcome::Overtaken) => {
+            "the VM has another token or generation than the ticket names; look at `husk vm status`, and sign another \
+             if the order is still wanted"
+        }
+        Some(Outcome::Barred) => {
+            "where the VM stands in its life, the order makes no sense; see `husk vm status`"
+        }
+        Some(Outcome::Asked) | None => "the broker answered something else than the ticket",
+    };
+    bail!("nothing was changed: {why}")
+}
+
+/// What the operator must know of an order that is open.
+fn warning(ticket: &Ticket) -> &'static str {
+    match TicketOrder::from_number(ticket.order) {
+        Some(TicketOrder::Force) => {
+            "the next boot does not wait; from then on, until the older instance's lease would have ended, two instances \
+             may answer"
+        }
+        _ => "the next boot carries it out",
+    }
+}
+
+fn printed(asked: &Asked, mut value: Value, outcome: &str) -> anyhow::Result<()> {
+    value["outcome"] = json!(outcome);
+    asked.shape.print(&value);
+    Ok(())
+}
+
+pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
+    let config = read_config(&args.asked.config)?;
+    let mut nonce = args.nonce.unwrap_or_default();
+    if args.nonce.is_none() {
+        getrandom::fill(&mut nonce).context("the machine's entropy source failed")?;
+    }
+    let request = StatusRequest { tenant: config.tenant, vm: config.vm, nonce };
+    let statement = ask(&args.asked.broker, &config, (FrameKind::StatusRequest, &request), &nonce)?;
+    if let Some(path) = &args.signed {
+        write_new(path, statement.as_bytes(), 0o644)?;
+    }
+    let mut value = shown(&statement);
+    value["nonce"] = json!(hex::encode(nonce));
+    args.asked.shape.print(&value);
+    Ok(())
+}
+
+/// One frame out, and back a statement that the tenant's broker signed for this nonce.
+fn ask(
+    broker: &str,
+    config: &LaunchConfig,
+    (kind, body): (FrameKind, &impl Wire),
+    nonce: &[u8; 32],
+) -> anyhow::Result<Statement> {
+    let mut bytes = vec![0; FRAME_BYTES_MAX];
+    let length = frame::frame_of(kind, &mut bytes, body).map_err(husk::fault::Fault::from)?;
+    let mut answer = HttpPipe::new(broker).carry(&bytes[..length]).with_context(|| broker.to_owned())?;
+    match frame::open(&mut answer) {
+        Ok((FrameKind::Statement, body)) => {
+            let statement: Option<Statement> = frame::exactly(body).ok();
+            statement.filter(|said| said.is_vouched_for(config, nonce)).context(
+                "the answer is not the word of a broker that the launch configuration's tenant certified; check which \
+                 broker is asked",
+            )
+        }
+        Ok((FrameKind::Refusal, body)) => Err(refused(config, body)),
+        _ => bail!("the answer is none that a broker gives; check which broker is asked"),
+    }
+}
+
+fn refused(config: &LaunchConfig, body: &[u8]) -> anyhow::Error {
+    let reason = frame::exactly::<Refusal>(body).ok();
+    match reason.and_then(|refusal| RefusalReason::from_number(refusal.reason.get())) {
+        Some(RefusalReason::UnknownVm) => {
+            StoreError::UnknownVm(VmName { tenant: TenantId(config.tenant), vm: VmId(config.vm) }).into()
+        }
+        Some(RefusalReason::Malformed) => anyhow::anyhow!("the broker is of another version; use its husk"),
+        _ => anyhow::anyhow!("the broker cannot answer now; read its log and ask again"),
+    }
+}
+
+/// What a statement says.
+fn shown(statement: &Statement) -> Value {
+    let life = match LifeWord::from_number(statement.life) {
+        Some(LifeWord::Virgin) => "virgin",
+        Some(LifeWord::Active) => "active",
+        Some(LifeWord::Halted) => "halted",
+        Some(LifeWord::Retired) => "retired",
+        None => "unknown",
+    };
+    json!({
+        "tenant": hex::encode(statement.tenant),
+        "vm": hex::encode(statement.vm),
+        "life": life,
+        "generation": statement.generation.get(),
+        "epoch": statement.epoch.get(),
+        "token": statement.token.get(),
+        "sequence": statement.head.sequence.get(),
+        "digest": hex::encode(statement.head.digest),
+        "confirmed": statement.confirmed == 1,
+        "released": statement.released == 1,
+        "forced": statement.forced == 1,
+        "lease_ms": statement.lease_ms.get(),
+        "overlap_ms": statement.overlap_ms.get(),
+        "time_ms": statement.time_ms.get(),
+        "host_data": hex::encode(statement.host_data),
+    })
+}
