@@ -97,7 +97,7 @@ fn broken(
                     .all(|&(token, until)| until <= before.now_ms || before.released.contains(&token))
                 || old.forced && before.windows.iter().all(|&(_, until)| until <= new.overlap_until_ms),
         ),
-        ("CONFIRM uses FORCE up", !(confirms && new.epoch > old.epoch) || !new.forced),
+        ("CONFIRM uses FORCE up", !(confirms && new.epoch > old.epoch && new.forced)),
         ("only CONFIRM uses FORCE up", new.forced == old.forced || confirms && new.epoch > old.epoch),
         ("an overlap is said until it is over", new.overlap_until_ms >= old.overlap_until_ms),
         (
