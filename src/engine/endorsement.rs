@@ -1,4 +1,6 @@
-//! Endorsement keys: which there are, and the templates that they are made from.
+//! Endorsement keys: which there are, the templates that they are made from, and how they are challenged.
+
+use sha2::{Digest, Sha256};
 
 /// TPM_ALG_RSA, TPM_ALG_ECC, TPM_ALG_SHA256, TPM_ALG_SHA384, TPM_ALG_AES, TPM_ALG_CFB, TPM_ALG_NULL (TPM 2.0 part 2, table
 /// TPM_ALG_ID).
@@ -9,6 +11,7 @@ const SHA384: u16 = 0x000C;
 const AES: u16 = 0x0006;
 const CFB: u16 = 0x0043;
 const NULL: u16 = 0x0010;
+const KEYEDHASH: u16 = 0x0008;
 /// TPM_ECC_NIST_P256 and TPM_ECC_NIST_P384 (part 2, table TPM_ECC_CURVE).
 const NIST_P256: u16 = 0x0003;
 const NIST_P384: u16 = 0x0004;
@@ -17,6 +20,9 @@ const NIST_P384: u16 = 0x0004;
 const ATTRIBUTES_LOW: u32 = 0x0003_00B2;
 /// TPMA_OBJECT of the high range: as the low one, and userWithAuth.
 const ATTRIBUTES_HIGH: u32 = 0x0003_00F2;
+
+/// TPMA_OBJECT of the object of a challenge: userWithAuth, noDA.
+const ATTRIBUTES_CHALLENGE: u32 = 0x0000_0440;
 
 /// PolicyA with SHA-256: TPM2_PolicySecret with TPM_RH_ENDORSEMENT (TCG EK Credential Profile, annex "EK policies").
 const POLICY_A_SHA256: [u8; 32] = [
@@ -61,6 +67,22 @@ impl EndorsementKey {
         }
     }
 
+    /// This key in a set of keys.
+    #[must_use]
+    pub const fn bit(self) -> u8 {
+        match self {
+            Self::Rsa2048 => 1,
+            Self::P256 => 2,
+            Self::P384 => 4,
+        }
+    }
+
+    /// Whether its user role takes a policy (PolicyA) and no authorization: so the profile's low range has it.
+    #[cfg_attr(not(feature = "engine-reference"), expect(dead_code, reason = "no engine is linked"))]
+    pub(super) const fn wants_policy(self) -> bool {
+        matches!(self, Self::Rsa2048 | Self::P256)
+    }
+
     /// The TPMT_PUBLIC that TPM2_CreatePrimary makes this key from.
     #[cfg_attr(not(feature = "engine-reference"), expect(dead_code, reason = "no engine is linked"))]
     pub(super) fn template(self) -> Public {
@@ -80,6 +102,70 @@ impl EndorsementKey {
                 .words(&[0, 0]),
         }
         .0
+    }
+}
+
+/// Bytes of a public area or sensitive area of the object of a challenge.
+type Area = heapless::Vec<u8, 96>;
+
+/// The secret of a challenge.
+pub const CHALLENGE_SECRET_BYTES: usize = 32;
+
+/// What an endorsement key activates a credential for (TPM 2.0 part 1, "Credential Protection"): an object that only says which
+/// conversation the credential belongs to, so that one of another conversation does not open. Both ends can make it; the secret is in the
+/// credential, not in the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChallengeObject {
+    conversation: [u8; 48],
+}
+
+impl ChallengeObject {
+    /// The object of the conversation with that digest.
+    #[must_use]
+    pub const fn of(conversation: [u8; 48]) -> Self {
+        Self { conversation }
+    }
+
+    /// Its TPM Name: SHA-256's number, and the digest of the public area.
+    #[must_use]
+    pub fn name(&self) -> [u8; 34] {
+        let mut name = [0; 34];
+        name[..2].copy_from_slice(&SHA256.to_be_bytes());
+        name[2..].copy_from_slice(&Sha256::digest(self.public()));
+        name
+    }
+
+    /// TPMT_PUBLIC of a keyed hash object without a scheme: data, and no more.
+    pub(super) fn public(&self) -> Area {
+        let unique = Sha256::new().chain_update([0; 32]).chain_update(self.conversation).finalize();
+        let mut area = Area::new();
+        put(&mut area, &KEYEDHASH.to_be_bytes());
+        put(&mut area, &SHA256.to_be_bytes());
+        put(&mut area, &ATTRIBUTES_CHALLENGE.to_be_bytes());
+        put(&mut area, &[0; 2]);
+        put(&mut area, &NULL.to_be_bytes());
+        put(&mut area, &[0, 32]);
+        put(&mut area, &unique);
+        area
+    }
+
+    /// TPMT_SENSITIVE: no authorization, a seed of zeros, the digest as data.
+    #[cfg_attr(not(feature = "engine-reference"), expect(dead_code, reason = "no engine is linked"))]
+    pub(super) fn sensitive(&self) -> Area {
+        let mut area = Area::new();
+        put(&mut area, &KEYEDHASH.to_be_bytes());
+        put(&mut area, &[0, 0, 0, 32]);
+        put(&mut area, &[0; 32]);
+        put(&mut area, &[0, 48]);
+        put(&mut area, &self.conversation);
+        area
+    }
+}
+
+/// Appends to an area, which has room for all of its parts; one that did not would be too short, and the TPM would refuse it.
+fn put(area: &mut Area, bytes: &[u8]) {
+    if area.extend_from_slice(bytes).is_err() {
+        area.clear();
     }
 }
 

@@ -7,14 +7,16 @@
 //! Nothing outside this box may know which engine runs.
 //! **Not here.** Freshness, keys, leases: an engine does not know that they exist.
 
+mod certified;
 mod command;
 mod endorsement;
 mod fault;
 #[cfg(feature = "engine-reference")]
 pub mod reference;
 
+pub use certified::{CERTIFICATE_BYTES_MAX, CertifiedEngine, Credential, Maker, Written};
 pub use command::{Command, Locality, Needs, ResponseCode};
-pub use endorsement::{ENDORSEMENT_BYTES_MAX, EndorsementKey};
+pub use endorsement::{CHALLENGE_SECRET_BYTES, ChallengeObject, ENDORSEMENT_BYTES_MAX, EndorsementKey};
 pub use fault::EngineFault;
 
 use crate::nv::NvImage;

@@ -8,13 +8,16 @@ use crate::nv::NvImage;
 /// TPM_RH_LOCKOUT (TPM 2.0 part 2, table TPM_RH).
 pub(super) const LOCKOUT: u32 = 0x4000_000A;
 /// TPM_RH_NULL and TPM_RS_PW (TPM 2.0 part 2, table TPM_RH).
-const NULL: u32 = 0x4000_0007;
-const PASSWORD: u32 = 0x4000_0009;
+pub(super) const NULL: u32 = 0x4000_0007;
+pub(super) const PASSWORD: u32 = 0x4000_0009;
 /// Types of handles, in bits 31:24 (TPM 2.0 part 2, table TPM_HT).
 const HT_NV_INDEX: u8 = 0x01;
 const HT_HMAC_SESSION: u8 = 0x02;
 /// TPM_NT_PIN_FAIL in bits 7:4 of TPMA_NV (TPM 2.0 part 2, table TPM_NT).
 const NT_PIN_FAIL: u32 = 8;
+/// TPM_SE_POLICY and TPM_SE_TRIAL (TPM 2.0 part 2, table TPM_SE).
+pub(super) const SE_POLICY: u8 = 1;
+const SE_TRIAL: u8 = 3;
 /// The audit bit of TPMA_SESSION (TPM 2.0 part 2, table TPMA_SESSION).
 const SESSION_AUDITS: u8 = 0x80;
 
@@ -90,6 +93,17 @@ impl Reply {
         let at = BODY + 4 + 4;
         let len = self.array(at).map(u16::from_be_bytes)?;
         self.bytes.get(at + 2..)?.get(..usize::from(len))
+    }
+
+    /// The value of the property that stands `at` in the reply to TPM2_GetCapability: behind moreData, the capability and the count.
+    pub(super) fn property(&self, at: usize) -> Option<u32> {
+        self.word(BODY + 1 + 4 + 4 + 8 * at + 4).filter(|_| self.code == ResponseCode::SUCCESS)
+    }
+
+    /// The first sized parameter of a reply to a command with sessions: behind the size of the parameters.
+    pub(super) fn sized_parameter(&self) -> Option<&[u8]> {
+        let len = self.array(BODY + 4).map(u16::from_be_bytes)?;
+        self.bytes.get(BODY + 4 + 2..)?.get(..usize::from(len))
     }
 
     fn array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
@@ -200,10 +214,19 @@ impl ReferenceEngine {
 
     /// Starts an unbound, unsalted trial session.
     fn start_trial(&mut self, nv: &mut NvImage<'_>) -> Result<u32, EngineFault> {
-        // tpmKey, bind; nonce of 16 bytes, empty salt; TPM_SE_TRIAL; TPM_ALG_NULL; TPM_ALG_SHA256.
+        self.start_session(nv, SE_TRIAL)?.ok_or(EngineFault::ChargeFailed)
+    }
+
+    /// Starts an unbound, unsalted session of that TPM_SE.
+    pub(super) fn start_session(
+        &mut self,
+        nv: &mut NvImage<'_>,
+        kind: u8,
+    ) -> Result<Option<u32>, EngineFault> {
+        // tpmKey, bind; nonce of 16 bytes, empty salt; the kind; TPM_ALG_NULL; TPM_ALG_SHA256.
         let request = Request::new(false, 0x176).word(NULL).word(NULL).put(&[0, 16]).put(&[0; 16]);
-        let reply = self.ask(nv, request.put(&[0, 0, 3, 0, 0x10, 0, 0x0B]))?;
-        reply.word(BODY).filter(|_| reply.code == ResponseCode::SUCCESS).ok_or(EngineFault::ChargeFailed)
+        let reply = self.ask(nv, request.put(&[0, 0, kind, 0, 0x10, 0, 0x0B]))?;
+        Ok(reply.word(BODY).filter(|_| reply.code == ResponseCode::SUCCESS))
     }
 }
 

@@ -8,6 +8,7 @@
 //! powered on again.
 //! **Not here.** Raw pointers and C: `husk-stubs`.
 
+mod certified;
 mod endorsement;
 mod inquiry;
 mod permall;
