@@ -1,7 +1,7 @@
 //! The whole: a TPM that boots from a grant, serves commands, and shuts down in order.
 //!
 //! **What.** [`Vtpm`] joins engine, memory and anchor of trust. `boot` is the chain of states
-//! `Cold → Identified → Released → Unsealed → Running`, `disconnected` its way without a broker; `serve` runs one command; `power` resets and shuts down; `suspend`
+//! `Cold → Identified → Released → Unsealed → Running`, `disconnected` its way without a broker; `serve` runs one command; `power` resets and shuts down; `certify` has the endorsement keys certified; `suspend`
 //! saves a running TPM for the same launch; `blobs` gives a test TPM's state away.
 //! **Trust.** Only what the boxes to its right have proved.
 //! **Laws.** No response without [`Committed`](crate::nv::Committed); nothing executes that has not been permitted first;
@@ -11,6 +11,7 @@
 mod attested;
 mod blobs;
 mod boot;
+mod certify;
 mod disconnected;
 mod fault;
 mod power;
@@ -21,6 +22,7 @@ mod trust;
 
 pub use blobs::PERMANENT_BYTES_MAX;
 pub use boot::{Asked, Cold, Identified, Memory, Released, Storage, Unsealed};
+pub use certify::Certification;
 pub use fault::VtpmFault;
 pub use serve::Vtpm;
 pub use served::Served;

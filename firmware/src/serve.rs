@@ -211,14 +211,17 @@ fn boot(
 ) -> Result<Component, Fault> {
     let identified = cold.identify(platform, config)?;
     let deadline_ms = clock::now_ms() + LEASE_PATIENCE_MS;
-    identified.earn(platform, &mut |retry_ms| {
+    let mut vtpm = identified.earn(platform, &mut |retry_ms| {
         let is_worth_it = clock::now_ms() + u64::from(retry_ms) <= deadline_ms;
         if is_worth_it {
             console::line("husk: another instance may still be answering; asking again in ms", retry_ms);
             clock::pause_ms(retry_ms.into());
         }
         is_worth_it
-    })
+    })?;
+    let certification = vtpm.certify(platform)?;
+    console::line(certification.text(), certification.number());
+    Ok(vtpm)
 }
 
 /// The TPM's registers, by the driver that serves them.

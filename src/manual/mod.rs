@@ -102,4 +102,7 @@ pub mod decisions {
 
     #[doc = include_str!("decisions/12-first-banks.md")]
     pub mod first_banks {}
+
+    #[doc = include_str!("decisions/13-endorsement-certificates.md")]
+    pub mod endorsement_certificates {}
 }

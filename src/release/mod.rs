@@ -10,6 +10,7 @@
 //! **Not here.** What the keys open (`keys`, `volume`); what a report binds (`attest`).
 
 mod anchor;
+pub mod endorsement;
 mod fault;
 pub mod frame;
 pub mod hw_sealed;

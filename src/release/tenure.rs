@@ -12,6 +12,7 @@ use super::open::Pending;
 use super::record::Caller;
 use super::session::{Client, denied, settled};
 use super::standing::{Action, Answer, Ask, Event, Standing};
+use super::transcript::Digest;
 use super::wire::{
     AnchorRequest, Bump, Bumped, Confirm, Lease, Operation, ReleaseRequest, Renew, Resume, StateMissing,
     Status, WireHead,
@@ -151,6 +152,35 @@ impl<'m> Tenure<'m> {
         self.settle(platform, Ask::Release)?;
         self.wipe();
         Ok(())
+    }
+
+    /// Sends one request that concerns no state and no lease, once; its Ok body. Between a confirmed launch's requests, never within one.
+    ///
+    /// # Errors
+    /// What the exchange gives. A definite end is not acted upon: the next request for a lease meets the same.
+    pub(super) fn aside(
+        &mut self,
+        platform: &mut Platform<'_>,
+        operation: Operation,
+        body: &[u8],
+    ) -> Result<&[u8], ReleaseFault> {
+        let mut caller = match self.caller.take() {
+            Some(caller) => caller,
+            None => match self.resume(platform) {
+                Some(Resumed::Session(caller)) => caller,
+                Some(Resumed::Over(_)) | None => return Err(ReleaseFault::Unreachable),
+            },
+        };
+        let reply = self.client.ask(platform.channel, &mut caller, operation, body);
+        if !matches!(reply, Err(ReleaseFault::SessionLost)) {
+            self.caller = Some(caller);
+        }
+        settled(reply?)
+    }
+
+    /// The transcript of the session at hand.
+    pub(super) fn transcript(&self) -> Option<&Digest> {
+        self.caller.as_ref().map(Caller::transcript)
     }
 
     /// The trusted clock, where leases are served; elsewhere [`Standing`] looks at no time, and whatever clock there is

@@ -64,6 +64,14 @@ macro_rules! numbers {
 
 pub(super) use {numbers, wire};
 
+mod endorsement;
+
+pub use endorsement::{
+    Activate, CERTIFICATE_BYTES_MAX, CREDENTIAL_BYTES_MAX, CREDENTIAL_SECRET_BYTES, Certificates, Certified,
+    Challenge, ENCRYPTED_SECRET_BYTES_MAX, ENDORSEMENT_KEYS, Endorse, EndorsementRequest, EndorsementVerdict,
+    PUBLIC_BYTES_MAX, WireCertificate, WireCredential, WirePublic,
+};
+
 numbers! {
     /// What a frame carries.
     pub enum FrameKind: u8 {
@@ -119,6 +127,12 @@ numbers! {
         Release = 0x17,
         /// [`StateMissing`].
         StateMissing = 0x18,
+        /// [`EndorsementRequest`]: which endorsement keys the tenant's authority certifies.
+        Endorsement = 0x19,
+        /// [`Endorse`].
+        Endorse = 0x1A,
+        /// [`Activate`].
+        Activate = 0x1B,
     }
 
     /// How a request ended.

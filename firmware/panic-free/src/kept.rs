@@ -25,7 +25,7 @@ type State = [u8; STATE_BYTES_MAX];
 
 /// Keeps every function below.
 pub(crate) fn keep() {
-    let kept: [*const (); 27] = [
+    let kept: [*const (); 28] = [
         volume_open as *const (),
         volume_begin_epoch as *const (),
         volume_create as *const (),

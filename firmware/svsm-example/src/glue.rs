@@ -76,6 +76,8 @@ fn wake(memory: &'static mut TpmMemory, config: &[u8]) -> Result<(), Fault> {
     let vtpm = with(*kernel, &mut reporter, |platform| {
         let identified = Cold::new(storage.lend(), engine).identify(platform, config)?;
         let mut vtpm = identified.earn(platform, &mut wait)?;
+        let certification = vtpm.certify(platform)?;
+        platform.console.line(certification.text(), certification.number());
         vtpm.offer_attestation(platform).map(|()| vtpm)
     })?;
     *VTPM.lock() = Some(Instance { kernel: *kernel, vtpm, reporter, call });

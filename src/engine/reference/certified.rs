@@ -5,10 +5,10 @@ use super::super::{
     CHALLENGE_SECRET_BYTES, CertifiedEngine, ChallengeObject, Command, Credential, Engine, EngineFault,
     Maker, PowerOn, ResponseCode, Written,
 };
+use super::ReferenceEngine;
 use super::endorsement::{ENDORSEMENT, PLATFORM};
 use super::inquiry::{NULL, PASSWORD, Request, SE_POLICY};
 use super::world::{Entry, Stores};
-use super::ReferenceEngine;
 use crate::nv::NvImage;
 use crate::secret::Secret;
 
@@ -39,7 +39,8 @@ impl ReferenceEngine {
         credential: &Credential<'_>,
     ) -> Result<Option<Secret<CHALLENGE_SECRET_BYTES>>, EngineFault> {
         let (endorsement, _) = self.create_endorsement(nv, key)?;
-        let request = sized(sized(Request::new(false, LOAD_EXTERNAL), &object.sensitive())?, &object.public())?;
+        let request =
+            sized(sized(Request::new(false, LOAD_EXTERNAL), &object.sensitive())?, &object.public())?;
         let loaded = self.expect(nv, request.word(NULL))?.handle().ok_or(EngineFault::Failed)?;
         let session = if key.wants_policy() { self.endorsement_policy(nv)? } else { PASSWORD };
         // For each handle: its session, no nonce, no attributes, no authorization.

@@ -6,8 +6,9 @@
 //! host that a VM runs on; a VM only as far as its report and its token go.
 //! **Laws.** `src/release/protocol.md`, sections 3 and 5, each with a test of its name in `tests/`. No answer before its transaction is
 //! durable. Nothing secret in a log line, an error or an argument.
-//! **Not here.** Restore and clone; EK certificates; the CoCo KBS protocol.
+//! **Not here.** Restore and clone; the CoCo KBS protocol.
 
+pub mod authority;
 pub mod cli;
 pub mod evidence;
 pub mod http;

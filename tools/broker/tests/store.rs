@@ -6,6 +6,8 @@
 mod back;
 #[path = "store/bench.rs"]
 mod bench;
+#[path = "store/endorsements.rs"]
+mod endorsements;
 #[path = "store/full.rs"]
 mod full;
 #[path = "store/group.rs"]

@@ -10,9 +10,10 @@ use crate::numbers::Numbers;
 use crate::{EndorsementPublic, EvidenceError};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
+use std::array::TryFromSliceError;
 use std::time::Duration;
 use webpki::{EndEntityCert, KeyUsage as Usage, anchor_from_trusted_cert, ring as algorithms};
-use x509_cert::der::asn1::{ObjectIdentifier, PrintableStringRef, Utf8StringRef};
+use x509_cert::der::asn1::{ObjectIdentifier, OctetString, PrintableStringRef, Utf8StringRef};
 use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
@@ -26,6 +27,9 @@ const EK_USAGE_DER: &[u8] = &[0x67, 0x81, 0x05, 0x08, 0x01];
 const MANUFACTURER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.2.1");
 const MODEL: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.2.2");
 const VERSION: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.2.3");
+/// Husk's own extension, SEQUENCE { tenant, vm, hostData, reportDigest: OCTET STRING } of 16, 16, 32 and 48 bytes: which VM's launch the key was
+/// named under. The number is from the experimental arc (RFC 1155, section 3.1.3): nobody has registered one.
+pub const LAUNCH_EXTENSION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.3.18515.1");
 /// How the profile writes numbers in names.
 const NUMBER_PREFIX: &str = "id:";
 /// The longest certificate that is looked at: what an NV index of a TPM may hold is less.
@@ -54,6 +58,19 @@ pub fn is_ek_certificate(der: &[u8]) -> bool {
     x509_cert::Certificate::from_der(der).is_ok_and(|parsed| has_ek_usage(&parsed))
 }
 
+/// Which VM's launch an endorsement key was named under, as the authority of its tenant knew it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EkLaunch {
+    /// The tenant.
+    pub tenant: [u8; 16],
+    /// The VM.
+    pub vm: [u8; 16],
+    /// HOST_DATA of the report: SHA-256 of the launch configuration.
+    pub host_data: [u8; 32],
+    /// SHA-384 of the report.
+    pub report_digest: [u8; 48],
+}
+
 /// What a certificate of an endorsement key says. Nothing of it is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EkCertificate {
@@ -70,6 +87,8 @@ pub struct EkCertificate {
     pub subject: String,
     /// The serial number, big-endian.
     pub serial: Vec<u8>,
+    /// Which VM's launch the key was named under, where a tenant's authority says so ([`LAUNCH_EXTENSION`]).
+    pub launch: Option<EkLaunch>,
     /// First second of validity, since 1970.
     pub not_before: u64,
     /// Last second of validity, since 1970.
@@ -105,6 +124,7 @@ impl EkCertificate {
             issuer: body.issuer().to_string(),
             subject: body.subject().to_string(),
             serial: body.serial_number().as_bytes().to_vec(),
+            launch: launch(&parsed)?,
             not_before: validity.not_before.to_unix_duration().as_secs(),
             not_after: validity.not_after.to_unix_duration().as_secs(),
         })
@@ -225,6 +245,29 @@ fn usage(parsed: &x509_cert::Certificate, numbers: &Numbers) -> Result<(), Evide
         Numbers::P256(_) | Numbers::P384(_) => usage.key_agreement(),
     };
     if encrypts && !usage.key_cert_sign() { Ok(()) } else { Err(bad("its key is not one to encrypt for")) }
+}
+
+/// The four strings of [`LAUNCH_EXTENSION`], if it is there: once, each of its length, and nothing besides.
+fn launch(parsed: &x509_cert::Certificate) -> Result<Option<EkLaunch>, EvidenceError> {
+    let bad = || EvidenceError::BadEkCertificate("what it says of a launch cannot be read");
+    let all = parsed.tbs_certificate().extensions().map(Vec::as_slice).unwrap_or_default();
+    let mut found = all.iter().filter(|extension| extension.extn_id == LAUNCH_EXTENSION);
+    let value = match (found.next(), found.next()) {
+        (None, _) => return Ok(None),
+        (Some(extension), None) => extension.extn_value.as_bytes(),
+        (Some(_), Some(_)) => return Err(bad()),
+    };
+    let strings = Vec::<OctetString>::from_der(value).map_err(|_| bad())?;
+    let [tenant, vm, host_data, report_digest] = &strings[..] else { return Err(bad()) };
+    let parts = || -> Result<EkLaunch, TryFromSliceError> {
+        Ok(EkLaunch {
+            tenant: tenant.as_bytes().try_into()?,
+            vm: vm.as_bytes().try_into()?,
+            host_data: host_data.as_bytes().try_into()?,
+            report_digest: report_digest.as_bytes().try_into()?,
+        })
+    };
+    parts().map(Some).map_err(|_| bad())
 }
 
 /// The one directory name among the subject's other names.

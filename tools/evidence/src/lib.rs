@@ -40,7 +40,7 @@ mod verifier;
 pub mod view;
 
 pub use certificate::{Certificate, Dates};
-pub use ek::{EkAuthorities, EkCertificate, VerifiedEk, is_ek_certificate};
+pub use ek::{EkAuthorities, EkCertificate, EkLaunch, LAUNCH_EXTENSION, VerifiedEk, is_ek_certificate};
 pub use endorsement::EndorsementPublic;
 pub use error::EvidenceError;
 pub use extended::{key_certificate_in, report_in};

@@ -16,6 +16,7 @@ use husk_evidence::{
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tpm::ReportedLaunch;
 
 /// The longest file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -146,17 +147,18 @@ fn view(file: &Path) -> anyhow::Result<Value> {
 fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     let mut claims = Claims::default();
     let mut object = Map::new();
-    let mut manifest = None;
+    let (mut manifest, mut launch) = (None, None);
     if let Some((report, certificate)) = args.report.as_deref().zip(args.certificate.as_deref()) {
         let bytes = read(report)?;
         let verified = verified_report(args, report, &bytes, certificate)?;
         manifest = covered_manifest(args, &verified)?;
+        launch = Some(ReportedLaunch::of(&verified, report_in(&bytes)?));
         let now = seconds_since_1970();
         let view = serde_json::to_value(VerifiedView::new(&verified, manifest.as_ref(), now))?;
         object.extend(view.as_object().cloned().unwrap_or_default());
         claims.report(&verified, manifest.is_some(), args.measurement.is_some());
     }
-    args.tpm.verify(manifest.as_ref(), &mut object, &mut claims)?;
+    args.tpm.verify((manifest.as_ref(), launch), &mut object, &mut claims)?;
     if args.json {
         claims.insert_into(&mut object);
         println!("{:#}", Value::Object(object));

@@ -11,6 +11,8 @@
 
 #[path = "../../../tests/support/tpm.rs"]
 mod commands;
+#[path = "peers/endorsement.rs"]
+mod endorsement;
 #[path = "peers/lasting.rs"]
 mod lasting;
 #[path = "peers/libvirt.rs"]

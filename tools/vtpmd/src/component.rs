@@ -116,7 +116,10 @@ impl Component {
                 );
                 return cold.boot_unsealed_for_testing(platform, NOBODY, NOBODY);
             }
-            cold.identify(platform, &config).and_then(|identified| earn(identified, platform, wait))
+            let mut vtpm = earn(cold.identify(platform, &config)?, platform, wait)?;
+            let certification = vtpm.certify(platform)?;
+            platform.console.line(certification.text(), certification.number());
+            Ok(vtpm)
         })
     }
 }

@@ -5,6 +5,7 @@
 //! takes away again. Exit codes are [`exit_code`]'s.
 //! **Not here.** Anything that a VM can reach.
 
+mod authority;
 mod broker;
 mod order;
 mod tenant;
@@ -109,7 +110,12 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         match cause.downcast_ref() {
             Some(StoreError::UnknownTenant(_) | StoreError::UnknownVm(_) | StoreError::Missing) => return 3,
-            Some(StoreError::TenantExists(_) | StoreError::VmExists(_) | StoreError::Exists) => return 4,
+            Some(
+                StoreError::TenantExists(_)
+                | StoreError::AuthorityExists(_)
+                | StoreError::VmExists(_)
+                | StoreError::Exists,
+            ) => return 4,
             Some(StoreError::Served) => return 5,
             _ => {}
         }

@@ -1,5 +1,6 @@
 //! `husk tenant`: a tenant's root key, its registration, and who may give orders for it.
 
+use super::authority::AuthorityCommand;
 use super::{Database, RootKey, Shape, or_remove, random_id};
 use crate::ids::TenantId;
 use crate::store::Tenant;
@@ -27,6 +28,9 @@ pub enum TenantCommand {
     Operator(OperatorArgs),
     /// Permit that a TPM is made WITHOUT protection against rollback, under one launch configuration that names hw-sealed.
     Permit(PermitArgs),
+    /// Who certifies the endorsement keys of the tenant's VMs.
+    #[command(subcommand)]
+    Authority(AuthorityCommand),
 }
 
 /// `husk tenant root`
@@ -106,6 +110,7 @@ impl TenantCommand {
             Self::Root(args) => make_root(&args),
             Self::Operator(args) => operator(&args),
             Self::Permit(args) => permit(&args),
+            Self::Authority(command) => command.run(),
         }
     }
 }

@@ -14,7 +14,12 @@ use zerocopy::{FromBytes, IntoBytes};
 /// operation is another.
 pub(super) fn request(operation: Operation, body: &[u8]) -> Option<Request> {
     match operation {
-        Operation::Attest | Operation::Grant | Operation::StateMissing => None,
+        Operation::Attest
+        | Operation::Grant
+        | Operation::StateMissing
+        | Operation::Endorsement
+        | Operation::Endorse
+        | Operation::Activate => None,
         Operation::Resume => {
             exactly::<Resume>(body).ok().map(|asked| Request::Resume { token: asked.token.get() })
         }

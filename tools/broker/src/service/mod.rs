@@ -9,6 +9,7 @@
 //! **Not here.** HTTP (`http`); what is granted to whom (`rules`); the bytes of records (`husk::release::record`).
 
 mod bodies;
+mod endorsement;
 mod orders;
 mod sessions;
 
@@ -131,6 +132,7 @@ impl Service {
             vm,
             instance: InstanceId(point_digest(&hello.instance)),
             stage: Stage::Greeted,
+            challenged: None,
         };
         locked(&self.sessions)?.greet(peer, session);
         frame::frame_of(FrameKind::ServerHello, reply, &server).map_err(|_| RefusalReason::Unavailable)
@@ -185,6 +187,12 @@ impl Service {
         locked(&self.sessions)?.find(&id).ok_or(RefusalReason::UnknownSession)?;
         let (asked, body) = session.answerer.open(body).map_err(|_| RefusalReason::Malformed)?;
         let operation = asked.operation();
+        if endorsement::concerns(operation) {
+            let room = reply.get_mut(REPLY_BODY_AT..).ok_or(RefusalReason::Unavailable)?;
+            let (status, length) = self.endorsement(&mut session, (operation, body), room)?;
+            let sealed = session.answerer.seal(asked, status, reply, length);
+            return sealed.map_err(|_| RefusalReason::Unavailable);
+        }
         let (answer, secrets) = self.decide(&mut session, operation, body)?;
         note(&session.vm, operation, &answer);
         self.seal(&session, asked, (&answer, secrets), reply)

@@ -5,6 +5,7 @@
 //! more drops its own oldest, so that it takes four peers to push out a fifth's. An instance has one established
 //! session: a new one closes the old.
 
+use super::endorsement::Challenged;
 use crate::ids::VmName;
 use crate::rules::InstanceId;
 use husk::release::record::Answerer;
@@ -47,6 +48,8 @@ pub(super) struct Session {
     pub(super) vm: VmName,
     pub(super) instance: InstanceId,
     pub(super) stage: Stage,
+    /// Endorsement keys that it was asked to show.
+    pub(super) challenged: Option<Challenged>,
 }
 
 type Shared = Arc<Mutex<Session>>;
@@ -198,6 +201,7 @@ mod tests {
             vm: VmName { tenant: TenantId([0; 16]), vm: VmId([0; 16]) },
             instance: InstanceId([instance; 48]),
             stage: Stage::Greeted,
+            challenged: None,
         }
     }
 

@@ -87,6 +87,20 @@ pub enum StoreError {
     /// The VM is there.
     #[error("VM {0} is enrolled already; `husk vm show` tells how")]
     VmExists(VmName),
+    /// The tenant has an authority.
+    #[error("tenant {0} has an authority for endorsement keys already")]
+    AuthorityExists(TenantId),
+    /// The VM has shown no such key.
+    #[error("VM {0} has not shown such an endorsement key; it does so when it starts")]
+    UnknownKey(VmName),
+    /// Something else is issued.
+    #[error(
+        "VM {0} has another certificate for this endorsement key; `husk tenant authority forget` comes first"
+    )]
+    CertificateExists(VmName),
+    /// A certificate was not issued.
+    #[error(transparent)]
+    Issue(#[from] crate::authority::certificate::IssueError),
     /// The order makes no sense now.
     #[error("the VM is {0:?}, which bars this order")]
     Barred(Life),

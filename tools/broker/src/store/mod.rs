@@ -13,6 +13,7 @@
 mod clock;
 mod columns;
 mod counter;
+mod endorsements;
 mod error;
 mod group;
 mod location;
@@ -23,6 +24,7 @@ mod sql;
 mod sqlite;
 
 pub use counter::Counter;
+pub use endorsements::{Authority, Endorsed, NotEndorsed};
 pub use error::{DatabaseError, StoreError};
 pub use group::{Group, GroupError};
 pub use location::Location;
@@ -192,8 +194,11 @@ impl Store {
                     new.wrap(world, vm, name, &old.unwrap(vm, name, wrapped)?)
                 })?;
             }
+            let authorities = rewrap_authorities(sql, |tenant, wrapped| {
+                new.wrap_authority(world, tenant, &old.unwrap_authority(tenant, wrapped)?)
+            })?;
             sql.execute("UPDATE broker SET root_check = ?1", &[check.into()])?;
-            Ok(count)
+            Ok(count + authorities)
         })?;
         self.database.scrub();
         Ok(secrets)
@@ -354,6 +359,24 @@ fn rewrap(
         &[vm.tenant.0.into(), vm.vm.0.into(), token, salt.into(), sealed.into()],
     )
     .map(drop)
+}
+
+/// Replaces the wrapped keys of authorities; how many there are.
+fn rewrap_authorities(
+    sql: &mut dyn Sql,
+    mut wrap: impl FnMut(TenantId, &Wrapped) -> Result<Wrapped, VaultError>,
+) -> Result<usize, StoreError> {
+    let query = "SELECT tenant, salt, sealed FROM authorities WHERE salt IS NOT NULL";
+    let found = sql.query(query, &[])?;
+    let count = found.len();
+    for mut columns in found {
+        let tenant = TenantId(columns.array()?);
+        let Wrapped { salt, sealed } =
+            wrap(tenant, &Wrapped { salt: columns.array()?, sealed: columns.array()? })?;
+        let statement = "UPDATE authorities SET salt = ?2, sealed = ?3 WHERE tenant = ?1";
+        sql.execute(statement, &[tenant.0.into(), salt.into(), sealed.into()])?;
+    }
+    Ok(count)
 }
 
 fn belongs_to(sql: &mut dyn Sql, keys: &RootKeys) -> Result<(), StoreError> {

@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -78,6 +78,27 @@ CREATE TABLE tickets (
     digest BLOB NOT NULL,
     is_open INTEGER NOT NULL,
     PRIMARY KEY (tenant, id),
+    FOREIGN KEY (tenant, vm) REFERENCES vms (tenant, vm)
+) STRICT;
+",
+    // The tenants' authorities for endorsement keys, and the keys that were shown to them. A certificate of no length is not issued yet.
+    "
+CREATE TABLE authorities (
+    tenant BLOB PRIMARY KEY REFERENCES tenants (tenant),
+    certificate BLOB NOT NULL,
+    keys INTEGER NOT NULL,
+    salt BLOB,
+    sealed BLOB
+) STRICT;
+CREATE TABLE endorsements (
+    tenant BLOB NOT NULL,
+    vm BLOB NOT NULL,
+    kind INTEGER NOT NULL,
+    name BLOB NOT NULL,
+    public BLOB NOT NULL,
+    certificate BLOB NOT NULL,
+    PRIMARY KEY (tenant, vm, kind),
+    UNIQUE (tenant, name),
     FOREIGN KEY (tenant, vm) REFERENCES vms (tenant, vm)
 ) STRICT;
 ",

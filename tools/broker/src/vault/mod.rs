@@ -18,7 +18,7 @@ pub use file::{Opener, Passphrase};
 pub use operator::OperatorKey;
 pub use tenant::TenantRoot;
 
-use crate::ids::VmName;
+use crate::ids::{TenantId, VmName};
 use crate::rules::SecretName;
 use crate::world::World;
 use aes_gcm::aead::{AeadInOut, KeyInit};
@@ -33,6 +33,7 @@ use zeroize::Zeroizing;
 /// The generation of a broker's first signing key.
 pub const KEY_GENERATION: u32 = 1;
 const WRAP_LABEL: &[u8] = b"HUSK v1 broker wrap\0";
+const AUTHORITY_LABEL: &[u8] = b"HUSK v1 authority wrap\0";
 const CHECK_LABEL: &[u8] = b"HUSK v1 broker database\0";
 /// Keys outside [1, n) are refused; 2^-190 of all draws on P-384.
 const KEY_DRAWS_MAX: usize = 8;
@@ -160,17 +161,7 @@ impl RootKeys {
         name: SecretName,
         secret: &Secret<32>,
     ) -> Result<Wrapped, VaultError> {
-        let mut salt = [0; 32];
-        world.fill(&mut salt).map_err(|_| VaultError::Entropy)?;
-        let mut sealed = [0; 48];
-        let (body, tag) = sealed.split_at_mut(32);
-        secret.with(|bytes| body.copy_from_slice(bytes));
-        let made = self
-            .cipher(&salt, vm)?
-            .encrypt_inout_detached(&Nonce::default(), &place(vm, name), (&mut *body).into())
-            .map_err(|_| VaultError::Altered)?;
-        tag.copy_from_slice(&made);
-        Ok(Wrapped { salt, sealed })
+        self.seal(world, secret, |salt| self.cipher(salt, vm), &place(vm, name))
     }
 
     /// Opens what [`RootKeys::wrap`] sealed for that very row, epoch and token.
@@ -178,31 +169,73 @@ impl RootKeys {
     /// # Errors
     /// [`VaultError::Altered`].
     pub fn unwrap(&self, vm: &VmName, name: SecretName, wrapped: &Wrapped) -> Result<Secret<32>, VaultError> {
-        let (body, tag) = wrapped.sealed.split_at(32);
-        let tag = <[u8; 16]>::try_from(tag).map_err(|_| VaultError::Altered)?;
-        Secret::try_fill(|secret: &mut [u8; 32]| {
-            secret.copy_from_slice(body);
-            self.cipher(&wrapped.salt, vm)?
-                .decrypt_inout_detached(
-                    &Nonce::default(),
-                    &place(vm, name),
-                    secret.as_mut_slice().into(),
-                    &Tag::from(tag),
-                )
-                .map_err(|_| VaultError::Altered)
-        })
+        open(wrapped, self.cipher(&wrapped.salt, vm)?, &place(vm, name))
+    }
+
+    /// Seals what a tenant's authority is derived from.
+    ///
+    /// # Errors
+    /// [`VaultError::Entropy`].
+    pub fn wrap_authority(
+        &self,
+        world: &dyn World,
+        tenant: TenantId,
+        secret: &Secret<32>,
+    ) -> Result<Wrapped, VaultError> {
+        self.seal(world, secret, |salt| self.derived(salt, &[AUTHORITY_LABEL, &tenant.0]), &tenant.0)
+    }
+
+    /// Opens what [`RootKeys::wrap_authority`] sealed for that very tenant.
+    ///
+    /// # Errors
+    /// [`VaultError::Altered`].
+    pub fn unwrap_authority(&self, tenant: TenantId, wrapped: &Wrapped) -> Result<Secret<32>, VaultError> {
+        open(wrapped, self.derived(&wrapped.salt, &[AUTHORITY_LABEL, &tenant.0])?, &tenant.0)
+    }
+
+    fn seal(
+        &self,
+        world: &dyn World,
+        secret: &Secret<32>,
+        cipher: impl FnOnce(&[u8; 32]) -> Result<Aes256Gcm, VaultError>,
+        place: &[u8],
+    ) -> Result<Wrapped, VaultError> {
+        let mut salt = [0; 32];
+        world.fill(&mut salt).map_err(|_| VaultError::Entropy)?;
+        let mut sealed = [0; 48];
+        let (body, tag) = sealed.split_at_mut(32);
+        secret.with(|bytes| body.copy_from_slice(bytes));
+        let made = cipher(&salt)?
+            .encrypt_inout_detached(&Nonce::default(), place, (&mut *body).into())
+            .map_err(|_| VaultError::Altered)?;
+        tag.copy_from_slice(&made);
+        Ok(Wrapped { salt, sealed })
     }
 
     /// The cipher of one wrap: its salt is fresh, so its key is used once and the nonce may be zero.
     fn cipher(&self, salt: &[u8; 32], vm: &VmName) -> Result<Aes256Gcm, VaultError> {
+        self.derived(salt, &[WRAP_LABEL, &vm.tenant.0, &vm.vm.0])
+    }
+
+    fn derived(&self, salt: &[u8; 32], info: &[&[u8]]) -> Result<Aes256Gcm, VaultError> {
         let mut key = Zeroizing::new([0; 32]);
-        let derived = self.wrapping.with(|root| {
-            let info = [WRAP_LABEL, &vm.tenant.0, &vm.vm.0];
-            Hkdf::<Sha384>::new(Some(salt), root).expand_multi_info(&info, key.as_mut_slice())
-        });
+        let derived = self
+            .wrapping
+            .with(|root| Hkdf::<Sha384>::new(Some(salt), root).expand_multi_info(info, key.as_mut_slice()));
         derived.map_err(|_| VaultError::Bug)?;
         Ok(Aes256Gcm::new(&(*key).into()))
     }
+}
+
+fn open(wrapped: &Wrapped, cipher: Aes256Gcm, place: &[u8]) -> Result<Secret<32>, VaultError> {
+    let (body, tag) = wrapped.sealed.split_at(32);
+    let tag = <[u8; 16]>::try_from(tag).map_err(|_| VaultError::Altered)?;
+    Secret::try_fill(|secret: &mut [u8; 32]| {
+        secret.copy_from_slice(body);
+        cipher
+            .decrypt_inout_detached(&Nonce::default(), place, secret.as_mut_slice().into(), &Tag::from(tag))
+            .map_err(|_| VaultError::Altered)
+    })
 }
 
 /// 32 fresh bytes.

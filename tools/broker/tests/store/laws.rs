@@ -4,6 +4,7 @@ use crate::back::a_database_that_goes_back_while_it_is_served_halts_every_vm;
 use crate::bench::{
     A, B, Bench, LEASE_MS, Place, TENANT, VM, anchor, ask, confirm, create, grant, head, release,
 };
+use crate::endorsements::ek_cert_keys_are_one_vms_of_a_tenant;
 use crate::keys::a_rotation_wraps_every_secret_anew;
 use crate::tickets::{
     a_forced_ticket_is_open_until_confirm, a_ticket_that_does_not_fit_changes_nothing, a_ticket_works_once,
@@ -47,6 +48,7 @@ laws! {
     many_vms_share_a_transaction_and_none_fails_its_neighbours,
     requests_of_one_vm_are_decided_in_their_order,
     a_rotation_wraps_every_secret_anew,
+    ek_cert_keys_are_one_vms_of_a_tenant,
     a_database_that_goes_back_while_it_is_served_halts_every_vm,
     a_ticket_works_once,
     a_ticket_that_does_not_fit_changes_nothing,

@@ -1,7 +1,7 @@
 //! The JSON form of what a TPM and its maker say.
 #![expect(missing_docs, reason = "json.md lists the fields")]
 
-use crate::{AttestationKey, EkCertificate, EndorsementPublic, PcrValue, Quote, VerifiedQuote};
+use crate::{AttestationKey, EkCertificate, EkLaunch, EndorsementPublic, PcrValue, Quote, VerifiedQuote};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -18,6 +18,28 @@ pub struct EkCertificateView {
     pub serial: String,
     pub not_before: u64,
     pub not_after: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub launch: Option<EkLaunchView>,
+}
+
+/// The launch that a certificate names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EkLaunchView {
+    pub tenant: String,
+    pub vm: String,
+    pub host_data: String,
+    pub report_digest: String,
+}
+
+impl From<&EkLaunch> for EkLaunchView {
+    fn from(launch: &EkLaunch) -> Self {
+        Self {
+            tenant: hex::encode(launch.tenant),
+            vm: hex::encode(launch.vm),
+            host_data: hex::encode(launch.host_data),
+            report_digest: hex::encode(launch.report_digest),
+        }
+    }
 }
 
 impl From<&EkCertificate> for EkCertificateView {
@@ -35,6 +57,7 @@ impl From<&EkCertificate> for EkCertificateView {
             serial: hex::encode(&certificate.serial),
             not_before: certificate.not_before,
             not_after: certificate.not_after,
+            launch: certificate.launch.as_ref().map(EkLaunchView::from),
         }
     }
 }

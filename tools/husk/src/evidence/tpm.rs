@@ -7,10 +7,11 @@ use clap::Args;
 use husk::engine::EndorsementKey;
 use husk_evidence::view::{EkCertificateView, VerifiedQuoteView};
 use husk_evidence::{
-    AttestationKey, EkAuthorities, EndorsementPublic, Manifest, PcrValue, Quote, QuoteSignature,
-    ServiceContent, VerifiedQuote,
+    AttestationKey, EkAuthorities, EkCertificate, EndorsementPublic, Manifest, PcrValue, Quote,
+    QuoteSignature, ServiceContent, Verified, VerifiedQuote,
 };
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha384};
 use std::path::{Path, PathBuf};
 
 /// The options about a TPM.
@@ -45,6 +46,20 @@ pub(super) struct TpmArgs {
     quote_nonce: Option<Nonce>,
 }
 
+/// The launch that a verified report is of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReportedLaunch {
+    host_data: [u8; 32],
+    digest: [u8; 48],
+}
+
+impl ReportedLaunch {
+    /// Of the report in `bytes`.
+    pub(super) fn of(verified: &Verified<'_>, bytes: &[u8]) -> Self {
+        Self { host_data: *verified.report.host_data(), digest: Sha384::digest(bytes).into() }
+    }
+}
+
 /// A nonce of any length.
 #[derive(Clone, Debug)]
 struct Nonce(Vec<u8>);
@@ -61,16 +76,16 @@ pub(super) fn der_of(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl TpmArgs {
-    /// Verifies what was named; `manifest` is one that a report covers.
+    /// Verifies what was named; `manifest` is one that a report covers, `launch` that report's.
     pub(super) fn verify(
         &self,
-        manifest: Option<&Manifest>,
+        (manifest, launch): (Option<&Manifest>, Option<ReportedLaunch>),
         object: &mut Map<String, Value>,
         claims: &mut Claims,
     ) -> anyhow::Result<()> {
         let shown = self.endorsement_keys(manifest)?;
         if let Some((file, root)) = self.ek_certificate.as_deref().zip(self.ek_root.as_deref()) {
-            let view = self.certificate(file, root, &shown, claims)?;
+            let view = self.certificate((file, root), &shown, launch, claims)?;
             object.insert("ek_certificate".into(), serde_json::to_value(view)?);
         }
         if let Some(quote) = self.verified_quote()? {
@@ -101,9 +116,9 @@ impl TpmArgs {
 
     fn certificate(
         &self,
-        file: &Path,
-        root: &Path,
+        (file, root): (&Path, &Path),
         shown: &[EndorsementPublic],
+        reported: Option<ReportedLaunch>,
         claims: &mut Claims,
     ) -> anyhow::Result<EkCertificateView> {
         let named = |file: &Path| file.display().to_string();
@@ -125,6 +140,7 @@ impl TpmArgs {
             matched.reduce(Result::or).unwrap_or(Ok(()))?;
             claims.proven("the certificate is for an endorsement key that was shown");
         }
+        launched(certificate, reported, claims)?;
         claims.not_proven("that the certificate was not revoked");
         Ok(certificate.into())
     }
@@ -175,6 +191,41 @@ impl TpmArgs {
         claims.not_proven("that the PCR values are the right ones: that is for you to say");
         Ok(VerifiedQuoteView::new(quote, self.quote_nonce.is_some(), values.as_deref(), shown))
     }
+}
+
+/// What a certificate says of a launch, held against the one of a verified report.
+fn launched(
+    certificate: &EkCertificate,
+    reported: Option<ReportedLaunch>,
+    claims: &mut Claims,
+) -> anyhow::Result<()> {
+    let Some(launch) = certificate.launch else {
+        claims.not_proven("which launch the endorsement key was named in: its certificate does not say so");
+        return Ok(());
+    };
+    claims.proven(format!(
+        "the authority says that VM {} of tenant {} held the endorsement key",
+        hex::encode(launch.vm),
+        hex::encode(launch.tenant)
+    ));
+    match reported {
+        Some(reported) if reported.host_data != launch.host_data => {
+            anyhow::bail!(
+                "the certificate is of another launch configuration than the report: their HOST_DATA differ"
+            );
+        }
+        Some(reported) if reported.digest == launch.report_digest => {
+            claims.proven("the endorsement key was named under this very report");
+        }
+        Some(_) => {
+            claims.proven("the report is of a launch with the same configuration, so of that VM");
+            claims.not_proven(
+                "that the launch of this report has that endorsement key: it was named under another report",
+            );
+        }
+        None => claims.not_proven("that the VM's firmware is genuine: no report was given"),
+    }
+    Ok(())
 }
 
 /// A TPM2B_PUBLIC or TPMT_PUBLIC of an endorsement key.
