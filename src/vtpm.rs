@@ -1,7 +1,8 @@
 //! The whole: a TPM that boots from a grant, serves commands, and shuts down in order.
 //!
 //! **What.** [`Vtpm`] joins engine, memory and anchor of trust. `boot` is the chain of states
-//! `Cold → Identified → Released → Unsealed → Running`, `disconnected` its way without a broker; `serve` runs one command; `power` resets and shuts down; `certify` has the endorsement keys certified; `suspend`
+//! `Cold → Identified → Released → Unsealed → Running`, `disconnected` its way without a broker; `serve` runs one command; `power` resets and shuts down; `certify` has the endorsement keys certified; `stale` says what
+//! may be answered before it is anchored; `suspend`
 //! saves a running TPM for the same launch; `blobs` gives a test TPM's state away.
 //! **Trust.** Only what the boxes to its right have proved.
 //! **Laws.** No response without [`Committed`](crate::nv::Committed); nothing executes that has not been permitted first;
@@ -17,6 +18,7 @@ mod fault;
 mod power;
 mod serve;
 mod served;
+mod stale;
 mod suspend;
 mod trust;
 

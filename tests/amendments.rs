@@ -192,6 +192,7 @@ fn has_one_spelling(read: Reader) -> bool {
         kbs: Kbs::None,
         min_key_generation: 7,
         processor: None,
+        staleness: None,
     };
     let good = spelled(&config);
     let with = |from: &str, to: &str| good.replacen(from, to, 1);

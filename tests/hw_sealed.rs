@@ -27,7 +27,7 @@ use husk::seams::{
     REPORT_DATA_BYTES, Reporter, ReporterError,
 };
 use husk::secret::Secret;
-use husk::volume::{STATE_BYTES_MAX, Stamp, Volume, VolumeFault, Workspace};
+use husk::volume::{STATE_BYTES_MAX, Stamp, Volume, VolumeFault, Wanted, Workspace};
 use husk::vtpm::{Asked, Cold, Served, Vtpm};
 use husk_psp::{Identity as Chip, LocalGuest, Processor, PspReporter};
 use std::cell::Cell;
@@ -110,6 +110,7 @@ fn honest() -> Launch {
         kbs: Kbs::None,
         min_key_generation: 0,
         processor: Some(PROCESSOR),
+        staleness: None,
     };
     Launch { chip: 0, firmware: FIRMWARE, policy: GUEST_POLICY, config }
 }
@@ -424,7 +425,7 @@ fn a_volume_of_this_mode_opens_under_no_other_modes_key() {
     let key = VolumeKey::unsealed(&Unsealed::for_testing().key(1), &identity);
     let (mut work, mut state) = (Box::new(Workspace::new()), Box::new([0; STATE_BYTES_MAX]));
     let head = Head { sequence: 1, digest: [1; 48] };
-    let opened = Volume::open(&mut disk, &key, &head, &mut work, &mut state).map(|_| ());
+    let opened = Volume::open(&mut disk, &key, &Wanted::exactly(head), &mut work, &mut state).map(|_| ());
     assert_eq!(opened, Err(VolumeFault::HwSealed));
 }
 

@@ -20,7 +20,7 @@ mod rules;
 mod world;
 
 use husk::attest::launch::Serve;
-use husk::nv::order::{Due, Outcome};
+use husk::nv::order::{Change, Due, Outcome};
 use husk::release::standing::{Ask, Event};
 use husk_broker::rules::Order;
 use relay::{Sent, Told, What};
@@ -235,7 +235,7 @@ impl Model for Protocol {
                 let instance = state.running[at].as_mut()?;
                 instance.standing.as_mut()?.step(Event::Silence { now_ms });
                 if instance.due == Due::Anchor {
-                    instance.due = rules.off.next(Due::Anchor, Outcome::Unknown);
+                    instance.due = rules.off.next(Change::Record, Due::Anchor, Outcome::Unknown);
                 }
             }
             Action::Answer(at) => rules.answer(&mut state, at, serve),

@@ -84,6 +84,17 @@ struct Machine {
     serving: bool,
 }
 
+impl Machine {
+    /// What its next commit is.
+    const fn change(&self) -> Change {
+        match (self.serving, self.used <= RECORDS) {
+            (false, _) => Change::First,
+            (true, true) => Change::Record,
+            (true, false) => Change::Checkpoint,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Waits {
     new: Id,
@@ -190,21 +201,11 @@ impl Volumes {
         self.mutant == mutant
     }
 
-    /// What is due once the engine of this machine has run.
-    fn first(&self, machine: &Machine) -> Due {
-        let change = match (machine.serving, machine.used <= RECORDS) {
-            (false, _) => Change::First,
-            (true, true) => Change::Record,
-            (true, false) => Change::Checkpoint,
-        };
-        self.mutant.first(change)
-    }
-
     /// Whether this machine may begin a commit: it has the right to write, or is not asked whether it has. A grant that is not
     /// confirmed has no lease to look at, and writes at once; that a fence comes between is left to the mutants.
     fn may_write(&self, state: &State, machine: &Machine) -> bool {
         let started = !machine.serving || state.commits < self.commits;
-        let asks = matches!(self.first(machine), Due::Hold | Due::Renew) || !machine.serving;
+        let asks = matches!(self.mutant.first(machine.change()), Due::Hold | Due::Renew) || !machine.serving;
         let leased = machine.token == state.token || !asks || self.is(Mutant::WriteWhileFenced);
         machine.waits.is_none() && machine.due == Due::Permit && started && leased
     }
@@ -212,7 +213,7 @@ impl Volumes {
     /// The machine's commit is on its way: does what is due without anybody else.
     fn went(&self, state: &mut State, index: usize, outcome: Outcome) {
         let Some(mut machine) = state.machines[index] else { return };
-        machine.due = self.mutant.after(machine.due, outcome);
+        machine.due = self.mutant.after(machine.change(), machine.due, outcome);
         if let Some(waits) = machine.waits.filter(|_| machine.due == Due::Permit) {
             state.acknowledge(waits.new);
             machine.head = waits.new;
@@ -345,8 +346,8 @@ impl Volumes {
         if machine.due == Due::Anchor && !state.sent.contains(&request) {
             actions.push(Action::Send(index));
         }
-        let again =
-            machine.due == Due::Anchor && self.mutant.after(Due::Anchor, Outcome::Unknown) == Due::Write;
+        let again = machine.due == Due::Anchor
+            && self.mutant.after(machine.change(), Due::Anchor, Outcome::Unknown) == Due::Write;
         if again && state.commits < self.commits {
             actions.push(Action::Rewrite(index));
         }

@@ -17,3 +17,6 @@ mod cuts;
 mod golden;
 #[path = "volume/store.rs"]
 mod store;
+
+#[path = "volume/window.rs"]
+mod window;

@@ -28,10 +28,20 @@
 //! "husk.processor_svn" = "any"        (or <u32>: images of a lower GUEST_SVN get another key or none)
 //! "husk.processor_tcb" = "any"        (or <16 hex>, as in a report: firmware below it gets another key or none)
 //! ```
+//!
+//! and, where commits that may be lost are answered before they are anchored ([`Staleness`]), two lines more. Their absence says
+//! that every commit is anchored first:
+//!
+//! ```text
+//! "husk.staleness_commits" = "<1 to 1000>"
+//! "husk.staleness_s" = "<1 to 3600>"
+//! ```
 
 mod bound;
+mod staleness;
 
 pub use bound::{AnchoredConfig, BoundConfig, HwSealedConfig, Named};
+pub use staleness::Staleness;
 
 use super::AttestFault;
 use crate::seams::DerivedKeyRequest;
@@ -120,6 +130,8 @@ pub struct LaunchConfig {
     pub min_key_generation: u32,
     /// Whether a key of the processor is an input of the volume's key, and what must be mixed into it.
     pub processor: Option<DerivedKeyRequest>,
+    /// How much of what was answered may be lost at a boot; nothing: none of it.
+    pub staleness: Option<Staleness>,
 }
 
 impl LaunchConfig {
@@ -145,7 +157,8 @@ impl LaunchConfig {
             serve: Serve::from_word(lines.value("husk.serve")?)?,
             kbs: Kbs::from_word(lines.value("husk.kbs")?)?,
             min_key_generation: decimal(lines.value("husk.min_key_generation")?)?,
-            processor: if lines.0.is_empty() { None } else { Some(processor(&mut lines)?) },
+            processor: if lines.begins("husk.processor") { Some(processor(&mut lines)?) } else { None },
+            staleness: if lines.0.is_empty() { None } else { Some(Staleness::read(&mut lines)?) },
         };
         lines.0.is_empty().then_some(config)
     }
@@ -162,7 +175,8 @@ impl LaunchConfig {
         writeln!(out, "\"husk.serve\" = \"{}\"", self.serve.word())?;
         writeln!(out, "\"husk.kbs\" = \"{}\"", self.kbs.word())?;
         writeln!(out, "\"husk.min_key_generation\" = \"{}\"", self.min_key_generation)?;
-        self.processor.map_or(Ok(()), |key| write_processor(&key, out))
+        self.processor.map_or(Ok(()), |key| write_processor(&key, out))?;
+        self.staleness.map_or(Ok(()), |staleness| staleness.write(out))
     }
 
     /// Writes the configuration's bytes to the front of `into` and returns how many there are.
@@ -201,9 +215,10 @@ impl LaunchConfig {
     /// # Errors
     /// [`AttestFault::ConfigUnsupported`].
     pub const fn supported(&self) -> Result<(), AttestFault> {
-        match (self.mode, self.serve, self.kbs, self.processor) {
-            (Mode::Strict, Serve::Lease | Serve::PerCommand | Serve::Detect, Kbs::None, _)
-            | (Mode::HwSealed, Serve::Nothing, Kbs::None, Some(_)) => Ok(()),
+        match (self.mode, self.serve, self.kbs, self.processor, self.staleness) {
+            (Mode::Strict, Serve::Lease | Serve::PerCommand | Serve::Detect, Kbs::None, _, None)
+            | (Mode::Strict, Serve::Lease, Kbs::None, _, Some(_))
+            | (Mode::HwSealed, Serve::Nothing, Kbs::None, Some(_), None) => Ok(()),
             _ => Err(AttestFault::ConfigUnsupported),
         }
     }
@@ -226,6 +241,12 @@ impl LaunchConfig {
 struct Lines<'a>(&'a str);
 
 impl<'a> Lines<'a> {
+    /// Whether the next line is of `key`.
+    fn begins(&self, key: &str) -> bool {
+        let line = self.0.strip_prefix('"').and_then(|line| line.strip_prefix(key));
+        line.is_some_and(|line| line.starts_with('"'))
+    }
+
     /// Takes the next line, which must be `"key" = "value"`, and yields the value.
     fn value(&mut self, key: &str) -> Option<&'a str> {
         let (line, rest) = self.0.split_once('\n')?;
@@ -321,7 +342,9 @@ impl fmt::Write for Slice<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AttestFault, CONFIG_BYTES_MAX, DerivedKeyRequest, Kbs, LaunchConfig, Mode, Named, Serve};
+    use super::{
+        AttestFault, CONFIG_BYTES_MAX, DerivedKeyRequest, Kbs, LaunchConfig, Mode, Named, Serve, Staleness,
+    };
     use sha2::{Digest as _, Sha256, Sha384};
 
     const CONFIG: LaunchConfig = LaunchConfig {
@@ -333,7 +356,10 @@ mod tests {
         kbs: Kbs::None,
         min_key_generation: 7,
         processor: None,
+        staleness: None,
     };
+
+    const STALENESS: Option<Staleness> = Some(Staleness { commits: 1000, seconds: 1 });
 
     const PROCESSORS: [Option<DerivedKeyRequest>; 4] = [
         None,
@@ -353,7 +379,9 @@ mod tests {
         for &mode in Mode::ALL {
             for (&serve, processor) in Serve::ALL.iter().zip(PROCESSORS) {
                 for (&kbs, min_key_generation) in Kbs::ALL.iter().zip([0, u32::MAX]) {
-                    let config = LaunchConfig { mode, serve, kbs, min_key_generation, processor, ..CONFIG };
+                    let staleness = STALENESS.filter(|_| min_key_generation == 0);
+                    let config =
+                        LaunchConfig { mode, serve, kbs, min_key_generation, processor, staleness, ..CONFIG };
                     let (buffer, len) = bytes(&config);
                     assert_eq!(LaunchConfig::parse(&buffer[..len]), Ok(config));
                     assert_eq!(config.digest(), <[u8; 48]>::from(Sha384::digest(&buffer[..len])));
@@ -366,7 +394,7 @@ mod tests {
     /// Whatever one byte becomes, goes or comes: refused, or the one spelling of another configuration.
     #[test]
     fn there_is_one_spelling() {
-        let (buffer, len) = bytes(&LaunchConfig { processor: PROCESSORS[2], ..CONFIG });
+        let (buffer, len) = bytes(&LaunchConfig { processor: PROCESSORS[2], staleness: STALENESS, ..CONFIG });
         let check = |changed: &[u8]| {
             if let Ok(other) = LaunchConfig::parse(changed) {
                 let (again, again_len) = bytes(&other);
@@ -438,6 +466,9 @@ mod tests {
             LaunchConfig { kbs: Kbs::Required, ..CONFIG },
             LaunchConfig { kbs: Kbs::Required, ..hw_sealed },
             LaunchConfig { serve: Serve::Nothing, ..CONFIG },
+            LaunchConfig { serve: Serve::Detect, staleness: STALENESS, ..CONFIG },
+            LaunchConfig { serve: Serve::PerCommand, staleness: STALENESS, ..CONFIG },
+            LaunchConfig { staleness: STALENESS, ..hw_sealed },
             LaunchConfig { processor: None, ..hw_sealed },
             LaunchConfig { serve: Serve::Lease, ..hw_sealed },
             LaunchConfig { serve: Serve::Detect, ..hw_sealed },

@@ -151,6 +151,13 @@ pub trait Engine {
         into: &mut [u8],
     ) -> Result<usize, EngineFault>;
 
+    /// Whether the change from the engine's state `old` to `new` is of fields alone whose change a boot may lose, where the tenant
+    /// opted into that: never of a counter of failed authorizations, an orderly flag, an NV counter, a PIN index, a seed, an
+    /// authorization. An engine that does not say has none.
+    fn may_be_stale(&self, _old: &[u8], _new: &[u8]) -> bool {
+        false
+    }
+
     /// Powers on and resumes `volatile` as if power had never gone.
     ///
     /// # Errors

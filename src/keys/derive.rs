@@ -276,7 +276,7 @@ mod tests {
     use crate::release::unsealed::Unsealed;
     use crate::seams::{Disk, DiskError, Geometry};
     use crate::secret::Secret;
-    use crate::volume::{STATE_BYTES_MAX, Volume, VolumeFault, Workspace, newest_unsealed_head};
+    use crate::volume::{STATE_BYTES_MAX, Volume, VolumeFault, Wanted, Workspace, newest_unsealed_head};
     use std::boxed::Box;
     use std::collections::BTreeSet;
     use std::vec::Vec;
@@ -430,8 +430,9 @@ mod tests {
         // The worst case: a broker whose secret is the public one.
         let sealed =
             VolumeKey::derive(Mode::Sealed, newest.epoch, &[public.key(newest.epoch).secret()], &identity);
-        let mut open =
-            |disk: &mut Golden| Volume::open(disk, &sealed, &newest.head, &mut work, &mut state).err();
+        let mut open = |disk: &mut Golden| {
+            Volume::open(disk, &sealed, &Wanted::exactly(newest.head), &mut work, &mut state).err()
+        };
         assert_eq!(open(&mut disk), Some(VolumeFault::Unsealed));
         for area in [0, 8192] {
             disk.0[area + 10] = Mode::Sealed as u8;

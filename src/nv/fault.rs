@@ -13,5 +13,7 @@ crate::faults! {
         RanAhead = 6, Bug, "the TPM's state changed while a commit was undecided", "report this";
         /// **Means** another engine, version or format level wrote the state. **Left** everything. **Next** use the firmware that wrote it.
         OtherEngine = 7, Seal, "another TPM engine wrote the volume's state", "start the firmware version that wrote the volume";
+        /// **Means** one commit too many was to be left without an anchor. **Left** the state as last anchored, or at most as many commits later as may be lost. **Next** report a defect.
+        NoSlack = 8, Bug, "one commit too many was to be left without an anchor", "report this";
     }
 }

@@ -57,6 +57,18 @@ impl<'m> NvImage<'m> {
         self.current().get(Envelope::BYTES..).unwrap_or(&[])
     }
 
+    /// Husk's own part of the state as last committed, and the engine's.
+    #[must_use]
+    pub fn durable_parts(&self) -> Option<(&[u8], &[u8])> {
+        self.durable().split_at_checked(Envelope::BYTES)
+    }
+
+    /// Husk's own part of the current state, and the engine's.
+    #[must_use]
+    pub fn current_parts(&self) -> Option<(&[u8], &[u8])> {
+        self.current().split_at_checked(Envelope::BYTES)
+    }
+
     /// Husk's own part of the current state.
     #[must_use]
     pub fn envelope(&self) -> Envelope {

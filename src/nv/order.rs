@@ -3,7 +3,7 @@
 //! **What.** [`first`] says what is due once the engine has run, [`next`] what is due after that; both are pure.
 //! **Trust.** None: what they are told has happened is what the caller has seen happen.
 //! **Laws.** Nothing is written without the right to, nothing is anchored before it is flushed, nothing is answered before it is
-//! anchored and permitted. An anchor whose outcome is not known is followed by the same anchor. What failed is followed by nothing.
+//! anchored and permitted; a [`Deferred`](Change::Deferred) commit, which a tenant must have opted into, is answered once it is flushed. An anchor whose outcome is not known is followed by the same anchor. What failed is followed by nothing.
 //! **Not here.** Doing it: `vtpm/serve.rs`, which does what is due and nothing else. The models
 //! (`tests/model_release.rs`, `tests/model_volume.rs`) drive these very functions.
 
@@ -18,6 +18,10 @@ pub enum Change {
     Record,
     /// A commit that overwrites the volume's other area.
     Checkpoint,
+    /// A commit behind the head that may be lost at a boot: it is anchored with a later one.
+    Deferred,
+    /// No new commit: deferred ones, on the disk, that are to be anchored.
+    Window,
     /// A commit that is on the disk, and whose anchor's outcome is not known.
     Undecided,
 }
@@ -35,6 +39,8 @@ pub enum Due {
     Flush,
     /// The broker is asked to remember it as the newest.
     Anchor,
+    /// The commit is left to a later anchor.
+    Defer,
     /// The right to answer is looked at, or asked for.
     Permit,
     /// The answer leaves.
@@ -60,23 +66,26 @@ pub const fn first(change: Change) -> Due {
     match change {
         Change::Nothing => Due::Permit,
         Change::First => Due::Write,
-        Change::Record => Due::Hold,
+        Change::Record | Change::Deferred => Due::Hold,
         Change::Checkpoint => Due::Renew,
-        Change::Undecided => Due::Anchor,
+        Change::Window | Change::Undecided => Due::Anchor,
     }
 }
 
-/// What is due after `due` went like that.
+/// What is due after `due` went like that, on the way of `change`.
 #[must_use]
-pub const fn next(due: Due, outcome: Outcome) -> Due {
+pub const fn next(change: Change, due: Due, outcome: Outcome) -> Due {
+    if let (Change::Deferred, Due::Flush, Outcome::Done) = (change, due, outcome) {
+        return Due::Defer;
+    }
     match (due, outcome) {
         (Due::Renew | Due::Hold, Outcome::Done) => Due::Write,
         (Due::Write, Outcome::Done) => Due::Flush,
         (Due::Flush, Outcome::Done) | (Due::Anchor, Outcome::Unknown) => Due::Anchor,
-        (Due::Anchor, Outcome::Done) => Due::Permit,
+        (Due::Anchor | Due::Defer, Outcome::Done) => Due::Permit,
         (Due::Permit, Outcome::Done) => Due::Answer,
         (Due::Answer | Due::Over, Outcome::Done | Outcome::Unknown)
-        | (Due::Renew | Due::Hold | Due::Write | Due::Flush | Due::Permit, Outcome::Unknown)
+        | (Due::Renew | Due::Hold | Due::Write | Due::Flush | Due::Defer | Due::Permit, Outcome::Unknown)
         | (_, Outcome::Failed) => Due::Over,
     }
 }
@@ -92,19 +101,21 @@ mod tests {
             way.push(due).unwrap();
             let unknown = due == Due::Anchor && !lost;
             lost |= unknown;
-            due = next(due, if unknown { Outcome::Unknown } else { Outcome::Done });
+            due = next(change, due, if unknown { Outcome::Unknown } else { Outcome::Done });
         }
         way
     }
 
     #[test]
     fn each_change_goes_its_way() {
-        use Due::{Anchor, Answer, Flush, Hold, Permit, Renew, Write};
-        let table: [(Change, &[Due]); 5] = [
+        use Due::{Anchor, Answer, Defer, Flush, Hold, Permit, Renew, Write};
+        let table: [(Change, &[Due]); 7] = [
             (Change::Nothing, &[Permit, Answer]),
             (Change::First, &[Write, Flush, Anchor, Anchor, Permit, Answer]),
             (Change::Record, &[Hold, Write, Flush, Anchor, Anchor, Permit, Answer]),
             (Change::Checkpoint, &[Renew, Write, Flush, Anchor, Anchor, Permit, Answer]),
+            (Change::Deferred, &[Hold, Write, Flush, Defer, Permit, Answer]),
+            (Change::Window, &[Anchor, Anchor, Permit, Answer]),
             (Change::Undecided, &[Anchor, Anchor, Permit, Answer]),
         ];
         for (change, wanted) in table {
@@ -114,10 +125,13 @@ mod tests {
 
     #[test]
     fn what_failed_is_followed_by_nothing_and_only_an_anchor_is_asked_for_again() {
-        use Due::{Anchor, Answer, Flush, Hold, Over, Permit, Renew, Write};
-        for due in [Renew, Hold, Write, Flush, Anchor, Permit, Answer, Over] {
-            assert_eq!(next(due, Outcome::Failed), Over);
-            assert_eq!(next(due, Outcome::Unknown), if due == Anchor { Anchor } else { Over });
+        use Due::{Anchor, Answer, Defer, Flush, Hold, Over, Permit, Renew, Write};
+        for change in [Change::Record, Change::Deferred] {
+            for due in [Renew, Hold, Write, Flush, Anchor, Defer, Permit, Answer, Over] {
+                assert_eq!(next(change, due, Outcome::Failed), Over);
+                let again = if due == Anchor { Anchor } else { Over };
+                assert_eq!(next(change, due, Outcome::Unknown), again);
+            }
         }
     }
 }

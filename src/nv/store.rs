@@ -6,9 +6,9 @@ use crate::fault::Fault;
 use crate::keys::{CreateKey, Identity, Mode, SuspendSecret, VolumeKey};
 use crate::release::{Anchor, Head, ReleaseFault};
 use crate::seams::Platform;
-use crate::volume::{Flushed, Opened, Stamp, Volume, Workspace, Written};
+use crate::volume::{Flushed, Opened, Stamp, Volume, Wanted, Workspace, Written};
 
-/// Proof that an image version is durable: on disk and, in strict mode, at the anchor.
+/// Proof that an image version is durable: on disk and, unless it was deferred, at the anchor.
 #[derive(Debug)]
 #[must_use]
 pub struct Committed {
@@ -49,12 +49,14 @@ pub struct NvStore<'m> {
     image: NvImage<'m>,
     stamp: Stamp,
     phase: Phase<'m>,
+    /// How many commits may lie behind the anchored head.
+    slack: u32,
 }
 
 impl<'m> NvStore<'m> {
     /// A store for a TPM that is to be made; `image` is one of nothing.
     pub const fn create(image: NvImage<'m>, key: CreateKey, stamp: Stamp, work: &'m mut Workspace) -> Self {
-        Self { image, stamp, phase: Phase::Absent { key, work } }
+        Self { image, stamp, phase: Phase::Absent { key, work }, slack: 0 }
     }
 
     /// A store for the TPM whose state at `head` lies on the disk. Reads it; writes nothing.
@@ -71,7 +73,7 @@ impl<'m> NvStore<'m> {
     ) -> Result<Self, Fault> {
         let mut opened = None;
         image.load(|state| {
-            let volume = Volume::open(platform.disk, &keys.current, &keys.head, work, state)?;
+            let volume = Volume::open(platform.disk, &keys.current, &keys.wanted, work, state)?;
             if *volume.fingerprint() != stamp.fingerprint {
                 return Err(Fault::from(NvFault::OtherEngine));
             }
@@ -80,7 +82,14 @@ impl<'m> NvStore<'m> {
             Ok(bytes)
         })?;
         let volume = opened.ok_or(NvFault::EnvelopeRefused)?;
-        Ok(Self { image, stamp, phase: Phase::Opened { volume, next: keys.next } })
+        Ok(Self { image, stamp, phase: Phase::Opened { volume, next: keys.next }, slack: 0 })
+    }
+
+    /// A store that defers so many commits at most.
+    #[must_use]
+    pub const fn deferring(mut self, commits: u32) -> Self {
+        self.slack = commits;
+        self
     }
 
     /// The image, for the engine to read.
@@ -98,13 +107,13 @@ impl<'m> NvStore<'m> {
     #[must_use]
     pub const fn head(&self) -> Option<&Head> {
         match &self.phase {
-            Phase::Settled(volume) => Some(volume.head()),
+            Phase::Settled(volume) => Some(volume.anchored()),
             Phase::Opened { volume, .. } => Some(volume.head()),
             Phase::Absent { .. } | Phase::Written { .. } | Phase::Flushed { .. } | Phase::Latched => None,
         }
     }
 
-    /// The newest durable state; nothing while it is not known which that is.
+    /// The newest state that the anchor remembers; nothing while it is not known which that is.
     #[must_use]
     pub const fn newest(&self) -> Option<Newest> {
         match &self.phase {
@@ -112,7 +121,7 @@ impl<'m> NvStore<'m> {
                 mode: volume.mode(),
                 identity: *volume.identity(),
                 epoch: volume.epoch(),
-                head: *volume.head(),
+                head: *volume.anchored(),
             }),
             Phase::Absent { .. }
             | Phase::Opened { .. }
@@ -143,6 +152,33 @@ impl<'m> NvStore<'m> {
             Phase::Written { .. } | Phase::Flushed { .. } => Change::Undecided,
             Phase::Latched => Change::Nothing,
         }
+    }
+
+    /// As [`change`](Self::change), where nothing is to stay deferred.
+    pub fn owed(&mut self) -> Change {
+        match self.change() {
+            Change::Nothing if self.deferred() > 0 => Change::Window,
+            change => change,
+        }
+    }
+
+    /// How many commits lie behind the anchored head.
+    #[must_use]
+    pub const fn deferred(&self) -> u64 {
+        match &self.phase {
+            Phase::Settled(volume) => volume.head().sequence.saturating_sub(volume.anchored().sequence),
+            Phase::Absent { .. }
+            | Phase::Opened { .. }
+            | Phase::Written { .. }
+            | Phase::Flushed { .. }
+            | Phase::Latched => 0,
+        }
+    }
+
+    /// Whether one more commit may be deferred.
+    #[must_use]
+    pub const fn has_slack(&self) -> bool {
+        self.deferred() < self.slack as u64
     }
 
     /// Proof of what is durable already, whatever the image has become since.
@@ -233,33 +269,73 @@ impl<'m> NvStore<'m> {
         Ok(())
     }
 
-    /// Has the anchor remember it as the newest.
+    /// Leaves it to a later anchor.
     ///
     /// # Errors
-    /// [`ReleaseFault::Undecided`]: nothing may follow but this call again. Any other fault latches the store;
-    /// [`NvFault::RanAhead`] if the image changed since it was written.
-    pub fn anchor(&mut self, platform: &mut Platform<'_>, anchor: &mut dyn Anchor) -> Result<(), Fault> {
-        let Phase::Flushed { flushed, version } = self.take() else { return Err(NvFault::Latched.into()) };
-        if version != self.image.version() {
-            return Err(NvFault::RanAhead.into());
-        }
-        let anchored = match anchor.anchor(platform, flushed.previous(), flushed.next()) {
-            Ok(anchored) => anchored,
-            Err(ReleaseFault::Undecided) => {
-                self.phase = Phase::Flushed { flushed, version };
-                return Err(ReleaseFault::Undecided.into());
-            }
-            Err(definite) => return Err(definite.into()),
-        };
-        let volume = flushed.settle(&anchored)?;
+    /// [`NvFault::NoSlack`] if so many are not to be lost. It and [`NvFault::Latched`] latch the store.
+    pub fn defer(&mut self) -> Result<(), Fault> {
+        let Phase::Flushed { flushed, .. } = self.take() else { return Err(NvFault::Latched.into()) };
+        let volume = flushed.defer(self.slack).ok_or(NvFault::NoSlack)?;
         self.image.settle();
         self.phase = Phase::Settled(volume);
         Ok(())
     }
 
+    /// Has the anchor remember what was written as the newest, and with it whatever was deferred.
+    ///
+    /// # Errors
+    /// [`ReleaseFault::Undecided`]: nothing may follow but this call again, though what needs nothing may go on where nothing was
+    /// written since the last deferral. Any other fault latches the store; [`NvFault::RanAhead`] if the image changed since it was
+    /// written.
+    pub fn anchor(&mut self, platform: &mut Platform<'_>, anchor: &mut dyn Anchor) -> Result<(), Fault> {
+        match self.take() {
+            Phase::Flushed { flushed, version } => {
+                if version != self.image.version() {
+                    return Err(NvFault::RanAhead.into());
+                }
+                match remember(platform, anchor, flushed)? {
+                    Ok(volume) => self.phase = Phase::Settled(volume),
+                    Err(flushed) => {
+                        self.phase = Phase::Flushed { flushed, version };
+                        return Err(ReleaseFault::Undecided.into());
+                    }
+                }
+                self.image.settle();
+                Ok(())
+            }
+            Phase::Settled(volume) => match remember(platform, anchor, volume.window())? {
+                Ok(volume) => {
+                    self.phase = Phase::Settled(volume);
+                    Ok(())
+                }
+                Err(flushed) => {
+                    let volume = flushed.defer(self.slack).ok_or(NvFault::NoSlack)?;
+                    self.phase = Phase::Settled(volume);
+                    Err(ReleaseFault::Undecided.into())
+                }
+            },
+            Phase::Absent { .. } | Phase::Opened { .. } | Phase::Written { .. } | Phase::Latched => {
+                Err(NvFault::Latched.into())
+            }
+        }
+    }
+
     /// Leaves the store latched: the caller has what comes next.
     const fn take(&mut self) -> Phase<'m> {
         core::mem::replace(&mut self.phase, Phase::Latched)
+    }
+}
+
+/// Asks the anchor; the commit comes back while the answer is not known.
+fn remember<'m>(
+    platform: &mut Platform<'_>,
+    anchor: &mut dyn Anchor,
+    flushed: Flushed<'m>,
+) -> Result<Result<Volume<'m>, Flushed<'m>>, Fault> {
+    match anchor.anchor(platform, flushed.previous(), flushed.next()) {
+        Ok(anchored) => Ok(Ok(flushed.settle(&anchored)?)),
+        Err(ReleaseFault::Undecided) => Ok(Err(flushed)),
+        Err(definite) => Err(definite.into()),
     }
 }
 
@@ -279,8 +355,8 @@ pub struct Newest {
 /// What opens the volume, and what seals its next epoch.
 #[derive(Debug)]
 pub struct Keys {
-    /// The anchored head.
-    pub head: Head,
+    /// The anchored head, and how much behind it is taken.
+    pub wanted: Wanted,
     /// The key of the head's epoch.
     pub current: VolumeKey,
     /// The key of the next epoch.

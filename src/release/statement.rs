@@ -158,6 +158,7 @@ mod tests {
             kbs: Kbs::None,
             min_key_generation: 1,
             processor: None,
+            staleness: None,
         };
         let mut statement = Statement::new_zeroed();
         (statement.tenant, statement.vm, statement.nonce) = (config.tenant, config.vm, [9; 32]);

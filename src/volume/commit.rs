@@ -8,6 +8,7 @@ use super::layout::{
 };
 use super::open::beginnings;
 use super::probe::Beginning;
+use super::window::within;
 use super::workspace::Workspace;
 use super::{VolumeFault, delta, seal};
 use crate::keys::derive::SALT_BYTES;
@@ -37,6 +38,8 @@ pub struct Volume<'m> {
     /// Where the head's object ends in its area, in bytes.
     end: usize,
     head: Head,
+    /// What the anchor remembers: the head, or what deferred commits lie behind.
+    anchored: Head,
 }
 
 /// A commit that was handed to the disk, which may lose it yet.
@@ -60,14 +63,13 @@ impl<'m> Written<'m> {
 #[expect(missing_debug_implementations, reason = "its volume's workspace may hold secrets")]
 pub struct Flushed<'m> {
     volume: Volume<'m>,
-    previous: Head,
 }
 
 impl<'m> Flushed<'m> {
-    /// The head before this commit.
+    /// The head that the anchor remembers.
     #[must_use]
     pub const fn previous(&self) -> &Head {
-        &self.previous
+        &self.volume.anchored
     }
 
     /// The head that this commit makes.
@@ -80,8 +82,19 @@ impl<'m> Flushed<'m> {
     ///
     /// # Errors
     /// [`VolumeFault::WrongProof`] if the proof is of another head.
-    pub fn settle(self, anchored: &Anchored) -> Result<Volume<'m>, VolumeFault> {
-        if *anchored.head() == self.volume.head { Ok(self.volume) } else { Err(VolumeFault::WrongProof) }
+    pub fn settle(mut self, anchored: &Anchored) -> Result<Volume<'m>, VolumeFault> {
+        if *anchored.head() != self.volume.head {
+            return Err(VolumeFault::WrongProof);
+        }
+        self.volume.anchored = self.volume.head;
+        Ok(self.volume)
+    }
+
+    /// Moves on without a proof, if at most `commits` are then behind the anchored head; else this volume is over.
+    #[must_use]
+    pub fn defer(self, commits: u32) -> Option<Volume<'m>> {
+        let Volume { anchored, head, .. } = &self.volume;
+        within(anchored.sequence, head.sequence, commits).then_some(self.volume)
     }
 }
 
@@ -92,9 +105,9 @@ impl<'m> Volume<'m> {
         layout: Layout,
         key: VolumeKey,
         stamp: Stamp,
-        (area, head): (Area, Head),
+        (area, head, anchored): (Area, Head, Head),
     ) -> Self {
-        Self { work, end: layout.area_bytes, layout, key, stamp, area, head }
+        Self { work, end: layout.area_bytes, layout, key, stamp, area, head, anchored }
     }
 
     /// Makes a new volume that holds `state`: its first checkpoint, not yet flushed.
@@ -116,13 +129,24 @@ impl<'m> Volume<'m> {
             destroys[place] = destroyed(beginning, &key)?;
         }
         let area = if destroys[0] <= destroys[1] { Area::A } else { Area::B };
-        Self::at(work, layout, key, stamp, (area.other(), Head::NONE)).checkpoint(platform, state)
+        Self::at(work, layout, key, stamp, (area.other(), Head::NONE, Head::NONE)).checkpoint(platform, state)
     }
 
-    /// The anchored head.
+    /// The newest head.
     #[must_use]
     pub const fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// The anchored head: the newest, where nothing is deferred.
+    #[must_use]
+    pub const fn anchored(&self) -> &Head {
+        &self.anchored
+    }
+
+    /// What is deferred, to be anchored now.
+    pub const fn window(self) -> Flushed<'m> {
+        Flushed { volume: self }
     }
 
     /// The key of the epoch, and who writes under it.
@@ -233,9 +257,8 @@ impl<'m> Volume<'m> {
     }
 
     const fn written(mut self, sequence: u64, digest: [u8; 48]) -> Written<'m> {
-        let previous = self.head;
         self.head = Head { sequence, digest };
-        Written(Flushed { volume: self, previous })
+        Written(Flushed { volume: self })
     }
 }
 

@@ -3,7 +3,7 @@
 //! **What.** [`Volume`] keeps one state, its newest, as a checkpoint and a log of changes in one of two areas of a disk.
 //! `format.md` beside this file is normative and argues every rule.
 //! **Trust.** The key, and the head that the anchor remembers. Nothing on the disk.
-//! **Laws.** A state opens at the anchored head or not at all. Nothing at or before the head is ever overwritten. Between
+//! **Laws.** A state opens at the anchored head, or as many commits behind it as the caller takes, or not at all. Nothing at or before the head is ever overwritten. Between
 //! [`Flushed`] and its settling against [`Anchored`](crate::release::Anchored) there is nothing to write with. Opening writes
 //! nothing; nothing is repaired or re-created.
 //! [`suspend`] seals what the host keeps of a TPM that sleeps, at the volume's head.
@@ -18,6 +18,7 @@ mod probe;
 mod replay;
 pub mod seal;
 pub mod suspend;
+mod window;
 mod workspace;
 
 pub use commit::{Flushed, Stamp, Volume, Written};
@@ -26,4 +27,5 @@ pub use layout::STATE_BYTES_MAX;
 pub use open::{
     HwSealedDisk, NewestHead, Opened, newest_hw_sealed_head, newest_unsealed_head, spend_permits,
 };
+pub use window::{Wanted, within};
 pub use workspace::Workspace;

@@ -4,6 +4,7 @@ use super::commit::Volume;
 use super::layout::{Area, Layout, STATE_BYTES_MAX, UNIT_BYTES_MAX};
 use super::probe::{Beginning, worse};
 use super::replay::{Log, Reached, Until};
+use super::window::Wanted;
 use super::workspace::Workspace;
 use super::{Stamp, VolumeFault};
 use crate::keys::{Identity, VolumeKey};
@@ -23,6 +24,8 @@ pub struct Opened<'m> {
     identity: Identity,
     mode: crate::keys::Mode,
     reached: Reached,
+    /// What the anchor remembers.
+    anchored: Head,
 }
 
 impl<'m> Opened<'m> {
@@ -60,7 +63,7 @@ impl<'m> Opened<'m> {
         if next != Some(key.epoch()) || key.mode() != self.mode || *key.identity() != self.identity {
             return Err(VolumeFault::WrongKey);
         }
-        Volume::at(self.work, self.layout, key, stamp, (self.area, self.reached.head))
+        Volume::at(self.work, self.layout, key, stamp, (self.area, self.reached.head, self.anchored))
             .checkpoint(platform, state)
     }
 }
@@ -77,7 +80,8 @@ pub(super) fn beginnings(
 }
 
 impl<'m> Volume<'m> {
-    /// Opens the volume at `head`, whose epoch `key` is of, and leaves the state in `state`. Writes nothing.
+    /// Opens the volume at the head that is wanted, whose epoch `key` is of, or behind it, and leaves the state in `state`. Writes
+    /// nothing.
     ///
     /// # Errors
     /// A fault of the Host family if the disk fails, of the Seal family if the disk does not hold that head;
@@ -85,15 +89,16 @@ impl<'m> Volume<'m> {
     pub fn open(
         disk: &mut dyn Disk,
         key: &VolumeKey,
-        head: &Head,
+        wanted: &Wanted,
         work: &'m mut Workspace,
         state: &mut [u8; STATE_BYTES_MAX],
     ) -> Result<Opened<'m>, VolumeFault> {
-        let found = find(disk, key, head, work, state);
+        let found = find(disk, key, wanted, work, state);
         work.wipe();
         match found {
             Ok((layout, area, reached)) => {
-                Ok(Opened { work, layout, area, identity: *key.identity(), mode: key.mode(), reached })
+                let (identity, mode, anchored) = (*key.identity(), key.mode(), wanted.head);
+                Ok(Opened { work, layout, area, identity, mode, reached, anchored })
             }
             Err(fault) => {
                 state.zeroize();
@@ -107,7 +112,7 @@ impl<'m> Volume<'m> {
 fn find(
     disk: &mut dyn Disk,
     key: &VolumeKey,
-    head: &Head,
+    wanted: &Wanted,
     work: &mut Workspace,
     state: &mut [u8; STATE_BYTES_MAX],
 ) -> Result<(Layout, Area, Reached), VolumeFault> {
@@ -120,13 +125,13 @@ fn find(
     let mut telling = VolumeFault::Blank;
     for (area, beginning) in areas {
         let walked = beginning.ours(key, &layout).and_then(|header| {
-            if header.sequence.get() > head.sequence || header.epoch.get() > key.epoch() {
+            if header.sequence.get() > wanted.head.sequence || header.epoch.get() > key.epoch() {
                 return Err(VolumeFault::NewerThanAnchor);
             }
             if header.epoch.get() < key.epoch() {
                 return Err(VolumeFault::RolledBack);
             }
-            Log::new(disk, layout, area, key, work).replay(header, Until::Head(head), state)
+            Log::new(disk, layout, area, key, work).replay(header, Until::Head(wanted), state)
         });
         match walked {
             Ok(reached) => return Ok((layout, area, reached)),

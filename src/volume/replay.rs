@@ -1,6 +1,7 @@
 //! Walking one area's chain: checkpoint, then record after record (`format.md` §7).
 
 use super::layout::{Area, CheckpointHeader, Layout, RecordHeader, STATE_BYTES_MAX, STATE_LENGTH_BYTES};
+use super::window::{Wanted, within};
 use super::workspace::Workspace;
 use super::{VolumeFault, delta, seal};
 use crate::keys::{ObjectSort, VolumeKey};
@@ -11,10 +12,36 @@ use zeroize::Zeroize;
 /// Where a walk may end.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Until<'h> {
-    /// At this head, or with a fault.
-    Head(&'h Head),
+    /// At this head or so far behind it, or with a fault.
+    Head(&'h Wanted),
     /// Where the authentic chain ends, wherever that is: of unsealed volumes only.
     Last,
+}
+
+impl Until<'_> {
+    /// Whether `reached` is another commit than the head, with its number.
+    fn is_forked(self, reached: &Head) -> bool {
+        matches!(self, Self::Head(wanted) if wanted.head.sequence == reached.sequence && wanted.head != *reached)
+    }
+
+    /// Whether nothing behind `reached` is wanted.
+    const fn is_full(self, reached: &Head) -> bool {
+        match self {
+            Self::Head(Wanted { head, beyond }) => {
+                reached.sequence >= head.sequence
+                    && !within(head.sequence, reached.sequence.saturating_add(1), *beyond)
+            }
+            Self::Last => false,
+        }
+    }
+
+    /// Whether a walk may end at `reached` because nothing authentic follows.
+    const fn may_end(self, reached: &Head) -> bool {
+        match self {
+            Self::Head(wanted) => reached.sequence >= wanted.head.sequence,
+            Self::Last => true,
+        }
+    }
 }
 
 /// What a walk reached.
@@ -59,14 +86,15 @@ impl<'d, 'w> Log<'d, 'w> {
         let mut reached = self.checkpoint(header, state)?;
         let mut at = header.total_bytes.get() as usize;
         loop {
-            if let Until::Head(head) = until
-                && head.sequence == reached.head.sequence
-            {
-                return if *head == reached.head { Ok(reached) } else { Err(VolumeFault::Forked) };
+            if until.is_forked(&reached.head) {
+                return Err(VolumeFault::Forked);
+            }
+            if until.is_full(&reached.head) {
+                return Ok(reached);
             }
             match self.record(at, &mut reached, state) {
                 Ok(record) => at += record.total_bytes.get() as usize,
-                Err(VolumeFault::Damaged | VolumeFault::RolledBack) if matches!(until, Until::Last) => {
+                Err(VolumeFault::Damaged | VolumeFault::RolledBack) if until.may_end(&reached.head) => {
                     return Ok(reached);
                 }
                 Err(fault) => return Err(fault),

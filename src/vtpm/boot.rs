@@ -17,7 +17,7 @@ use crate::release::session::{Client, SessionMemory};
 use crate::release::tenure::Tenure;
 use crate::release::{Head, ReleaseFault, unsealed};
 use crate::seams::{Platform, REPORT_BYTES};
-use crate::volume::{STATE_BYTES_MAX, Stamp, Workspace, newest_unsealed_head};
+use crate::volume::{STATE_BYTES_MAX, Stamp, Wanted, Workspace, newest_unsealed_head};
 
 /// The memory that the firmware hands in; about 550 KiB, wiped by the firmware when the TPM is gone.
 #[expect(missing_debug_implementations, reason = "it will hold the TPM's secrets")]
@@ -131,7 +131,7 @@ impl<'m, E: Engine> Cold<'m, E> {
             }
             Some(newest) => {
                 let keys = Keys {
-                    head: newest.head,
+                    wanted: Wanted::exactly(newest.head),
                     current: VolumeKey::unsealed(&public.key(epoch), &identity),
                     next: VolumeKey::unsealed(&next, &identity),
                 };
@@ -291,6 +291,11 @@ pub(super) const fn identity(config: &LaunchConfig, generation: u32) -> Identity
     Identity { tenant: config.tenant, vm: config.vm, generation }
 }
 
+/// How many commits the configuration lets a boot lose.
+fn slack(config: &LaunchConfig) -> u32 {
+    config.staleness.map_or(0, |staleness| staleness.commits)
+}
+
 fn create<'m, E: Engine>(
     memory: TpmMemory<'m>,
     engine: E,
@@ -304,7 +309,8 @@ fn create<'m, E: Engine>(
     let key = CreateKey::granted(VolumeKey::sealed(&grant.next, processor, &identity), grant.creation);
     let TpmMemory { durable, current, workspace } = memory;
     let stamp = Stamp { token, fingerprint: engine.fingerprint().0 };
-    let nv = NvStore::create(NvImage::new(durable, current), key, stamp, workspace);
+    let nv = NvStore::create(NvImage::new(durable, current), key, stamp, workspace)
+        .deferring(slack(client.config().config()));
     let trust = Trust::granted(Tenure::new(client, grant.pending));
     Unsealed { engine, nv, start: Start::Manufacture, trust }
 }
@@ -326,8 +332,9 @@ fn open<'m, E: Engine>(
     let standing = grant.pending.standing();
     let (token, generation) = (standing.token(), standing.generation());
     let identity = identity(client.config().config(), generation);
+    let slack = slack(client.config().config());
     let keys = Keys {
-        head: grant.head,
+        wanted: Wanted { head: grant.head, beyond: slack },
         current: VolumeKey::sealed(&grant.current, processor, &identity),
         next: VolumeKey::sealed(&grant.next, processor, &identity),
     };
@@ -335,7 +342,10 @@ fn open<'m, E: Engine>(
     let stamp = Stamp { token, fingerprint: engine.fingerprint().0 };
     let tenure = Tenure::new(client, grant.pending);
     match NvStore::open(platform, NvImage::new(durable, current), keys, stamp, workspace) {
-        Ok(nv) => Ok(Unsealed { engine, nv, start: Start::Load, trust: Trust::granted(tenure) }),
+        Ok(nv) => {
+            let nv = nv.deferring(slack);
+            Ok(Unsealed { engine, nv, start: Start::Load, trust: Trust::granted(tenure) })
+        }
         Err(fault) => {
             // The alarm is a courtesy to the tenant: whether it is heard changes nothing about this fault.
             if tenure.state_missing(platform, fault.code()).is_err() {
@@ -379,6 +389,7 @@ impl<'m, E: Engine> Unsealed<'m, E> {
             keyed: false,
             suspended: None,
             endorsement: Endorsement::Unasked,
+            deferred_since_ms: None,
         };
         vtpm.commit(platform).map(drop)?;
         Ok(vtpm)

@@ -10,7 +10,7 @@ use crate::nv::{Keys, NvImage, NvStore};
 use crate::release::Head;
 use crate::release::hw_sealed::HwSealed;
 use crate::seams::Platform;
-use crate::volume::{HwSealedDisk, NewestHead, Stamp, VolumeFault, newest_hw_sealed_head};
+use crate::volume::{HwSealedDisk, NewestHead, Stamp, VolumeFault, Wanted, newest_hw_sealed_head};
 
 /// There is no operator restore here: what would raise the generation is a broker.
 const GENERATION: u32 = 0;
@@ -38,7 +38,7 @@ pub(super) fn unseal<'m, E: Engine>(
             let (next_epoch, token) =
                 epoch.checked_add(1).zip(token.checked_add(1)).ok_or(VolumeFault::Bounds)?;
             let keys = Keys {
-                head,
+                wanted: Wanted::exactly(head),
                 current: VolumeKey::hw_sealed(launch.key(epoch), &identity),
                 next: VolumeKey::hw_sealed(launch.key(next_epoch), &identity),
             };

@@ -35,6 +35,8 @@ impl<E: Engine> Vtpm<'_, E> {
         }
         self.power_off();
         self.begin();
+        // What waits for its anchor was written under the token that is given up.
+        self.close(platform)?;
         if self.power == Power::ResetDue {
             match self.trust.bump(platform) {
                 Ok(token) => self.nv.retoken(token),
@@ -97,6 +99,7 @@ impl<E: Engine> Vtpm<'_, E> {
         self.power_off();
         self.begin();
         self.power = Power::Off;
+        self.close(platform)?;
         self.commit(platform).map(drop).map_err(|fault| self.latch(fault))?;
         Ok(self.trust.release(platform)?)
     }

@@ -69,6 +69,8 @@ pub struct Vtpm<'m, E: Engine> {
     /// What resumes the TPM from where it stands; nothing may happen to it meanwhile.
     pub(super) suspended: Option<Suspended>,
     pub(super) endorsement: Endorsement,
+    /// When the oldest commit that waits for its anchor was answered, on the trusted clock.
+    pub(super) deferred_since_ms: Option<u64>,
 }
 
 impl<E: Engine> fmt::Debug for Vtpm<'_, E> {
@@ -99,6 +101,9 @@ impl<E: Engine> Vtpm<'_, E> {
         let command = Command::parse(bytes, locality)?;
         let attempts = self.attempts(&command).map_err(|fault| self.latch(fault))?;
         let needs = if attempts.is_empty() { self.needs(&command) } else { Needs::Nv };
+        if needs != Needs::Nothing {
+            self.close_what_is_due(platform)?;
+        }
         self.trust.allow(platform, needs).map_err(|fault| self.latch_if_definite(fault))?;
         if needs == Needs::Nv {
             self.prepare(platform, &attempts)?;
@@ -190,7 +195,7 @@ impl<E: Engine> Vtpm<'_, E> {
         self.follow(command, ResponseCode::of(response))?;
         self.settle_attempts(attempts);
         let response = Response::locked(response, self.nv.image().version());
-        let change = self.nv.change();
+        let change = self.change(platform);
         Ok(response.release(&self.carry(platform, change, needs)?)?)
     }
 
@@ -268,15 +273,15 @@ impl<E: Engine> Vtpm<'_, E> {
         self.engine.clock_ms(self.nv.image_mut())
     }
 
-    /// Makes what the engine left durable, for no answer.
+    /// Makes what the engine left durable, for no answer, and leaves nothing without an anchor.
     pub(super) fn commit(&mut self, platform: &mut Platform<'_>) -> Result<Committed, Fault> {
-        let change = self.nv.change();
+        let change = self.nv.owed();
         self.carry(platform, change, Needs::Nothing)
     }
 
     /// Does what [`order`] says is due, one thing after the other, until an answer with those needs may leave. While an
     /// anchor's outcome is unknown it asks again for that one: nothing else can run meanwhile.
-    fn carry(
+    pub(super) fn carry(
         &mut self,
         platform: &mut Platform<'_>,
         change: Change,
@@ -290,6 +295,7 @@ impl<E: Engine> Vtpm<'_, E> {
                 Due::Write => self.nv.write(platform),
                 Due::Flush => self.nv.flush(platform),
                 Due::Anchor => self.nv.anchor(platform, &mut self.trust),
+                Due::Defer => self.nv.defer(),
                 Due::Permit => self.trust.permit(platform, needs),
                 Due::Answer => return Ok(self.nv.settled()?),
                 Due::Over => return Err(VtpmFault::PoweredOff.into()),
@@ -302,7 +308,10 @@ impl<E: Engine> Vtpm<'_, E> {
                 }
                 Err(_) => Outcome::Failed,
             };
-            due = order::next(due, outcome);
+            if outcome == Outcome::Done {
+                self.note_deferral(platform, due);
+            }
+            due = order::next(change, due, outcome);
             if due == Due::Over {
                 done?;
             }

@@ -42,6 +42,7 @@ impl<E: Engine> Vtpm<'_, E> {
     fn save(&mut self, platform: &mut Platform<'_>, into: &mut [u8]) -> Result<usize, Fault> {
         self.alive()?;
         self.begin();
+        self.close(platform)?;
         self.trust.allow(platform, Needs::Nv).map_err(|fault| self.latch_if_definite(fault))?;
         let clock_ms = self.clock_ms();
         self.conclude();

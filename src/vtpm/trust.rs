@@ -1,6 +1,6 @@
 //! Who vouches for the newest state, and for the right to answer.
 
-use crate::attest::launch::{Kbs, Serve};
+use crate::attest::launch::{Kbs, Serve, Staleness};
 use crate::engine::Needs;
 use crate::fault::Fault;
 use crate::frontend::svsm::{Persistence, Serving};
@@ -54,7 +54,24 @@ impl<'m> Trust<'m> {
             Serve::Detect => Serving::Detect,
             Serve::Nothing => Serving::Nothing,
         };
-        (Persistence::Strict, serving, matches!(config.kbs, Kbs::Required))
+        let persistence = match config.staleness {
+            None => Persistence::Strict,
+            Some(Staleness { .. }) => Persistence::Bounded,
+        };
+        (persistence, serving, matches!(config.kbs, Kbs::Required))
+    }
+
+    /// How much of what is answered a boot may lose, where the launch configuration says so.
+    pub(super) const fn staleness(&self) -> Option<Staleness> {
+        match self {
+            Self::Sealed { tenure, .. } => tenure.config().staleness,
+            Self::Alone { .. } => None,
+        }
+    }
+
+    /// Whether an anchor's outcome is not known.
+    pub(super) fn is_undecided(&self) -> bool {
+        matches!(self, Self::Sealed { tenure, .. } if tenure.standing().undecided().is_some())
     }
 
     /// A command begins: see [`Tenure::begin`].

@@ -182,6 +182,7 @@ impl World {
             kbs: Kbs::None,
             min_key_generation: 0,
             processor: None,
+            staleness: None,
         }
     }
 

@@ -2,7 +2,7 @@
 //! wrapper around the shipped step, one of an instance by what the model does around the shipped machine, or by a wrapper
 //! around the shipped order.
 
-use husk::nv::order::{self, Due, Outcome};
+use husk::nv::order::{self, Change, Due, Outcome};
 use husk::release::Head;
 use husk_broker::rules::{InstanceId, Life, Moment, Move, Reply, Request, Row, SecretName, step};
 
@@ -39,11 +39,11 @@ pub(crate) enum Rule {
 
 impl Rule {
     /// What is due after that: as shipped, or one rule short.
-    pub(crate) const fn next(self, due: Due, outcome: Outcome) -> Due {
+    pub(crate) const fn next(self, change: Change, due: Due, outcome: Outcome) -> Due {
         match (self, due, outcome) {
             (Self::AnswerAfterAnchored, Due::Flush, Outcome::Done) => Due::Permit,
             (Self::FlushBeforeAnchor, Due::Write, Outcome::Done) => Due::Anchor,
-            _ => order::next(due, outcome),
+            _ => order::next(change, due, outcome),
         }
     }
 }

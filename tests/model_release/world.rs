@@ -254,7 +254,7 @@ impl Rules {
                 if let Some(ahead) = instance.ahead.filter(|ahead| id_of(standing.head()) == *ahead) {
                     (instance.state, instance.ahead) = (ahead, None);
                     if instance.due == Due::Anchor {
-                        instance.due = self.off.next(Due::Anchor, Outcome::Done);
+                        instance.due = self.off.next(Change::Record, Due::Anchor, Outcome::Done);
                     }
                 }
             }
@@ -319,11 +319,12 @@ impl Rules {
         state.objects.push(Object { builds_on: instance.state, sequence, secret, lost: false });
         let new = Id::try_from(state.objects.len()).unwrap_or(Id::MAX);
         let head = Head { sequence, digest: [new; 48] };
-        let mut due = order::first(if serving { Change::Record } else { Change::First });
+        let change = if serving { Change::Record } else { Change::First };
+        let mut due = order::first(change);
         let mut cached = true;
         while matches!(due, Due::Hold | Due::Write | Due::Flush) {
             cached &= due != Due::Flush;
-            due = self.off.next(due, Outcome::Done);
+            due = self.off.next(change, due, Outcome::Done);
         }
         if let Some(instance) = state.instance(at) {
             (instance.ahead, instance.due, instance.cached) = (Some(new), due, cached);

@@ -28,12 +28,12 @@ impl Mutant {
     }
 
     /// What is due after that, likewise.
-    pub(crate) const fn after(self, due: Due, outcome: Outcome) -> Due {
+    pub(crate) const fn after(self, change: Change, due: Due, outcome: Outcome) -> Due {
         match (self, due, outcome) {
             (Self::AnchorBeforeFlush, Due::Write, Outcome::Done) => Due::Anchor,
             (Self::ReleaseBeforeAnchored, Due::Flush, Outcome::Done) => Due::Permit,
             (Self::RewriteWhileUndecided, Due::Anchor, Outcome::Unknown) => Due::Write,
-            _ => order::next(due, outcome),
+            _ => order::next(change, due, outcome),
         }
     }
 }

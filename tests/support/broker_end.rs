@@ -151,6 +151,7 @@ impl BrokerEnd {
             kbs: Kbs::None,
             min_key_generation: 3,
             processor: None,
+            staleness: None,
         }
     }
 

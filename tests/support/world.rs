@@ -13,7 +13,7 @@ use husk::seams::{
     Channel, ChannelError, Console, Entropy, EntropyError, Platform, REPORT_BYTES, REPORT_DATA_BYTES,
     Reporter, ReporterError,
 };
-use husk::volume::{Stamp, Workspace};
+use husk::volume::{Stamp, Wanted, Workspace};
 
 pub(crate) const IDENTITY: Identity =
     Identity { tenant: *b"tenant of a test", vm: *b"the VM of a test", generation: 1 };
@@ -174,18 +174,20 @@ impl World {
 
     /// Does what is due, once, as `vtpm` does it; leases are not this world's.
     pub(crate) fn carry(&mut self, grant: Grant, store: &mut NvStore<'_>) -> Result<Committed, Fault> {
-        let mut due = order::first(store.change());
+        let change = store.change();
+        let mut due = order::first(change);
         loop {
             self.with(grant, |platform, instance| match due {
                 Due::Renew | Due::Hold | Due::Permit | Due::Answer | Due::Over => Ok(()),
                 Due::Write => store.write(platform),
                 Due::Flush => store.flush(platform),
                 Due::Anchor => store.anchor(platform, instance),
+                Due::Defer => store.defer(),
             })?;
             if due == Due::Answer {
                 return Ok(store.settled()?);
             }
-            due = order::next(due, Outcome::Done);
+            due = order::next(change, due, Outcome::Done);
         }
     }
 
@@ -224,7 +226,7 @@ pub(crate) fn stamp(grant: Grant) -> Stamp {
 
 pub(crate) fn keys(broker: &Broker, identity: &Identity) -> Keys {
     let key = |epoch| VolumeKey::unsealed(&Unsealed::for_testing().key(epoch), identity);
-    Keys { head: broker.head, current: key(broker.epoch), next: key(broker.epoch + 1) }
+    Keys { wanted: Wanted::exactly(broker.head), current: key(broker.epoch), next: key(broker.epoch + 1) }
 }
 
 struct Nowhere;

@@ -11,7 +11,7 @@ mod tpm_memory;
 
 use crate::toy::Toy;
 pub(crate) use disk::RamDisk;
-use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
+use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve, Staleness};
 use husk::attest::report::{Generation, Layout};
 use husk::engine::ResponseCode;
 use husk::fault::Fault;
@@ -77,7 +77,6 @@ impl Mishap {
 #[derive(Debug)]
 pub(crate) struct Nature {
     now_ms: AtomicU64,
-    /// How often entropy was drawn; what is drawn follows from it.
     pub(crate) draws: AtomicU64,
 }
 
@@ -144,15 +143,25 @@ impl Stage {
 
     /// A stage whose VM serves in this way; only leases come with a trusted clock.
     pub(crate) fn serving(seed: u64, serve: Serve) -> Self {
-        Self::configured(seed, serve, None)
+        Self::configured(seed, serve, None, None)
     }
 
     /// A stage whose VM's keys also take one of the chip.
     pub(crate) fn on_chip(seed: u64) -> Self {
-        Self::configured(seed, Serve::Lease, Some(DerivedKeyRequest { guest_svn: None, tcb: None }))
+        Self::configured(seed, Serve::Lease, Some(DerivedKeyRequest { guest_svn: None, tcb: None }), None)
     }
 
-    fn configured(seed: u64, serve: Serve, processor: Option<DerivedKeyRequest>) -> Self {
+    /// A stage whose VM defers what may be stale.
+    pub(crate) fn stale(seed: u64, staleness: Staleness) -> Self {
+        Self::configured(seed, Serve::Lease, None, Some(staleness))
+    }
+
+    fn configured(
+        seed: u64,
+        serve: Serve,
+        processor: Option<DerivedKeyRequest>,
+        staleness: Option<Staleness>,
+    ) -> Self {
         let nature = Arc::new(Nature { now_ms: AtomicU64::new(1_000), draws: AtomicU64::new(seed << 40) });
         let folder =
             tempfile::Builder::new().prefix("husk-world").tempdir_in(memory_folder()).expect("a folder");
@@ -168,6 +177,7 @@ impl Stage {
             kbs: Kbs::None,
             min_key_generation: 0,
             processor,
+            staleness,
         };
         let mut store = Store::create(&database, &keys).expect("a database");
         let certificate = root.certify(NAME.tenant, &keys).expect("a certificate");
@@ -402,9 +412,8 @@ impl<'s> Machine<'s> {
     /// A mutant of what follows a boot that was refused: another TPM takes the place, which no broker knows.
     pub(crate) fn boot_without_a_broker(&mut self) -> Result<(), Fault> {
         self.with(|vtpm, platform| {
-            let (tenant, vm) = (NAME.tenant.0, NAME.vm.0);
             let cold = Cold::new(memory(), Toy::default());
-            *vtpm = Some(cold.boot_unsealed_for_testing(platform, tenant, vm)?);
+            *vtpm = Some(cold.boot_unsealed_for_testing(platform, NAME.tenant.0, NAME.vm.0)?);
             Ok(())
         })
     }

@@ -1,4 +1,4 @@
-//! A TPM of one counter: small enough to be a model, real enough to be served.
+//! A TPM of one counter, and one note that may be stale: small enough to be a model, real enough to be served.
 #![allow(dead_code, reason = "each test uses a part")]
 #![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
@@ -32,6 +32,10 @@ pub(crate) const BREAK: u32 = 0x135;
 pub(crate) const CLOCK_MIN: u32 = 0x17A;
 /// Tries an authorization and counts that it failed (the code of TPM2_NV_Read): its attempt is opened first.
 pub(crate) const TRY: u32 = 0x14E;
+/// Raises the note and shows it (the code of TPM2_NV_Write: may change NV): all that it changes may be stale.
+pub(crate) const NOTE: u32 = 0x137;
+/// Shows the note (the code of TPM2_ReadPublic: needs the right to answer).
+pub(crate) const SHOW_NOTE: u32 = 0x173;
 /// TPM_RC_AUTH_FAIL, for the first session.
 pub(crate) const AUTH_FAIL: ResponseCode = ResponseCode(0x98E);
 
@@ -46,6 +50,8 @@ thread_local! {
 thread_local! {
     /// Whether a toy of this world names no attempts: the mutant of what an engine must do.
     pub(crate) static NAMES_NO_ATTEMPTS: Cell<bool> = const { Cell::new(false) };
+    /// Whether a toy of this world calls every change one that may be stale: a mutant.
+    pub(crate) static CALLS_ALL_STALE: Cell<bool> = const { Cell::new(false) };
     /// What the clock of every toy of this world says.
     pub(crate) static CLOCK_MS: Cell<u64> = const { Cell::new(1000) };
     /// Whether a toy of this world keeps its clock to itself: a mutant.
@@ -72,9 +78,15 @@ pub(crate) fn shown(response: &[u8]) -> Result<u64, ResponseCode> {
     }
 }
 
+fn store(nv: &mut NvImage<'_>, counter: u64, note: u64) -> Result<(), EngineFault> {
+    let state = [counter.to_le_bytes(), note.to_le_bytes()].concat();
+    nv.store_engine_state(&state).map_err(|_| EngineFault::StateTooLarge)
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Toy {
     on: Option<(u64, PowerOn)>,
+    note: u64,
     broken: bool,
 }
 
@@ -85,10 +97,12 @@ impl Engine for Toy {
 
     fn power_on(&mut self, nv: &mut NvImage<'_>, power_on: PowerOn) -> Result<(), EngineFault> {
         if power_on.start == Start::Manufacture {
-            nv.store_engine_state(&0_u64.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)?;
+            nv.store_engine_state(&[0; 16]).map_err(|_| EngineFault::StateTooLarge)?;
         }
-        let state = nv.engine_state().try_into().map_err(|_| EngineFault::StateRefused)?;
-        *self = Self { on: Some((u64::from_le_bytes(state), power_on)), broken: false };
+        let state: [u8; 16] = nv.engine_state().try_into().map_err(|_| EngineFault::StateRefused)?;
+        let [counter, note] =
+            [0, 8].map(|at| u64::from_le_bytes(state[at..at + 8].try_into().expect("eight bytes")));
+        *self = Self { on: Some((counter, power_on)), note, broken: false };
         Ok(())
     }
 
@@ -109,8 +123,9 @@ impl Engine for Toy {
         }
         if matches!(command.code(), INCREMENT | FORGIVE | GUESS | TRY) {
             *counter += 1;
-            nv.store_engine_state(&counter.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)?;
         }
+        self.note += u64::from(command.code() == NOTE);
+        store(nv, *counter, self.note)?;
         if matches!(command.code(), GUESS | TRY) {
             response[..10].copy_from_slice(&AUTH_FAIL.response());
             return Ok(10);
@@ -118,6 +133,7 @@ impl Engine for Toy {
         let number = match command.code() {
             RESET_COUNT => u64::from(facts.reset_count),
             CLOCK_MIN => facts.clock_ms_min,
+            NOTE | SHOW_NOTE => self.note,
             _ => *counter,
         };
         response[..10].copy_from_slice(&ResponseCode::SUCCESS.response());
@@ -134,7 +150,11 @@ impl Engine for Toy {
     fn charge(&mut self, nv: &mut NvImage<'_>, handle: u32) -> Result<(), EngineFault> {
         let (counter, _) = self.on.as_mut().filter(|_| handle == 7).ok_or(EngineFault::ChargeFailed)?;
         *counter += 1;
-        nv.store_engine_state(&counter.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)
+        store(nv, *counter, self.note)
+    }
+
+    fn may_be_stale(&self, old: &[u8], new: &[u8]) -> bool {
+        CALLS_ALL_STALE.get() || old.get(..8) == new.get(..8)
     }
 
     fn clock_ms(&mut self, _: &mut NvImage<'_>) -> u64 {
@@ -145,7 +165,7 @@ impl Engine for Toy {
         match &mut self.on {
             Some((counter, _)) if STORES_MEASUREMENTS.get() => {
                 *counter += 1;
-                nv.store_engine_state(&counter.to_le_bytes()).map_err(|_| EngineFault::StateTooLarge)
+                store(nv, *counter, self.note)
             }
             _ => Ok(()),
         }

@@ -18,7 +18,7 @@ use husk::release::{Anchored, Head, frame};
 use husk::seams::{Disk, GuestMemory, GuestPage, Platform, REPORT_BYTES, REPORT_DATA_BYTES};
 use husk::secret::Secret;
 use husk::volume::{
-    Flushed, Opened, STATE_BYTES_MAX, Stamp, Volume, Workspace, Written, delta, newest_unsealed_head,
+    Flushed, Opened, STATE_BYTES_MAX, Stamp, Volume, Wanted, Workspace, Written, delta, newest_unsealed_head,
 };
 
 type State = [u8; STATE_BYTES_MAX];
@@ -61,11 +61,11 @@ pub(crate) fn keep() {
 fn volume_open(
     disk: &mut dyn Disk,
     key: &VolumeKey,
-    head: &Head,
+    wanted: &Wanted,
     work: &mut Workspace,
     state: &mut State,
 ) -> bool {
-    Volume::open(disk, key, head, work, state).is_ok()
+    Volume::open(disk, key, wanted, work, state).is_ok()
 }
 
 fn volume_begin_epoch(

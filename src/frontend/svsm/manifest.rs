@@ -47,6 +47,8 @@ numbers! {
         Strict = 1,
         /// Sealed under a key of the processor alone; no protection against rollback.
         HwSealed = 2,
+        /// Sealed, commits anchored at the broker; the newest of those that may be stale can be lost at every boot.
+        Bounded = 3,
         /// Readable by anyone.
         UnsealedForTesting = 255,
     }

@@ -226,6 +226,7 @@ impl From<&VtpmManifest> for VtpmView {
             persistence: match manifest.persistence {
                 Persistence::Strict => "strict",
                 Persistence::HwSealed => "hw-sealed",
+                Persistence::Bounded => "bounded",
                 Persistence::UnsealedForTesting => "unsealed-for-testing",
             },
             serving: match manifest.serving {

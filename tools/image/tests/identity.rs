@@ -308,6 +308,7 @@ const CONFIG: LaunchConfig = LaunchConfig {
     kbs: Kbs::None,
     min_key_generation: 1,
     processor: None,
+    staleness: None,
 };
 
 #[test]

@@ -208,6 +208,7 @@ mod tests {
             kbs: Kbs::None,
             min_key_generation: 0,
             processor: None,
+            staleness: None,
         };
         let mut text = String::new();
         config.write(&mut text).unwrap();

@@ -117,6 +117,7 @@ impl Board {
             kbs: Kbs::None,
             min_key_generation: 0,
             processor: None,
+            staleness: None,
         };
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };

@@ -108,6 +108,7 @@ impl Site {
             kbs: Kbs::None,
             min_key_generation: 1,
             processor: None,
+            staleness: None,
         };
         let measurements = vec![expected_measurement(&FIRMWARE)];
         let policy = Policy { measurements, min_tcb: None, chips: vec![] };

@@ -151,6 +151,7 @@ fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
         kbs: Kbs::None,
         min_key_generation: KEY_GENERATION,
         processor: None,
+        staleness: None,
     };
     let host_data = write_config(&args.config_out, &config)?;
     let policy = Policy { measurements: args.measurements, min_tcb: args.min_tcb, chips: args.chips };

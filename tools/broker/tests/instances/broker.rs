@@ -127,6 +127,7 @@ fn config(vm: u8, root: &[u8; 97]) -> LaunchConfig {
         kbs: Kbs::None,
         min_key_generation: 1,
         processor: None,
+        staleness: None,
     }
 }
 

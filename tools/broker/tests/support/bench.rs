@@ -192,6 +192,7 @@ fn config(vm: &VmName, root: &[u8; 97]) -> LaunchConfig {
         kbs: Kbs::None,
         min_key_generation: 1,
         processor: None,
+        staleness: None,
     }
 }
 

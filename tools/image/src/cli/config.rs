@@ -6,7 +6,7 @@ use crate::{config_page, rewrite};
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
+use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve, Staleness};
 use husk::seams::DerivedKeyRequest;
 use husk_files::{read_config, write_config, write_new};
 use serde_json::json;
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 #[command(group(clap::ArgGroup::new("source").required(true).args(["from", "out"])))]
 pub struct ConfigArgs {
     /// A launch configuration that is there, as `husk vm enroll` wrote it.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "vm", "root", "mode", "serve", "kbs", "min_key_generation", "processor"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "vm", "root", "mode", "serve", "kbs", "min_key_generation", "processor", "staleness_commits"])]
     from: Option<PathBuf>,
     /// Where to write a new launch configuration.
     #[arg(long, value_name = "FILE", requires_all = ["tenant", "vm", "root"])]
@@ -53,6 +53,13 @@ pub struct ConfigArgs {
     /// Mix this TCB_VERSION (8 bytes as in a report) into the chip's key: a platform below it does not get it, one above it does.
     #[arg(long, value_name = "HEX", value_parser = hex::<8>, requires = "processor")]
     processor_tcb: Option<[u8; 8]>,
+    /// Answer commits that may be lost before the broker knows of them, so many at most: at EVERY boot the host can have that many
+    /// forgotten. Without this none ever is.
+    #[arg(long, value_name = "N", requires = "staleness_s", value_parser = clap::value_parser!(u32).range(1..=Staleness::COMMITS_MAX as i64))]
+    staleness_commits: Option<u32>,
+    /// And for so many seconds at most, while anything is asked of the TPM.
+    #[arg(long, value_name = "N", requires = "staleness_commits", value_parser = clap::value_parser!(u32).range(1..=Staleness::SECONDS_MAX as i64))]
+    staleness_s: Option<u32>,
     /// Also put the configuration into this IGVM file, as a measured page.
     #[arg(long, value_name = "PATH", requires_all = ["igvm_out", "at"])]
     igvm: Option<PathBuf>,
@@ -115,9 +122,12 @@ impl ConfigArgs {
             "host_data_base64": STANDARD.encode(host_data),
             "igvm": shown(&self.igvm_out),
             "mode": config.mode.word(),
-            "rollback_protection": match config.mode {
-                Mode::Strict => "every commit is anchored at the broker",
-                Mode::HwSealed => "NONE: an old copy of the volume can be put back",
+            "rollback_protection": match (config.mode, config.staleness) {
+                (Mode::Strict, None) => "every commit is anchored at the broker".to_owned(),
+                (Mode::Strict, Some(Staleness { commits, .. })) => {
+                    format!("BOUNDED: each boot can lose the newest commits that may be stale, {commits} at most")
+                }
+                (Mode::HwSealed, _) => "NONE: an old copy of the volume can be put back".to_owned(),
             },
             "supported": supported,
         });
@@ -141,6 +151,10 @@ impl ConfigArgs {
             processor: self
                 .processor
                 .then_some(DerivedKeyRequest { guest_svn: self.processor_svn, tcb: self.processor_tcb }),
+            staleness: self
+                .staleness_commits
+                .zip(self.staleness_s)
+                .map(|(commits, seconds)| Staleness { commits, seconds }),
         })
     }
 

@@ -29,7 +29,7 @@ pub enum ImageCommand {
     /// sev-snp-measure; the digest is the last word of the last line.
     Measure(Box<MeasureArgs>),
     /// Write or read a launch configuration, print the HOST_DATA to launch with, put it into an IGVM file.
-    Config(ConfigArgs),
+    Config(Box<ConfigArgs>),
     /// Sign an ID block: the processor then refuses any other image, policy or age.
     IdBlock(Box<IdBlockArgs>),
     /// Show what is in an IGVM file, what is measured, and what the host may still choose.
