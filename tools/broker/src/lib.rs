@@ -8,6 +8,7 @@
 //! durable. Nothing secret in a log line, an error or an argument.
 //! **Not here.** Restore and clone; the CoCo KBS protocol.
 
+pub mod audit;
 pub mod authority;
 pub mod cli;
 pub mod evidence;
