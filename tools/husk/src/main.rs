@@ -8,7 +8,7 @@ mod evidence;
 
 use clap::{Parser, Subcommand};
 use husk::fault::Fault;
-use husk_broker::cli::{BrokerCommand, TenantCommand, VmCommand, exit_code};
+use husk_broker::cli::{AuditCommand, BrokerCommand, TenantCommand, VmCommand, exit_code};
 use husk_launcher::run::Ended;
 use std::process::ExitCode;
 
@@ -41,6 +41,9 @@ enum Command {
     /// Enrol VMs, look at them, halt and retire them.
     #[command(subcommand)]
     Vm(VmCommand),
+    /// A tenant's log of what its broker decided.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Measure, describe and sign what a VM is launched from.
     #[command(subcommand)]
     Image(husk_image::cli::ImageCommand),
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Broker(command) => command.run(),
         Command::Tenant(command) => command.run(),
         Command::Vm(command) => command.run(),
+        Command::Audit(command) => command.run(),
         Command::Image(command) => command.run(),
         Command::Psp(args) => husk_psp::run(args),
         Command::Vtpmd(args) => husk_vtpmd::daemon::run(&args),

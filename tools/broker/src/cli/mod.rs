@@ -5,6 +5,7 @@
 //! takes away again. Exit codes are [`exit_code`]'s.
 //! **Not here.** Anything that a VM can reach.
 
+mod audit;
 mod authority;
 mod broker;
 mod order;
@@ -12,6 +13,7 @@ mod tenant;
 mod token;
 mod vm;
 
+pub use audit::AuditCommand;
 pub use broker::{BrokerCommand, ServeArgs};
 pub use tenant::TenantCommand;
 pub use vm::VmCommand;

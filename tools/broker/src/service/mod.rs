@@ -195,6 +195,9 @@ impl Service {
         }
         let (answer, secrets) = self.decide(&mut session, operation, body)?;
         note(&session.vm, operation, &answer);
+        if let (Operation::Attest | Operation::Grant, Reply::Denied(rule)) = (operation, answer) {
+            self.stored(&session.vm, |serving| serving.store().refused(&session.vm, rule))?;
+        }
         self.seal(&session, asked, (&answer, secrets), reply)
     }
 
@@ -239,6 +242,10 @@ impl Service {
             return Ok((Reply::Denied(DeniedReason::Order), None));
         };
         let outcome = self.ask(session, &Request::StateMissing { token: alarm.token.get() })?;
+        if outcome.0 == Reply::Done {
+            let why = format!("token {}, fault {:#010x}", alarm.token.get(), alarm.fault.get());
+            self.stored(&session.vm, |serving| serving.store().missing(&session.vm, why))?;
+        }
         if outcome.0 == Reply::Done && alarm.fault.get() == VolumeFault::NewerThanAnchor.fault().code() {
             let vm = &session.vm;
             self.stored(vm, |serving| serving.store().operate(vm, Order::Halt))?;

@@ -55,6 +55,11 @@ impl Shared {
         Ok(Self { clock, commits: columns.number()?, root_check: columns.array()? })
     }
 
+    /// What the clock shows.
+    pub(super) const fn now_ms(&self) -> u64 {
+        self.clock.now_ms
+    }
+
     /// Starts: what the clock shows. What passed before anybody of this process looked is not counted.
     pub(super) fn look(&mut self, sql: &mut dyn Sql) -> Result<u64, StoreError> {
         if let Some(server_ms) = sql.server_ms()? {

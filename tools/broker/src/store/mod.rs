@@ -10,6 +10,7 @@
 //! exists exactly as long as its name is in the row.
 //! **Not here.** What the transitions are (`rules`). Everything SQL is below this folder.
 
+mod audit;
 mod clock;
 mod columns;
 mod counter;
@@ -23,6 +24,7 @@ mod serving;
 mod sql;
 mod sqlite;
 
+pub use audit::ENTRIES_MAX;
 pub use counter::Counter;
 pub use endorsements::{Authority, Endorsed, NotEndorsed};
 pub use error::{DatabaseError, StoreError};
@@ -31,6 +33,7 @@ pub use location::Location;
 pub use serving::{Ask, Decided, GrantSecrets, Serving, Standing};
 
 use self::postgres::Postgres;
+use crate::audit::{Entry, Event, Head};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::Policy;
 use crate::rules::{InstanceId, Order, Row, SecretName, operate};
@@ -38,7 +41,7 @@ use crate::vault::{RootKeys, VaultError, Wrapped};
 use crate::world::World;
 use clock::Shared;
 use columns::{load, swap};
-use husk::release::wire::{BrokerCertificate, POINT_BYTES};
+use husk::release::wire::{BrokerCertificate, DeniedReason, POINT_BYTES};
 use sql::{Columns, Database, Sql, to_sql, transact};
 use sqlite::Sqlite;
 use std::path::Path;
@@ -213,6 +216,7 @@ impl Store {
             let row = load(sql, vm)?.ok_or(StoreError::UnknownVm(*vm))?;
             let new = operate(&row, order).map_err(StoreError::Barred)?;
             swap(sql, vm, &row, &new)?;
+            audit::enter_now(sql, vm, audit::ordered(order, &new))?;
             Ok(new)
         })?;
         self.database.scrub();
@@ -253,12 +257,17 @@ impl Store {
             let statement = "INSERT INTO vms (tenant, vm, host_data, policy, life, generation, token, epoch,
                 sequence, digest, lease_until_ms, released) VALUES (?1, ?2, ?3, ?4, 0, 0, 0, 0, 0, ?5, 0, ?6)
                 ON CONFLICT DO NOTHING";
-            let host_data = enrolment.host_data.into();
+            let host_data = enrolment.host_data;
             let (digest, released) = (row.head.digest.into(), row.released.into());
-            sql.execute(
+            let added = sql.execute(
                 statement,
-                &[vm.tenant.0.into(), vm.vm.0.into(), host_data, policy.into(), digest, released],
-            )
+                &[vm.tenant.0.into(), vm.vm.0.into(), host_data.into(), policy.into(), digest, released],
+            )?;
+            if added == 1 {
+                let detail = format!("host_data {}", hex::encode(host_data));
+                audit::enter_now(sql, vm, (Event::Enrolled, detail))?;
+            }
+            Ok(added)
         })?;
         if added == 1 { Ok(()) } else { Err(StoreError::VmExists(*vm)) }
     }
@@ -290,8 +299,9 @@ impl Store {
             let text = serde_json::to_string(&policy).map_err(|_| StoreError::Damaged)?;
             sql.execute(
                 "UPDATE vms SET policy = ?3 WHERE tenant = ?1 AND vm = ?2",
-                &[vm.tenant.0.into(), vm.vm.0.into(), text.into()],
+                &[vm.tenant.0.into(), vm.vm.0.into(), text.clone().into()],
             )?;
+            audit::enter_now(sql, vm, (Event::Amended, text))?;
             Ok(policy)
         })
     }
@@ -316,6 +326,31 @@ impl Store {
             }
             None => all_vms(sql),
         })
+    }
+
+    /// Enters in the tenant's log that an instance of `vm` was refused by that rule.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn refused(&mut self, vm: &VmName, rule: DeniedReason) -> Result<(), StoreError> {
+        let rule = format!("{rule:?}");
+        self.transact(|sql| audit::enter_once(sql, vm, (Event::Refused, rule)))
+    }
+
+    /// Enters in the tenant's log that an instance does not find the newest state, and why.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn missing(&mut self, vm: &VmName, why: String) -> Result<(), StoreError> {
+        self.transact(|sql| audit::enter_once(sql, vm, (Event::StateMissing, why)))
+    }
+
+    /// A tenant's log behind entry `after`, [`ENTRIES_MAX`] entries at most.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn audit(&mut self, tenant: TenantId, after: u64) -> Result<Vec<(Entry, Head)>, StoreError> {
+        self.transact(|sql| audit::entries(sql, tenant, after))
     }
 
     /// Remembers that the launch `report_id` speaks with the key `instance`; false if it spoke with another before.

@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -101,6 +101,21 @@ CREATE TABLE endorsements (
     UNIQUE (tenant, name),
     FOREIGN KEY (tenant, vm) REFERENCES vms (tenant, vm)
 ) STRICT;
+",
+    // Each tenant's log; `digest` is the head of the log with the entry.
+    "
+CREATE TABLE audit (
+    tenant BLOB NOT NULL REFERENCES tenants (tenant),
+    number INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    calendar_s INTEGER NOT NULL,
+    vm BLOB NOT NULL,
+    event TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    PRIMARY KEY (tenant, number)
+) STRICT;
+CREATE INDEX audit_of_vm ON audit (tenant, vm, number);
 ",
 ];
 

@@ -8,7 +8,7 @@ use super::clock::{Seen, Shared};
 use super::columns::{gone, load, swap};
 use super::counter::Counter;
 use super::sql::{Sql, Value, to_sql, transact};
-use super::{Store, StoreError, all_vms};
+use super::{Store, StoreError, all_vms, audit};
 use crate::ids::VmName;
 use crate::rules::{InstanceId, Moment, Order, Reply, Request, Row, SecretName, operate, step};
 use crate::vault::{RootKeys, Wrapped, fresh_secret};
@@ -217,6 +217,9 @@ impl Serving {
                 let row = load(sql, &vm)?.ok_or(StoreError::Damaged)?;
                 if let Ok(new) = operate(&row, Order::Halt) {
                     swap(sql, &vm, &row, &new)?;
+                    let (event, detail) = audit::ordered(Order::Halt, &new);
+                    let what = (event, format!("{detail}, since the database was set back"));
+                    audit::enter(sql, &vm, shared.now_ms(), what)?;
                     halted += 1;
                 }
             }
@@ -280,6 +283,9 @@ impl One<'_> {
         if let Some(new) = change {
             self.erased |= swap(self.sql, &ask.vm, &row, &new)?;
             self.changed = true;
+            if let Some(what) = audit::told(&row, &new, &ask.request, &decided.reply) {
+                audit::enter(self.sql, &ask.vm, self.at.now_ms, what)?;
+            }
         }
         for (name, wrapped) in wrapped {
             insert(self.sql, &ask.vm, name, wrapped)?;

@@ -11,7 +11,7 @@ use crate::ids::VmName;
 use crate::rules::{Order, Row, operate};
 use crate::store::columns::{load, swap};
 use crate::store::sql::{Sql, transact};
-use crate::store::{Enrolment, StoreError, Tenant, enrolment, tenant};
+use crate::store::{Enrolment, StoreError, Tenant, audit, enrolment, tenant};
 use husk::release::statement::Outcome;
 use husk::release::ticket::Ticket;
 
@@ -75,6 +75,9 @@ impl Ticketed<'_> {
         let Ok(new) = operate(&row, self.order) else { return Ok((Outcome::Barred, UNCHANGED)) };
         self.keep_id()?;
         let erased = swap(self.sql, self.vm, &row, &new)?;
+        let (event, detail) = audit::ordered(self.order, &new);
+        let what = (event, format!("{detail}, by ticket {}", hex::encode(self.ticket.id)));
+        audit::enter(self.sql, self.vm, self.now_ms, what)?;
         let outcome = if self.is_for_a_boot() { Outcome::Open } else { Outcome::Done };
         Ok((outcome, Made { changed: true, erased }))
     }

@@ -1,0 +1,136 @@
+//! Entries of tenants' logs: made in the transaction of what they tell, so that neither is there without the other.
+//!
+//! Renewals and anchors are not entered: they are many, and the other entries say where the state's head stands. A VM's complaint or its refusal
+//! by one rule is entered once between two other events, so that whoever knocks cannot fill the disk.
+
+use super::StoreError;
+use super::clock::Shared;
+use super::sql::{Columns, Sql, Value, to_sql};
+use crate::audit::{Entry, Event, Head};
+use crate::ids::{TenantId, VmId, VmName};
+use crate::rules::{Order, Reply, Request, Row};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The most entries that one look gives.
+pub const ENTRIES_MAX: u32 = 1000;
+
+/// Enters an event at a moment of the database's clock.
+pub(super) fn enter(
+    sql: &mut dyn Sql,
+    vm: &VmName,
+    at_ms: u64,
+    (event, detail): (Event, String),
+) -> Result<(), StoreError> {
+    let before = head(sql, vm.tenant)?;
+    let number = before.number.checked_add(1).ok_or(StoreError::WornOut)?;
+    let entry = Entry { number, at_ms, calendar_s: calendar_s(), vm: vm.vm, event, detail };
+    let after = before.after(vm.tenant, &entry);
+    let Entry { at_ms, calendar_s, event, detail, .. } = entry;
+    let [number, at_ms, calendar_s] = [number, at_ms, calendar_s].map(to_sql);
+    sql.execute(
+        "INSERT INTO audit (tenant, number, at_ms, calendar_s, vm, event, detail, digest)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        &[
+            vm.tenant.0.into(),
+            number?.into(),
+            at_ms?.into(),
+            calendar_s?.into(),
+            vm.vm.0.into(),
+            event.word().to_owned().into(),
+            detail.into(),
+            after.digest.into(),
+        ],
+    )
+    .map(drop)
+}
+
+/// As [`enter`], at what the database's clock shows.
+pub(super) fn enter_now(
+    sql: &mut dyn Sql,
+    vm: &VmName,
+    what: (Event, String),
+) -> Result<(), StoreError> {
+    let now_ms = Shared::read(sql)?.now_ms();
+    enter(sql, vm, now_ms, what)
+}
+
+/// Enters a complaint, unless the VM has had the same one since anything else happened to it.
+pub(super) fn enter_once(
+    sql: &mut dyn Sql,
+    vm: &VmName,
+    (event, detail): (Event, String),
+) -> Result<(), StoreError> {
+    let name: [Value; 2] = [vm.tenant.0.into(), vm.vm.0.into()];
+    let [tenant, id] = name;
+    let [refused, missing] = [Event::Refused, Event::StateMissing].map(|event| event.word().to_owned());
+    let statement = "SELECT 1 FROM audit WHERE tenant = ?1 AND vm = ?2 AND event = ?3 AND detail = ?4
+        AND number > COALESCE((SELECT number FROM audit WHERE tenant = ?1 AND vm = ?2
+            AND event <> ?5 AND event <> ?6 ORDER BY number DESC LIMIT 1), 0) LIMIT 1";
+    let word = event.word().to_owned();
+    let values = [tenant, id, word.into(), detail.clone().into(), refused.into(), missing.into()];
+    if sql.one(statement, &values)?.is_some() {
+        return Ok(());
+    }
+    enter_now(sql, vm, (event, detail))
+}
+
+/// What a decision is in the log, if it is one to tell of.
+pub(super) fn told(row: &Row, new: &Row, request: &Request, reply: &Reply) -> Option<(Event, String)> {
+    let head = || format!("sequence {}, digest {}", new.head.sequence, hex::encode(new.head.digest));
+    match (request, reply) {
+        (_, Reply::Granted(grant)) => {
+            let what = if grant.current.is_some() { "open" } else { "create" };
+            let (token, generation, epoch) = (grant.token, grant.generation, grant.epoch);
+            Some((Event::Granted, format!("token {token}, generation {generation}, to {what} epoch {epoch}")))
+        }
+        (Request::Confirm(_), _) if new.epoch != row.epoch => {
+            Some((Event::Confirmed, format!("token {}, epoch {}, {}", new.token, new.epoch, head())))
+        }
+        (Request::Bump { .. }, _) if new.token != row.token => {
+            Some((Event::Reset, format!("token {}, {}", new.token, head())))
+        }
+        (Request::Release { .. }, _) if new.released && !row.released => {
+            Some((Event::Released, format!("token {}, {}", new.token, head())))
+        }
+        _ => None,
+    }
+}
+
+/// An order that was carried out.
+pub(super) fn ordered(order: Order, new: &Row) -> (Event, String) {
+    (Event::Ordered, format!("{order:?}, token {}", new.token).to_lowercase())
+}
+
+/// The head of a tenant's log.
+pub(super) fn head(sql: &mut dyn Sql, tenant: TenantId) -> Result<Head, StoreError> {
+    let statement = "SELECT number, digest FROM audit WHERE tenant = ?1 ORDER BY number DESC LIMIT 1";
+    let Some(mut found) = sql.one(statement, &[tenant.0.into()])? else { return Ok(Head::NONE) };
+    Ok(Head { number: found.number()?, digest: found.array()? })
+}
+
+/// A tenant's entries behind number `after`, [`ENTRIES_MAX`] at most.
+pub(super) fn entries(
+    sql: &mut dyn Sql,
+    tenant: TenantId,
+    after: u64,
+) -> Result<Vec<(Entry, Head)>, StoreError> {
+    let statement = "SELECT number, at_ms, calendar_s, vm, event, detail, digest FROM audit
+        WHERE tenant = ?1 AND number > ?2 ORDER BY number LIMIT ?3";
+    let found =
+        sql.query(statement, &[tenant.0.into(), to_sql(after)?.into(), i64::from(ENTRIES_MAX).into()])?;
+    found.into_iter().map(entry).collect()
+}
+
+fn entry(mut columns: Columns) -> Result<(Entry, Head), StoreError> {
+    let [number, at_ms, calendar_s] = [columns.number()?, columns.number()?, columns.number()?];
+    let vm = VmId(columns.array()?);
+    let event = Event::from_word(&columns.text()?).ok_or(StoreError::Damaged)?;
+    let detail = columns.text()?;
+    let digest = columns.array()?;
+    Ok((Entry { number, at_ms, calendar_s, vm, event, detail }, Head { number, digest }))
+}
+
+/// The calendar of this process's machine, for people; 0 before 1970.
+fn calendar_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
