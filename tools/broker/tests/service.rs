@@ -13,11 +13,12 @@ mod orders;
 #[path = "support/world.rs"]
 mod world;
 
-use bench::{Bench, LEASE_MS, Launch, OTHER_VM, Running, VM, head};
+use bench::{Bench, LEASE_MS, Launch, OTHER_VM, Running, TENANT, VM, head};
 use husk::attest::report::Layout;
 use husk::release::open::{Granted, ReleasedKey, Verdict};
 use husk::release::tenure::Tenure;
 use husk::release::{Anchor, Head, ReleaseFault};
+use husk_broker::audit::Event;
 use husk_broker::rules::Order;
 use husk_broker::store::Store;
 
@@ -217,6 +218,9 @@ fn a_forbidden_firmware_is_granted_nothing_more() {
     let verdict = waiting.on(|platform| again.grant(platform, &mut client));
     assert_eq!(verdict.map(drop), Err(ReleaseFault::DeniedMeasurement));
     assert_eq!(refusal(&mut bench.launch(&VM, 3)), ReleaseFault::DeniedMeasurement);
+    let log = Store::open(&path).unwrap().audit(TENANT, 0).unwrap();
+    let refused: Vec<_> = log.iter().filter(|(entry, _)| entry.event == Event::Refused).collect();
+    assert!(matches!(refused[..], [(entry, _)] if entry.detail == "Measurement"), "{refused:?}");
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where its world fails")]
 
+#[path = "store/audit.rs"]
+mod audit;
 #[path = "store/back.rs"]
 mod back;
 #[path = "store/bench.rs"]

@@ -53,12 +53,17 @@ fn an_audit_log_shows_what_was_done_to_it() {
     }
     assert!(matches!(read(&without(2), None, &[]), Err(LogError::Gap { expected: 3, found: 4 })));
     assert!(matches!(read(&without(0), None, &[]), Err(LogError::Front(2))));
-    assert!(matches!(read(&lines[..4], None, &heads[4..]), Err(LogError::Elsewhere(head)) if head == heads[4]));
+    assert!(
+        matches!(read(&lines[..4], None, &heads[4..]), Err(LogError::Elsewhere(head)) if head == heads[4])
+    );
     let elsewhere = changed(2, "\"tenant\":\"07", "\"tenant\":\"08");
     assert!(matches!(read(&elsewhere, None, &[]), Err(LogError::Mixed(3))));
     assert!(matches!(read(&[], None, &[]), Err(LogError::Empty)));
     assert!(matches!(read(&lines[2..], Some(heads[0]), &[]), Err(LogError::Gap { .. })));
-    assert!(matches!(read(&lines[2..], Some(Head { number: 2, ..heads[0] }), &[]), Err(LogError::Changed(3))));
+    assert!(matches!(
+        read(&lines[2..], Some(Head { number: 2, ..heads[0] }), &[]),
+        Err(LogError::Changed(3))
+    ));
     for text in ["{}\n", "granted\n", &format!("{}\n", "x".repeat(5000))] {
         assert!(matches!(read(&[text.to_owned()], None, &[]), Err(LogError::Malformed { line: 1, .. })));
     }

@@ -79,7 +79,8 @@ fn export(args: &ExportArgs) -> anyhow::Result<()> {
 fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     let shown = args.log.display();
     let file = File::open(&args.log).with_context(|| shown.to_string())?;
-    let log = Log::read(&mut BufReader::new(file), args.after, &args.kept).with_context(|| shown.to_string())?;
+    let log =
+        Log::read(&mut BufReader::new(file), args.after, &args.kept).with_context(|| shown.to_string())?;
     args.shape.print(&json!({
         "tenant": log.tenant.to_string(),
         "entries": log.entries,

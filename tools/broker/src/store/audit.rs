@@ -12,7 +12,7 @@ use crate::rules::{Order, Reply, Request, Row};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The most entries that one look gives.
-pub const ENTRIES_MAX: u32 = 1000;
+pub const ENTRIES_MAX: u32 = 100;
 
 /// Enters an event at a moment of the database's clock.
 pub(super) fn enter(
@@ -45,11 +45,7 @@ pub(super) fn enter(
 }
 
 /// As [`enter`], at what the database's clock shows.
-pub(super) fn enter_now(
-    sql: &mut dyn Sql,
-    vm: &VmName,
-    what: (Event, String),
-) -> Result<(), StoreError> {
+pub(super) fn enter_now(sql: &mut dyn Sql, vm: &VmName, what: (Event, String)) -> Result<(), StoreError> {
     let now_ms = Shared::read(sql)?.now_ms();
     enter(sql, vm, now_ms, what)
 }
@@ -63,7 +59,7 @@ pub(super) fn enter_once(
     let name: [Value; 2] = [vm.tenant.0.into(), vm.vm.0.into()];
     let [tenant, id] = name;
     let [refused, missing] = [Event::Refused, Event::StateMissing].map(|event| event.word().to_owned());
-    let statement = "SELECT 1 FROM audit WHERE tenant = ?1 AND vm = ?2 AND event = ?3 AND detail = ?4
+    let statement = "SELECT number FROM audit WHERE tenant = ?1 AND vm = ?2 AND event = ?3 AND detail = ?4
         AND number > COALESCE((SELECT number FROM audit WHERE tenant = ?1 AND vm = ?2
             AND event <> ?5 AND event <> ?6 ORDER BY number DESC LIMIT 1), 0) LIMIT 1";
     let word = event.word().to_owned();

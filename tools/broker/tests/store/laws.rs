@@ -1,5 +1,9 @@
 //! What holds on every database.
 
+use crate::audit::{
+    an_audit_entry_is_there_with_what_it_tells_or_neither_is, an_audit_log_is_its_tenants_alone,
+    an_audit_log_is_not_filled_by_knocking, an_audit_log_is_read_in_pages, an_audit_log_tells_a_vms_life,
+};
 use crate::back::a_database_that_goes_back_while_it_is_served_halts_every_vm;
 use crate::bench::{
     A, B, Bench, LEASE_MS, Place, TENANT, VM, anchor, ask, confirm, create, grant, head, release,
@@ -54,6 +58,11 @@ laws! {
     a_ticket_that_does_not_fit_changes_nothing,
     a_forced_ticket_is_open_until_confirm,
     tickets_are_of_vms_that_are_there,
+    an_audit_log_tells_a_vms_life,
+    an_audit_log_is_not_filled_by_knocking,
+    an_audit_log_is_its_tenants_alone,
+    an_audit_entry_is_there_with_what_it_tells_or_neither_is,
+    an_audit_log_is_read_in_pages,
 }
 
 fn a_secret_lives_exactly_as_long_as_its_name(place: Place) {

@@ -127,6 +127,7 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
              ALTER TABLE vms DROP COLUMN forced; ALTER TABLE vms DROP COLUMN overlap_until_ms;
              ALTER TABLE tenants DROP COLUMN operator_generation; DROP TABLE tickets;
              DROP TABLE endorsements; DROP TABLE authorities;
+             DROP TABLE audit;
              PRAGMA user_version = 1;",
         )
         .unwrap();
