@@ -55,7 +55,7 @@ numbers! {
 
     /// What keeps a second instance from answering.
     pub enum Serving {
-        /// Nothing, and nobody says so: only where the state is unsealed.
+        /// Nothing, and nobody says so: only where there is no broker, [`Persistence::HwSealed`] and [`Persistence::UnsealedForTesting`].
         Nothing = 0,
         /// A lease on a trusted clock.
         Lease = 1,

@@ -173,8 +173,12 @@ fn version_1(bytes: &[u8]) -> Result<VtpmManifest, EvidenceError> {
 fn modes(header: &ManifestHeader) -> Option<(Persistence, Serving)> {
     let persistence = Persistence::from_number(header.persistence)?;
     let serving = Serving::from_number(header.serving)?;
-    let unsealed = persistence == Persistence::UnsealedForTesting;
-    (header.kbs <= 1 && unsealed == (serving == Serving::Nothing)).then_some((persistence, serving))
+    let goes_with = match persistence {
+        Persistence::Strict => serving != Serving::Nothing,
+        Persistence::Bounded => serving == Serving::Lease,
+        Persistence::HwSealed | Persistence::UnsealedForTesting => serving == Serving::Nothing,
+    };
+    (header.kbs <= 1 && goes_with).then_some((persistence, serving))
 }
 
 fn engine(field: &[u8; 32]) -> Option<String> {

@@ -80,7 +80,7 @@ fn a_field_out_of_its_range_is_refused() {
     let cases: [(usize, &[u8], &str); 14] = [
         (0x08, &[0, 0, 0, 0], "size 0"),
         (0x0C, &[0], "persistence 0"),
-        (0x0C, &[3], "persistence 3"),
+        (0x0C, &[4], "persistence 4"),
         (0x0C, &[255], "unsealed, yet with a lease"),
         (0x0D, &[0], "strict, yet nothing keeps another instance away"),
         (0x0D, &[4], "serving 4"),
@@ -97,6 +97,24 @@ fn a_field_out_of_its_range_is_refused() {
         let mut manifest = golden("manifest-1.bin");
         manifest[at..at + bytes.len()].copy_from_slice(bytes);
         assert!(matches!(Manifest::parse(&manifest), Err(EvidenceError::BadManifest(_))), "{what}");
+    }
+}
+
+/// At 0x0C and 0x0D: what protects the state, and what keeps a second instance from answering.
+#[test]
+fn only_what_a_component_can_promise_is_believed() {
+    for (persistence, servings) in [
+        (Persistence::Strict, &[Serving::Lease, Serving::PerCommand, Serving::Detect][..]),
+        (Persistence::Bounded, &[Serving::Lease]),
+        (Persistence::HwSealed, &[Serving::Nothing]),
+        (Persistence::UnsealedForTesting, &[Serving::Nothing]),
+    ] {
+        for serving in [Serving::Nothing, Serving::Lease, Serving::PerCommand, Serving::Detect] {
+            let mut bytes = golden("manifest-1.bin");
+            (bytes[0x0C], bytes[0x0D]) = (persistence as u8, serving as u8);
+            let read = Manifest::parse(&bytes);
+            assert_eq!(read.is_ok(), servings.contains(&serving), "{persistence:?} {serving:?}: {read:?}");
+        }
     }
 }
 
