@@ -2,6 +2,7 @@
 
 use super::token::TokenPlace;
 use super::{Database, RootKey, Shape, or_remove};
+use crate::evidence::Judge;
 use crate::http;
 use crate::service::Service;
 use crate::store::{Counter, Serving, Store, StoreError};
@@ -280,7 +281,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         (None, None, _) => Ok(serving),
     });
     let serving = serving.with_context(|| args.database.database.to_string())?;
-    let service = Arc::new(Service::new(serving, keys, world, Box::new(verifier)));
+    let service = Arc::new(Service::new(serving, keys, world, Box::new(Judge::new(verifier))));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
