@@ -110,11 +110,12 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "soak",
         help: soak::HELP,
-        flags: &["--minutes=", "--seed="],
+        flags: &["--minutes=", "--seed=", "--worlds"],
         run: |flags| {
             let minutes = flags.number("--minutes")?.unwrap_or(soak::MINUTES);
-            let duration = Duration::from_secs(60 * minutes);
-            soak::run(&soak::Wish { duration, seed: flags.number("--seed")? })
+            let wish =
+                soak::Wish { duration: Duration::from_secs(60 * minutes), seed: flags.number("--seed")? };
+            if flags.has("--worlds") { soak::worlds::run(&wish) } else { soak::run(&wish) }
         },
     },
 ];

@@ -19,6 +19,7 @@ mod site;
 mod templates;
 mod wire;
 mod world;
+pub(crate) mod worlds;
 
 use crate::failure::Failure;
 use crate::house;
@@ -35,14 +36,17 @@ use wire::{Reply, cc, command, hex, rc, rh, sized};
 use world::{End, Lasting, World};
 
 pub(crate) const HELP: &str = "\
-cargo xtask soak [--minutes N] [--seed S]
+cargo xtask soak [--minutes N] [--seed S] [--worlds]
 
 Runs a sealed TPM (simulated processor, broker, relay, husk vtpmd) for N minutes (5 by
 default) under four clients: every command of TPM 2.0 part 3, valid and malformed, and
 commands that a model understands. The TPM is killed and started again all the time;
 afterwards it must hold what the model says. Its memory must not grow. A failure prints
 the seed; the same seed makes the same choices again, though not the same interleaving.
-Disks and logs stay in target/husk/soak.";
+Disks and logs stay in target/husk/soak.
+With --worlds it plays the worlds of tests/worlds.rs instead, one seed after the other
+from S: two machines of one VM, the broker's real server, and every fault; it shows how
+often each kind of fault came, and what memory, open files and databases grew.";
 
 /// How long, if nothing else is said; in `test --all` too.
 pub(crate) const MINUTES: u64 = 5;
@@ -81,11 +85,15 @@ pub(crate) fn run(wish: &Wish) -> Result<(), Failure> {
 
 /// Runs one soak as a step.
 pub(crate) fn into(steps: &mut Steps, wish: &Wish) {
-    let by_clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let seed = wish.seed.unwrap_or_else(by_clock);
     steps.attempt(&format!("soak with seed {seed}"), || {
         soak(wish.duration, seed).map_err(|failure| told(&failure, wish, seed))
     });
+}
+
+/// Seconds since 1970: a seed that no run before had.
+fn by_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn told(failure: &Failure, wish: &Wish, seed: u64) -> Failure {
