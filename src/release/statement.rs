@@ -99,6 +99,8 @@ wire! {
         pub epoch: U64,
         /// The newest state.
         pub head: WireHead,
+        /// TPMS_CLOCK_INFO.resetCount of the newest instance is the token less this.
+        pub reset_base: U64,
         /// The broker's clock.
         pub time_ms: U64,
         /// The tenant root key.
@@ -125,6 +127,13 @@ impl Statement {
             && self.nonce == *nonce
             && is_certified(&self.certificate, &self.tenant_root, config)
             && verifies(&self.certificate.key, &self.digest(), &self.signature)
+    }
+
+    /// TPMS_CLOCK_INFO.resetCount of the newest token's instance.
+    #[must_use]
+    pub fn reset_count(&self) -> u32 {
+        let [a, b, c, d, ..] = self.token.get().wrapping_sub(self.reset_base.get()).to_le_bytes();
+        u32::from_le_bytes([a, b, c, d])
     }
 
     /// The nonce of the answer to a ticket.

@@ -39,13 +39,15 @@ pub struct Tenure<'m> {
     /// Nothing where the broker forgot the session, or the instance is over.
     caller: Option<Caller>,
     standing: Standing,
+    /// What resetCount is counted from, as CONFIRM and ANCHOR tell the broker.
+    reset_base: u64,
 }
 
 impl<'m> Tenure<'m> {
     /// Starts from a grant.
     #[must_use]
     pub fn new(client: Client<'m>, pending: Pending) -> Self {
-        Self { client, caller: Some(pending.caller), standing: pending.standing }
+        Self { client, caller: Some(pending.caller), standing: pending.standing, reset_base: 0 }
     }
 
     /// The configuration of this launch.
@@ -58,6 +60,11 @@ impl<'m> Tenure<'m> {
     #[must_use]
     pub const fn standing(&self) -> &Standing {
         &self.standing
+    }
+
+    /// What resetCount is counted from, in the state that the next CONFIRM or ANCHOR names.
+    pub const fn count_resets_from(&mut self, base: u64) {
+        self.reset_base = base;
     }
 
     /// Makes `new`, which must already be durable on disk under the next epoch, the newest state. Nothing may be
@@ -226,7 +233,8 @@ impl<'m> Tenure<'m> {
                 Resumed::Over(answer) => return Some(answer),
             },
         };
-        let reply = request(&mut self.client, platform, &mut caller, (ask, &self.standing));
+        let standing = (&self.standing, self.reset_base);
+        let reply = request(&mut self.client, platform, &mut caller, (ask, standing));
         let (answer, keep) = match reply {
             Ok((status, body)) => (answer(ask, status, body), true),
             Err(fault) => (None, fault != ReleaseFault::SessionLost),
@@ -280,19 +288,21 @@ fn request<'c>(
     client: &'c mut Client<'_>,
     platform: &mut Platform<'_>,
     caller: &mut Caller,
-    (ask, standing): (Ask, &Standing),
+    (ask, (standing, reset_base)): (Ask, (&Standing, u64)),
 ) -> Result<(Status, &'c [u8]), ReleaseFault> {
     let (token, generation) = (U64::new(standing.token()), U32::new(standing.generation()));
     let channel = &mut *platform.channel;
     match ask {
         Ask::Confirm { new } => {
             let (epoch, previous) = (U64::new(standing.epoch() + 1), WireHead::from(standing.head()));
-            let body = Confirm { token, epoch, generation, previous, new: WireHead::from(&new) };
+            let new = WireHead::from(&new);
+            let body = Confirm { token, epoch, generation, previous, new, reset_base: U64::new(reset_base) };
             client.ask(channel, caller, Operation::Confirm, body.as_bytes())
         }
         Ask::Anchor { previous, new } => {
             let (previous, new) = (WireHead::from(&previous), WireHead::from(&new));
-            let body = AnchorRequest { token, epoch: U64::new(standing.epoch()), generation, previous, new };
+            let (epoch, reset_base) = (U64::new(standing.epoch()), U64::new(reset_base));
+            let body = AnchorRequest { token, epoch, generation, previous, new, reset_base };
             client.ask(channel, caller, Operation::Anchor, body.as_bytes())
         }
         Ask::Renew => client.ask(channel, caller, Operation::Renew, Renew { token, generation }.as_bytes()),

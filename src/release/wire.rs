@@ -329,6 +329,8 @@ wire! {
         pub previous: WireHead,
         /// The head under the new epoch.
         pub new: WireHead,
+        /// The token at the last TPM2_Clear: resetCount is the token less this.
+        pub reset_base: U64,
     }
 
     /// Body of [`Operation::Anchor`].
@@ -343,6 +345,8 @@ wire! {
         pub previous: WireHead,
         /// The head after it.
         pub new: WireHead,
+        /// As in [`Confirm`].
+        pub reset_base: U64,
     }
 
     /// Reply body of [`Operation::Confirm`], [`Operation::Anchor`], [`Operation::Renew`] and [`Operation::Resume`].

@@ -273,6 +273,12 @@ impl<E: Engine> Vtpm<'_, E> {
         self.engine.clock_ms(self.nv.image_mut())
     }
 
+    /// Has the broker remember the newest commit, and from where its resetCount is counted.
+    fn anchor(&mut self, platform: &mut Platform<'_>) -> Result<(), Fault> {
+        self.trust.count_resets_from(self.nv.image().envelope().reset_base.get());
+        self.nv.anchor(platform, &mut self.trust)
+    }
+
     /// Makes what the engine left durable, for no answer, and leaves nothing without an anchor.
     pub(super) fn commit(&mut self, platform: &mut Platform<'_>) -> Result<Committed, Fault> {
         let change = self.nv.owed();
@@ -294,7 +300,7 @@ impl<E: Engine> Vtpm<'_, E> {
                 Due::Hold => self.trust.may_touch_disk(platform).map_err(Fault::from),
                 Due::Write => self.nv.write(platform),
                 Due::Flush => self.nv.flush(platform),
-                Due::Anchor => self.nv.anchor(platform, &mut self.trust),
+                Due::Anchor => self.anchor(platform),
                 Due::Defer => self.nv.defer(),
                 Due::Permit => self.trust.permit(platform, needs),
                 Due::Answer => return Ok(self.nv.settled()?),

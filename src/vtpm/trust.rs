@@ -74,6 +74,13 @@ impl<'m> Trust<'m> {
         matches!(self, Self::Sealed { tenure, .. } if tenure.standing().undecided().is_some())
     }
 
+    /// See [`Tenure::count_resets_from`].
+    pub(super) const fn count_resets_from(&mut self, base: u64) {
+        if let Self::Sealed { tenure, .. } = self {
+            tenure.count_resets_from(base);
+        }
+    }
+
     /// A command begins: see [`Tenure::begin`].
     pub(super) const fn begin(&mut self) {
         if let Self::Sealed { tenure, .. } = self {

@@ -103,6 +103,7 @@ pub(crate) fn request(state: &State, sent: &Sent) -> Request {
         epoch,
         previous: state.head(previous),
         new: state.head(new),
+        reset_base: 0,
     };
     match sent.what {
         What::Grant => Request::Grant { report_id: [sent.instance; 32] },

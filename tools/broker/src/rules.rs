@@ -84,6 +84,8 @@ pub struct Row {
     pub forced: bool,
     /// Until then an instance that a forced grant fenced may still answer: what is not promised, and said.
     pub overlap_until_ms: u64,
+    /// The state at `head` counts resetCount from here: the token less this.
+    pub reset_base: u64,
 }
 
 /// When a request is decided, and how long a lease is.
@@ -155,6 +157,8 @@ pub struct Move {
     pub previous: Head,
     /// The head after.
     pub new: Head,
+    /// What resetCount is counted from in the state after.
+    pub reset_base: u64,
 }
 
 /// What a grant hands over.
@@ -224,6 +228,7 @@ impl Row {
             bumped_from: None,
             forced: false,
             overlap_until_ms: 0,
+            reset_base: 0,
         }
     }
 
@@ -372,6 +377,7 @@ fn confirm(row: &Row, at: Moment, caller: InstanceId, to: &Move) -> Decision {
         life: Life::Active,
         epoch: next.epoch,
         head: to.new,
+        reset_base: to.reset_base,
         current: Some(next),
         next: None,
         released: false,
@@ -389,7 +395,7 @@ fn anchor(row: &Row, at: Moment, caller: InstanceId, to: &Move) -> Decision {
     if to.new.sequence <= to.previous.sequence {
         return Err(Reply::Denied(DeniedReason::Order));
     }
-    Ok(lease(Row { head: to.new, ..row.clone() }, at))
+    Ok(lease(Row { head: to.new, reset_base: to.reset_base, ..row.clone() }, at))
 }
 
 /// The head is already there: the answer was lost, and is given again. Only to who still serves.

@@ -47,7 +47,7 @@ fn requests(row: &Row) -> Vec<Request> {
         for epoch in [row.epoch, row.epoch + 1] {
             for previous in [row.head, Head::NONE, head(1, 1)] {
                 for new in heads {
-                    let to = Move { token, generation: 0, epoch, previous, new };
+                    let to = Move { token, generation: 0, epoch, previous, new, reset_base: 0 };
                     all.extend([Request::Confirm(to), Request::Anchor(to)]);
                 }
             }
@@ -328,7 +328,7 @@ fn rows() -> [Row; 5] {
     };
     let enrolled = Row::enrolled();
     let granted = ask(&enrolled, 1, Request::Grant { report_id: [0xA; 32] });
-    let to = Move { token: 1, generation: 0, epoch: 1, previous: Head::NONE, new: head(1, 1) };
+    let to = Move { token: 1, generation: 0, epoch: 1, previous: Head::NONE, new: head(1, 1), reset_base: 0 };
     let serving = ask(&granted, 2, Request::Confirm(to));
     let again = ask(&serving, 50, Request::Grant { report_id: [0xA; 32] });
     let forced = operate(&serving, Order::Force).expect("it makes sense");

@@ -1,6 +1,7 @@
 //! `husk evidence`: reports, certificates, manifests and quotes, shown and verified. Thin over `husk-evidence`.
 
 mod claims;
+mod statement;
 mod tpm;
 
 use anyhow::Context as _;
@@ -27,7 +28,7 @@ pub(crate) enum EvidenceCommand {
     /// Show what reports, certificates of signing or endorsement keys, SVSM manifests and quotes say. Verifies nothing.
     Show(ShowArgs),
     /// Verify a report down to AMD's roots, and that it covers an SVSM manifest; an endorsement key's certificate up to its maker's; a TPM's
-    /// quote under its attestation key.
+    /// quote under its attestation key; a broker's statement, and that the others are of the instance that it speaks of.
     Verify(Box<VerifyArgs>),
 }
 
@@ -45,7 +46,7 @@ pub(crate) struct ShowArgs {
 
 /// `husk evidence verify`
 #[derive(Args, Debug)]
-#[command(group(ArgGroup::new("evidence").required(true).multiple(true).args(["report", "ek_certificate", "quote"])))]
+#[command(group(ArgGroup::new("evidence").required(true).multiple(true).args(["report", "ek_certificate", "quote", "statement"])))]
 pub(crate) struct VerifyArgs {
     /// The report.
     #[arg(long, value_name = "FILE", requires = "certificate")]
@@ -73,6 +74,8 @@ pub(crate) struct VerifyArgs {
     host_data: Option<[u8; 32]>,
     #[command(flatten)]
     tpm: tpm::TpmArgs,
+    #[command(flatten)]
+    statement: statement::StatementArgs,
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
@@ -147,18 +150,21 @@ fn view(file: &Path) -> anyhow::Result<Value> {
 fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     let mut claims = Claims::default();
     let mut object = Map::new();
-    let (mut manifest, mut launch) = (None, None);
+    let (mut manifest, mut launch, mut host_data) = (None, None, None);
     if let Some((report, certificate)) = args.report.as_deref().zip(args.certificate.as_deref()) {
         let bytes = read(report)?;
         let verified = verified_report(args, report, &bytes, certificate)?;
         manifest = covered_manifest(args, &verified)?;
         launch = Some(ReportedLaunch::of(&verified, report_in(&bytes)?));
+        host_data = Some(*verified.report.host_data());
         let now = seconds_since_1970();
         let view = serde_json::to_value(VerifiedView::new(&verified, manifest.as_ref(), now))?;
         object.extend(view.as_object().cloned().unwrap_or_default());
         claims.report(&verified, manifest.is_some(), args.measurement.is_some());
     }
-    args.tpm.verify((manifest.as_ref(), launch), &mut object, &mut claims)?;
+    let resets = args.tpm.verify((manifest.as_ref(), launch), &mut object, &mut claims)?;
+    let beside = statement::Beside { host_data, manifest: manifest.as_ref(), resets };
+    args.statement.verify(&beside, &mut object, &mut claims)?;
     if args.json {
         claims.insert_into(&mut object);
         println!("{:#}", Value::Object(object));

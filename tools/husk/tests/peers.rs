@@ -27,6 +27,8 @@ mod site;
 mod stack;
 #[path = "peers/standing.rs"]
 mod standing;
+#[path = "peers/statement.rs"]
+mod statement;
 #[path = "peers/tools.rs"]
 mod tools;
 

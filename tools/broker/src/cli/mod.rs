@@ -15,6 +15,7 @@ mod vm;
 
 pub use audit::AuditCommand;
 pub use broker::{BrokerCommand, ServeArgs};
+pub use order::statement_shown;
 pub use tenant::TenantCommand;
 pub use vm::VmCommand;
 

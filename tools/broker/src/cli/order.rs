@@ -153,7 +153,7 @@ pub(super) fn hand_in(args: &OrderArgs) -> anyhow::Result<()> {
     let nonce = Statement::nonce_of_ticket(&ticket.id);
     let statement = ask(&args.asked.broker, &config, (FrameKind::Ticket, &ticket), &nonce)?;
     let outcome = Outcome::from_number(statement.outcome);
-    let mut value = shown(&statement);
+    let mut value = statement_shown(&statement);
     let why = match outcome {
         Some(Outcome::Done) => return printed(&args.asked, value, "done"),
         Some(Outcome::Open) => {
@@ -206,7 +206,7 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.signed {
         write_new(path, statement.as_bytes(), 0o644)?;
     }
-    let mut value = shown(&statement);
+    let mut value = statement_shown(&statement);
     value["nonce"] = json!(hex::encode(nonce));
     args.asked.shape.print(&value);
     Ok(())
@@ -247,7 +247,8 @@ fn refused(config: &LaunchConfig, body: &[u8]) -> anyhow::Error {
 }
 
 /// What a statement says.
-fn shown(statement: &Statement) -> Value {
+#[must_use]
+pub fn statement_shown(statement: &Statement) -> Value {
     let life = match LifeWord::from_number(statement.life) {
         Some(LifeWord::Virgin) => "virgin",
         Some(LifeWord::Active) => "active",
@@ -269,6 +270,7 @@ fn shown(statement: &Statement) -> Value {
         "forced": statement.forced == 1,
         "lease_ms": statement.lease_ms.get(),
         "overlap_ms": statement.overlap_ms.get(),
+        "reset_count": statement.reset_count(),
         "time_ms": statement.time_ms.get(),
         "host_data": hex::encode(statement.host_data),
     })

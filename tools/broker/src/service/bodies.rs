@@ -30,6 +30,7 @@ pub(super) fn request(operation: Operation, body: &[u8]) -> Option<Request> {
                 epoch: asked.epoch.get(),
                 previous: Head::from(&asked.previous),
                 new: Head::from(&asked.new),
+                reset_base: asked.reset_base.get(),
             })
         }),
         Operation::Anchor => exactly::<AnchorRequest>(body).ok().map(|asked| {
@@ -39,6 +40,7 @@ pub(super) fn request(operation: Operation, body: &[u8]) -> Option<Request> {
                 epoch: asked.epoch.get(),
                 previous: Head::from(&asked.previous),
                 new: Head::from(&asked.new),
+                reset_base: asked.reset_base.get(),
             })
         }),
         Operation::Renew => exactly::<Renew>(body)

@@ -87,6 +87,7 @@ fn statement(vm: &VmName, standing: &Standing) -> Statement {
         token: U64::new(row.token),
         epoch: U64::new(row.epoch),
         head: WireHead::from(&row.head),
+        reset_base: U64::new(row.reset_base),
         time_ms: U64::new(*now_ms),
         tenant_root: tenant.root,
         certificate: tenant.certificate,

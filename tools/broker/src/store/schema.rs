@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 5;
+pub(super) const VERSION: u32 = 6;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -116,6 +116,10 @@ CREATE TABLE audit (
     PRIMARY KEY (tenant, number)
 ) STRICT;
 CREATE INDEX audit_of_vm ON audit (tenant, vm, number);
+",
+    // What resetCount is counted from: a signed column for any 64 bits.
+    "
+ALTER TABLE vms ADD COLUMN reset_base INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

@@ -118,7 +118,14 @@ pub(crate) fn grant(
 
 pub(crate) fn confirm(serving: &mut Serving, caller: InstanceId, new: Head) -> Reply {
     let row = serving.store().row(&VM).unwrap();
-    let to = Move { token: row.token, generation: 0, epoch: row.epoch + 1, previous: row.head, new };
+    let to = Move {
+        token: row.token,
+        generation: 0,
+        epoch: row.epoch + 1,
+        previous: row.head,
+        new,
+        reset_base: 0,
+    };
     ask(serving, caller, Request::Confirm(to)).reply
 }
 
@@ -137,7 +144,8 @@ pub(crate) fn create(serving: &mut Serving, caller: InstanceId) {
 pub(crate) fn anchor(serving: &mut Serving, caller: InstanceId) -> Request {
     let row = serving.store().row(&VM).unwrap();
     let new = head(row.head.sequence + 1);
-    let to = Move { token: row.token, generation: 0, epoch: row.epoch, previous: row.head, new };
+    let to =
+        Move { token: row.token, generation: 0, epoch: row.epoch, previous: row.head, new, reset_base: 0 };
     assert!(matches!(ask(serving, caller, Request::Anchor(to)).reply, Reply::Leased { .. }));
     Request::Anchor(to)
 }

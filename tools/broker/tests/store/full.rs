@@ -46,7 +46,7 @@ fn on_a_small_disk() {
     };
     let to = |sequence: u64| {
         let (previous, new) = (numbered(sequence), numbered(sequence + 1));
-        Request::Anchor(Move { token: 1, generation: 0, epoch: 1, previous, new })
+        Request::Anchor(Move { token: 1, generation: 0, epoch: 1, previous, new, reset_base: 0 })
     };
     let refused = (1..2000).find_map(|sequence| match serving.decide(&VM, A, &to(sequence)) {
         Ok(decided) => {

@@ -31,7 +31,14 @@ fn each_thread_gets_its_own_answer() {
                     let reply = group.decide(ask(*vm, Request::Grant { report_id: [9; 32] })).unwrap().reply;
                     assert!(matches!(reply, Reply::Granted(grant) if grant.token == token));
                 }
-                let to = |epoch, previous, new| Move { token: number, generation: 0, epoch, previous, new };
+                let to = |epoch, previous, new| Move {
+                    token: number,
+                    generation: 0,
+                    epoch,
+                    previous,
+                    new,
+                    reset_base: 0,
+                };
                 let leased = Reply::Leased { lease_ms: LEASE_MS };
                 let confirm = Request::Confirm(to(1, Head::NONE, head(1)));
                 assert_eq!(group.decide(ask(*vm, confirm)).unwrap().reply, leased);

@@ -215,8 +215,14 @@ fn many_vms_share_a_transaction_and_none_fails_its_neighbours(place: Place) {
     let confirms: Vec<Ask> = vms
         .iter()
         .map(|vm| {
-            let to =
-                Move { token: 1, generation: 0, epoch: 1, previous: husk::release::Head::NONE, new: head(1) };
+            let to = Move {
+                token: 1,
+                generation: 0,
+                epoch: 1,
+                previous: husk::release::Head::NONE,
+                new: head(1),
+                reset_base: 0,
+            };
             Ask { vm: *vm, caller: A, request: Request::Confirm(to) }
         })
         .collect();
@@ -235,7 +241,14 @@ fn requests_of_one_vm_are_decided_in_their_order(place: Place) {
     let mut serving = Bench::at(place).serving();
     create(&mut serving, A);
     let to = |from: u64| {
-        let to = Move { token: 1, generation: 0, epoch: 1, previous: head(from), new: head(from + 1) };
+        let to = Move {
+            token: 1,
+            generation: 0,
+            epoch: 1,
+            previous: head(from),
+            new: head(from + 1),
+            reset_base: 0,
+        };
         Ask { vm: VM, caller: A, request: Request::Anchor(to) }
     };
     let decided = serving.decide_all(&[to(1), to(2), to(2), to(1)]).unwrap();

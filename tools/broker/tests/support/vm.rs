@@ -80,7 +80,7 @@ impl Vm {
     /// From the head to `new`, by the newest token.
     pub(crate) fn movement(&self, new: Head) -> Move {
         let Row { token, generation, epoch, head, .. } = self.row;
-        Move { token, generation, epoch, previous: head, new }
+        Move { token, generation, epoch, previous: head, new, reset_base: 0 }
     }
 
     /// A renewal by `token`.

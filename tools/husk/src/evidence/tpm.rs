@@ -76,23 +76,23 @@ pub(super) fn der_of(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl TpmArgs {
-    /// Verifies what was named; `manifest` is one that a report covers, `launch` that report's.
+    /// Verifies what was named; `manifest` is one that a report covers, `launch` that report's. The quote's resetCount, where there is
+    /// a quote.
     pub(super) fn verify(
         &self,
         (manifest, launch): (Option<&Manifest>, Option<ReportedLaunch>),
         object: &mut Map<String, Value>,
         claims: &mut Claims,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<u32>> {
         let shown = self.endorsement_keys(manifest)?;
         if let Some((file, root)) = self.ek_certificate.as_deref().zip(self.ek_root.as_deref()) {
             let view = self.certificate((file, root), &shown, launch, claims)?;
             object.insert("ek_certificate".into(), serde_json::to_value(view)?);
         }
-        if let Some(quote) = self.verified_quote()? {
-            let view = self.quoted(&quote, &shown, claims)?;
-            object.insert("quote".into(), serde_json::to_value(view)?);
-        }
-        Ok(())
+        let Some(quote) = self.verified_quote()? else { return Ok(None) };
+        let view = self.quoted(&quote, &shown, claims)?;
+        object.insert("quote".into(), serde_json::to_value(view)?);
+        Ok(Some(quote.quote().resets))
     }
 
     /// The endorsement keys that a manifest or a public area shows.
