@@ -47,7 +47,8 @@ fn requests(row: &Row) -> Vec<Request> {
         for epoch in [row.epoch, row.epoch + 1] {
             for previous in [row.head, Head::NONE, head(1, 1)] {
                 for new in heads {
-                    let to = Move { token, generation: 0, epoch, previous, new, reset_base: 0 };
+                    let reset_base = new.sequence;
+                    let to = Move { token, generation: 0, epoch, previous, new, reset_base };
                     all.extend([Request::Confirm(to), Request::Anchor(to)]);
                 }
             }
@@ -83,6 +84,7 @@ fn broken(
             confirms || (new.epoch, new.current) == (old.epoch, old.current),
         ),
         ("only CONFIRM and ANCHOR move the head", moves_head(request) || new.head == old.head),
+        ("the reset base is the newest state's", base_is_the_heads(old, new, request)),
         ("an epoch's secret is its own token's", new.current == old.current || new.current == named(old)),
         ("grants have fresh secrets", !grants || new.next == named(new) && new.token > old.token),
         ("only the holder is answered", grants || refusal || holds),
@@ -107,6 +109,14 @@ fn broken(
         ("a stale token is fenced", token_of(request).is_none_or(|token| fenced(old, token, request, reply))),
     ];
     laws.into_iter().find_map(|(law, holds)| (!holds).then_some(law))
+}
+
+/// Each head of these worlds has a base of its own.
+fn base_is_the_heads(old: &Row, new: &Row, request: &Request) -> bool {
+    match request {
+        Request::Confirm(to) | Request::Anchor(to) if new.head != old.head => new.reset_base == to.reset_base,
+        _ => new.reset_base == old.reset_base,
+    }
 }
 
 fn named(row: &Row) -> Option<SecretName> {
@@ -204,7 +214,11 @@ fn every_law_holds_in_every_reachable_world() {
 }
 
 /// Each takes one rule away.
-const MUTANTS: [(&str, Step); 14] = [
+const MUTANTS: [(&str, Step); 15] = [
+    ("a Clear is not told", |row, at, caller, request| {
+        let (change, reply) = step(row, at, caller, request);
+        (change.map(|new| Row { reset_base: row.reset_base, ..new }), reply)
+    }),
     ("missing state makes a new TPM", |row, at, caller, request| {
         let (change, reply) = step(row, at, caller, request);
         match (request, reply) {
