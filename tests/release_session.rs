@@ -260,13 +260,14 @@ fn an_old_server_hello_of_the_right_broker_is_refused() {
 #[test]
 fn forged_refusals_end_nothing_that_is_granted() {
     let mut reasons: Vec<(u16, ReleaseFault)> =
-        vec![(0, ReleaseFault::ReplyRefused), (6, ReleaseFault::ReplyRefused)];
+        vec![(0, ReleaseFault::ReplyRefused), (7, ReleaseFault::ReplyRefused)];
     for &reason in RefusalReason::ALL {
         let fault = match reason {
             RefusalReason::Malformed | RefusalReason::Version => ReleaseFault::DeniedOther,
             RefusalReason::UnknownSession => ReleaseFault::SessionLost,
             RefusalReason::UnknownVm => ReleaseFault::DeniedVm,
             RefusalReason::Unavailable => ReleaseFault::Unreachable,
+            RefusalReason::NoKbs => ReleaseFault::KbsAbsent,
         };
         reasons.push((reason as u16, fault));
     }

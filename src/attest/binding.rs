@@ -2,8 +2,8 @@
 //!
 //! **What.** [`report_data`] ties a report to one session with the broker and to one launch configuration.
 //! **Trust.** The caller's own transcript and configuration; nothing that the host chose.
-//! **Laws.** The inputs have fixed sizes, so that no two of them make the same string. What is Husk's own ends in a fixed label;
-//! what a guest has a part in ([`services_data`]) never does: a digest that would is not given out. So whatever a guest
+//! **Laws.** The inputs have fixed sizes, so that no two of them make the same string. What is Husk's own ends in a fixed label, what is
+//! a KBS's in zeros; what a guest has a part in ([`services_data`]) never does: a digest that would is not given out. So whatever a guest
 //! (or a host that boots one) asks for, no report of a session is made for it, and the other way round.
 //! **Not here.** The transcript (`release::transcript`); the configuration's digest ([`super::launch`]).
 
@@ -16,6 +16,8 @@ const LABEL: &[u8] = b"HUSK v1 report\0";
 pub const REPORT_DATA_LABEL: [u8; 16] = *b"HUSK v1 RELEASE\0";
 /// The last 16 bytes of REPORT_DATA that binds nothing.
 pub const IDENTIFY_LABEL: [u8; 16] = *b"HUSK v1 IDENTIFY";
+/// The last 16 bytes of REPORT_DATA for a CoCo KBS ([`runtime`](super::runtime)): it pads a SHA-384 with zeros.
+pub const KBS_TAIL: [u8; 16] = [0; 16];
 
 /// REPORT_DATA for the session `transcript` under the launch configuration with `config_digest`:
 /// SHA-384(label ‖ transcript ‖ config_digest), then [`REPORT_DATA_LABEL`].
@@ -42,7 +44,7 @@ pub const fn identify_data() -> [u8; REPORT_DATA_BYTES] {
 /// be open.
 pub const NONCE_BYTES: usize = 64;
 
-/// The digest ends in one of Husk's labels. Nobody will ever see this by chance (2^-127).
+/// The digest ends as what Husk binds does. Nobody will ever see this by chance (2^-127).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserved;
 
@@ -59,12 +61,13 @@ pub fn services_data(
 }
 
 fn unreserved(data: [u8; REPORT_DATA_BYTES]) -> Result<[u8; REPORT_DATA_BYTES], Reserved> {
-    let reserved = [REPORT_DATA_LABEL, IDENTIFY_LABEL].iter().any(|label| data.ends_with(label));
+    let reserved = [REPORT_DATA_LABEL, IDENTIFY_LABEL, KBS_TAIL].iter().any(|label| data.ends_with(label));
     if reserved { Err(Reserved) } else { Ok(data) }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::runtime::KbsRuntime;
     use super::{
         NONCE_BYTES, REPORT_DATA_LABEL, Reserved, identify_data, report_data, services_data, unreserved,
     };
@@ -73,6 +76,8 @@ mod tests {
     fn what_a_guest_has_a_part_in_is_never_what_husk_binds() {
         assert_eq!(unreserved(report_data(&[0x11; 48], &[0x22; 48])), Err(Reserved));
         assert_eq!(unreserved(identify_data()), Err(Reserved));
+        let kbs = KbsRuntime { nonce: [1; 32], x: [2; 32], y: [3; 32] };
+        assert_eq!(unreserved(kbs.report_data()), Err(Reserved));
         let data = services_data(&[7; NONCE_BYTES], b"manifest").expect("no label");
         assert_eq!(unreserved(data), Ok(data));
     }

@@ -17,7 +17,7 @@
 //! "husk.root" = "<96 hex: SHA-384 of the tenant root key's SEC 1 point>"
 //! "husk.mode" = "strict"              (or hw-sealed)
 //! "husk.serve" = "lease"              (or percmd, detect; none with hw-sealed, and only there)
-//! "husk.kbs" = "none"                 (or required)
+//! "husk.kbs" = "none"                 (or required, with strict only)
 //! "husk.min_key_generation" = "<u32>"
 //! ```
 //!
@@ -216,8 +216,14 @@ impl LaunchConfig {
     /// [`AttestFault::ConfigUnsupported`].
     pub const fn supported(&self) -> Result<(), AttestFault> {
         match (self.mode, self.serve, self.kbs, self.processor, self.staleness) {
-            (Mode::Strict, Serve::Lease | Serve::PerCommand | Serve::Detect, Kbs::None, _, None)
-            | (Mode::Strict, Serve::Lease, Kbs::None, _, Some(_))
+            (
+                Mode::Strict,
+                Serve::Lease | Serve::PerCommand | Serve::Detect,
+                Kbs::None | Kbs::Required,
+                _,
+                None,
+            )
+            | (Mode::Strict, Serve::Lease, Kbs::None | Kbs::Required, _, Some(_))
             | (Mode::HwSealed, Serve::Nothing, Kbs::None, Some(_), None) => Ok(()),
             _ => Err(AttestFault::ConfigUnsupported),
         }
@@ -450,8 +456,9 @@ mod tests {
     fn only_host_data_binds_and_only_what_this_build_can_do() {
         let mut host_data = CONFIG.host_data();
         for serve in [Serve::Lease, Serve::PerCommand, Serve::Detect] {
-            for processor in PROCESSORS {
-                let config = LaunchConfig { serve, processor, ..CONFIG };
+            for (at, processor) in PROCESSORS.into_iter().enumerate() {
+                let kbs = Kbs::ALL[at % Kbs::ALL.len()];
+                let config = LaunchConfig { serve, processor, kbs, ..CONFIG };
                 let bound = config.bind(&config.host_data()).map(super::BoundConfig::named);
                 assert!(matches!(bound, Ok(Named::Anchored(named)) if *named.config() == config));
             }
@@ -463,7 +470,6 @@ mod tests {
         host_data[31] ^= 1;
         assert_eq!(CONFIG.bind(&host_data), Err(AttestFault::ConfigUnbound));
         for config in [
-            LaunchConfig { kbs: Kbs::Required, ..CONFIG },
             LaunchConfig { kbs: Kbs::Required, ..hw_sealed },
             LaunchConfig { serve: Serve::Nothing, ..CONFIG },
             LaunchConfig { serve: Serve::Detect, staleness: STALENESS, ..CONFIG },

@@ -5,7 +5,8 @@
 //! | volume salt | `HUSK v1 volume salt` | mode, tenant, VM, generation, epoch | SHA-384 | the next line |
 //! | processor salt | `HUSK v1 processor salt` | HOST_DATA | SHA-384 | the next line |
 //! | processor key | `HUSK v1 processor` | MSG_KEY's key (chip, VMPL 0, POLICY, MEASUREMENT, where the configuration says so GUEST_SVN, TCB_VERSION); processor salt | 32 bytes | the next line |
-//! | volume key | `HUSK v1 volume` | epoch secret, and in mode 4 the processor key after it; in mode 3 the processor key alone; volume salt | [`VolumeKey`] | the lines below |
+//! | KBS key | none | a KBS's envelope of the tenant | 32 bytes | the next line |
+//! | volume key | `HUSK v1 volume` | epoch secret, then in modes 5 and 6 the KBS key, then in modes 4 and 6 the processor key; in mode 3 the processor key alone; volume salt | [`VolumeKey`] | the lines below |
 //! | checkpoint key | `HUSK v1 checkpoint` | volume key; object salt; token, sequence, previous digest | [`ObjectKey`] | `volume/seal.rs` |
 //! | record key | `HUSK v1 record` | volume key; object salt; token, sequence, previous digest | [`ObjectKey`] | `volume/seal.rs` |
 //! | suspend salt | `HUSK v1 suspend salt` | mode, tenant, VM, generation, epoch | SHA-384 | the next line |
@@ -18,6 +19,7 @@
 //! launch's, and nothing that is stored or released leads to it.
 
 use crate::release::hw_sealed::{HwCreation, HwSealedKey, ProcessorSecret};
+use crate::release::kbs::{KbsInput, KbsSecret};
 use crate::release::open::Creation;
 use crate::release::unsealed::UnsealedKey;
 use crate::release::{HEAD_DIGEST_BYTES, Head, ReleasedKey};
@@ -42,6 +44,10 @@ pub enum Mode {
     HwSealed = 3,
     /// Sealed under the broker's epoch secret and the processor's key.
     SealedOnChip = 4,
+    /// Sealed under the broker's epoch secret and the static key of a KBS.
+    SealedWithKbs = 5,
+    /// Sealed under the broker's epoch secret, the static key of a KBS and the processor's key.
+    SealedWithKbsOnChip = 6,
 }
 
 impl Mode {
@@ -53,9 +59,31 @@ impl Mode {
             2 => Some(Self::UnsealedForTesting),
             3 => Some(Self::HwSealed),
             4 => Some(Self::SealedOnChip),
+            5 => Some(Self::SealedWithKbs),
+            6 => Some(Self::SealedWithKbsOnChip),
             _ => None,
         }
     }
+}
+
+impl Mode {
+    /// Whether a broker's secret is among what protects the volume.
+    #[must_use]
+    pub const fn has_a_broker(self) -> bool {
+        match self {
+            Self::Sealed | Self::SealedOnChip | Self::SealedWithKbs | Self::SealedWithKbsOnChip => true,
+            Self::UnsealedForTesting | Self::HwSealed => false,
+        }
+    }
+}
+
+/// What goes into a sealed volume's key beside the broker's secret, as the launch configuration names it.
+#[derive(Clone, Copy, Debug)]
+pub struct Further<'s> {
+    /// The static key of a KBS, or that none is required.
+    pub kbs: &'s KbsInput,
+    /// The processor's key.
+    pub processor: Option<&'s ProcessorSecret>,
 }
 
 /// Whose TPM a volume is.
@@ -78,13 +106,18 @@ pub struct VolumeKey {
 }
 
 impl VolumeKey {
-    /// The key of a sealed volume; also under the processor's key, where the launch configuration names it.
+    /// The key of a sealed volume; also under what the launch configuration names beside the broker.
     #[must_use]
-    pub fn sealed(released: &ReleasedKey, processor: Option<&ProcessorSecret>, identity: &Identity) -> Self {
+    pub fn sealed(released: &ReleasedKey, further: Further<'_>, identity: &Identity) -> Self {
         let (epoch, secret) = (released.epoch(), released.secret());
-        match processor.map(processor_key) {
-            None => Self::derive(Mode::Sealed, epoch, &[secret], identity),
-            Some(further) => Self::derive(Mode::SealedOnChip, epoch, &[secret, &further], identity),
+        let kbs = further.kbs.secret().map(KbsSecret::secret);
+        match (kbs, further.processor.map(processor_key)) {
+            (None, None) => Self::derive(Mode::Sealed, epoch, &[secret], identity),
+            (None, Some(chip)) => Self::derive(Mode::SealedOnChip, epoch, &[secret, &chip], identity),
+            (Some(kbs), None) => Self::derive(Mode::SealedWithKbs, epoch, &[secret, kbs], identity),
+            (Some(kbs), Some(chip)) => {
+                Self::derive(Mode::SealedWithKbsOnChip, epoch, &[secret, kbs, &chip], identity)
+            }
         }
     }
 
@@ -296,6 +329,8 @@ mod tests {
             (Mode::UnsealedForTesting, 1, [0; 32], IDENTITY),
             (Mode::HwSealed, 1, [0; 32], IDENTITY),
             (Mode::SealedOnChip, 1, [0; 32], IDENTITY),
+            (Mode::SealedWithKbs, 1, [0; 32], IDENTITY),
+            (Mode::SealedWithKbsOnChip, 1, [0; 32], IDENTITY),
             (Mode::Sealed, 1 << 32, [0; 32], IDENTITY),
             (Mode::Sealed, 1, [1; 32], IDENTITY),
             (Mode::Sealed, 1, [0; 32], Identity { tenant: [9; 16], ..IDENTITY }),
@@ -332,6 +367,18 @@ mod tests {
         for mutant in mutants {
             assert!(opens_without_one(mutant), "nobody noticed");
         }
+    }
+
+    /// Each secret is an AND, in its own place.
+    #[test]
+    fn every_secret_changes_the_volume_key() {
+        let secrets = [[1; 32], [2; 32], [3; 32]].map(|mut secret| Secret::take(&mut secret));
+        let [epoch, kbs, chip] = &secrets;
+        let sets: [&[&Secret<32>]; 6] =
+            [&[epoch], &[epoch, kbs], &[epoch, chip], &[epoch, kbs, chip], &[epoch, chip, kbs], &[kbs]];
+        let derived =
+            sets.map(|set| bytes(&VolumeKey::derive(Mode::SealedWithKbsOnChip, 1, set, &IDENTITY).key));
+        assert_eq!(derived.iter().collect::<BTreeSet<_>>().len(), sets.len());
     }
 
     /// How many keys there are for names that differ in one input each, where `forgets` forgets some, and how many names.

@@ -5,10 +5,12 @@
 //! one suspension.
 //! **Trust.** The secrets that `release` yields.
 //! **Laws.** A key that is not in the table does not exist. The epoch secret is an input of every key of a volume that a broker
-//! releases; the processor's key alone is one of its own mode. Mode, tenant, VM,
+//! releases, and the static key of a KBS wherever the configuration requires one; the processor's key alone is one of its own mode. Mode, tenant, VM,
 //! generation and epoch are inputs too, so no volume opens as another.
 //! **Not here.** Which secrets may be used: the signed grant says that. Ciphers: `volume/seal.rs`.
 
 pub mod derive;
 
-pub use derive::{CreateKey, Identity, Mode, ObjectKey, ObjectName, ObjectSort, SuspendSecret, VolumeKey};
+pub use derive::{
+    CreateKey, Further, Identity, Mode, ObjectKey, ObjectName, ObjectSort, SuspendSecret, VolumeKey,
+};

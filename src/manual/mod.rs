@@ -10,6 +10,7 @@
 //! | [`measurement`] | what a launch measures, what a tenant signs, what the host may still choose |
 //! | [`image`] | the bootable image: its memory, its boot in ten steps, how it ends, what it shows |
 //! | [`hw_sealed`] | a TPM without a network: what it keeps, what it gives up, what goes into its key |
+//! | [`kbs`] | a static key from a CoCo KBS beside the broker: what it adds, how to use Trustee, what the VM believes |
 //! | [`broker`] | which database, how many instances, what it does when something fails |
 //! | [`bench`](mod@bench) | what each promise costs, measured |
 //! | [`fuzzing`] | which bytes from outside are tried, how to try more, how to add a target |
@@ -43,6 +44,9 @@ pub mod image {}
 
 #[doc = include_str!("hw_sealed.md")]
 pub mod hw_sealed {}
+
+#[doc = include_str!("kbs.md")]
+pub mod kbs {}
 
 #[doc = include_str!("broker.md")]
 pub mod broker {}

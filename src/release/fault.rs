@@ -51,5 +51,19 @@ crate::faults! {
         PermitRefused = 24, Seal, "the volume's permit to make a TPM is not the tenant's for this launch configuration", "make a volume with the permit of `husk tenant permit` for this very configuration";
         /// **Means** the disk did not take the spent permit away. **Left** the new TPM, which nobody has heard of. **Next** check the device.
         PermitKept = 25, Host, "the disk failed to take the spent permit away", "check the host's storage and start again";
+        /// **Means** no answer came from the KBS. **Left** everything. **Next** reach it.
+        KbsUnreachable = 32, Broker, "the KBS did not answer", "check that the KBS runs and that the relay reaches it";
+        /// **Means** the configuration requires a KBS and the relay was told of none. **Left** everything. **Next** tell it.
+        KbsAbsent = 33, Host, "the launch configuration requires a KBS and the relay knows none", "start `husk run` or `husk relay` with --kbs";
+        /// **Means** the KBS refused the report or the resource. **Left** everything. **Next** its log.
+        KbsRefused = 34, Broker, "the KBS refused", "read the KBS's log: its attestation policy, its resource policy, its version, or the envelope that was never uploaded";
+        /// **Means** the KBS's answer is none, or is encrypted otherwise. **Left** everything. **Next** suspect the relay.
+        KbsAnswerRefused = 35, Host, "the KBS's answer does not hold", "suspect the relay; check that a KBS of RCAR 0.4.0 answers there, which encrypts by ECDH-ES+A256KW and A256GCM";
+        /// **Means** the resource is no envelope of this version. **Left** everything. **Next** upload one.
+        EnvelopeMalformed = 36, Broker, "what the KBS stores for this VM is no envelope of this version", "upload the very file that `husk tenant envelope` wrote";
+        /// **Means** the tenant root key of the configuration did not sign the envelope. **Left** everything. **Next** suspect the host.
+        EnvelopeUntrusted = 37, Host, "the tenant's root key did not sign the KBS's envelope", "suspect the host; check which KBS the relay reaches and that the envelope was made with the root key of this launch configuration";
+        /// **Means** the tenant signed it for another VM. **Left** everything. **Next** the VM's own.
+        EnvelopeOfAnother = 38, Broker, "the KBS's envelope is another VM's", "upload this VM's own envelope under this VM's path";
     }
 }

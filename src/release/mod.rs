@@ -2,7 +2,7 @@
 //!
 //! **What.** One conversation with the broker: a session bound to this VM's report ([`session`]), a signed grant
 //! ([`open`]), then confirming, anchoring, renewing and releasing under a fencing token ([`tenure`], which obeys the pure
-//! [`standing`]). Where the launch configuration names it, [`hw_sealed`] does without a broker. [`protocol`] is normative; [`wire`], [`mod@frame`], [`transcript`] and [`record`] are compiled by both ends,
+//! [`standing`]). Where the launch configuration names it, [`hw_sealed`] does without a broker, or a static key comes from a KBS ([`kbs`]). [`protocol`] is normative; [`wire`], [`mod@frame`], [`transcript`] and [`record`] are compiled by both ends,
 //! [`ticket`] and [`statement`] by the broker and those who order or ask.
 //! **Trust.** The tenant root key that the launch configuration names, and what it signed. Nothing in between.
 //! **Laws.** No key without a signed grant for this session and this report; [`Anchored`] only for a reply to the very
@@ -14,6 +14,7 @@ pub mod endorsement;
 mod fault;
 pub mod frame;
 pub mod hw_sealed;
+pub mod kbs;
 mod local;
 pub mod open;
 #[doc = include_str!("protocol.md")]

@@ -10,6 +10,7 @@
 
 use super::ReleaseFault;
 use super::frame;
+use super::kbs::KbsInput;
 use super::record::{Asked, Caller, REQUEST_BODY_AT, REQUEST_OVERHEAD_BYTES};
 use super::transcript::{self, AgreementKey, Digest};
 use super::wire::{
@@ -26,7 +27,7 @@ use zeroize::Zeroize;
 
 /// The frames of one exchange; handed in at boot, so that no stack carries them.
 pub struct SessionMemory {
-    request: [u8; FRAME_BYTES_MAX],
+    pub(super) request: [u8; FRAME_BYTES_MAX],
     reply: [u8; FRAME_BYTES_MAX],
 }
 
@@ -85,6 +86,15 @@ impl<'m> Client<'m> {
         &self.config
     }
 
+    /// Fetches the static key of a KBS, where the configuration requires one: before the broker is asked, so that no grant is taken
+    /// that could not be used.
+    ///
+    /// # Errors
+    /// As [`KbsInput::wanted`].
+    pub fn kbs_input(&mut self, platform: &mut Platform<'_>) -> Result<KbsInput, ReleaseFault> {
+        KbsInput::wanted(platform, &self.config, self.memory)
+    }
+
     /// Says hello and checks who answers.
     ///
     /// # Errors
@@ -123,8 +133,7 @@ impl<'m> Client<'m> {
 
     /// Wipes what passed through the frames.
     pub(super) fn wipe_frames(&mut self) {
-        self.memory.request.zeroize();
-        self.memory.reply.zeroize();
+        self.memory.wipe();
     }
 }
 
@@ -164,6 +173,12 @@ fn check_broker(config: &LaunchConfig, hello: &Hello, server: &ServerHello) -> R
 }
 
 impl SessionMemory {
+    /// Wipes what passed through.
+    pub(super) fn wipe(&mut self) {
+        self.request.zeroize();
+        self.reply.zeroize();
+    }
+
     /// Seals the request whose body is in place, and opens its reply.
     fn ask(
         &mut self,
@@ -178,7 +193,7 @@ impl SessionMemory {
     }
 
     /// One frame out, one frame of the `wanted` kind back: its body.
-    fn exchange(
+    pub(super) fn exchange(
         &mut self,
         channel: &mut dyn Channel,
         length: usize,
@@ -205,6 +220,7 @@ fn refused(body: &[u8]) -> ReleaseFault {
         Some(RefusalReason::UnknownSession) => ReleaseFault::SessionLost,
         Some(RefusalReason::UnknownVm) => ReleaseFault::DeniedVm,
         Some(RefusalReason::Unavailable) => ReleaseFault::Unreachable,
+        Some(RefusalReason::NoKbs) => ReleaseFault::KbsAbsent,
         Some(RefusalReason::Malformed | RefusalReason::Version) => ReleaseFault::DeniedOther,
         None => ReleaseFault::ReplyRefused,
     }

@@ -89,6 +89,14 @@ numbers! {
         StatusRequest = 0x04,
         /// Broker to both: [`Statement`](super::statement::Statement).
         Statement = 0x83,
+        /// VM to relay: RCAR's request, which the relay posts to the KBS.
+        KbsAuth = 0x10,
+        /// VM to relay: [`KbsAttest`](super::kbs::frames::KbsAttest) and its variable parts.
+        KbsAttest = 0x11,
+        /// VM to relay: [`KbsResource`](super::kbs::frames::KbsResource) and its variable parts.
+        KbsResource = 0x12,
+        /// Relay to VM: [`KbsAnswer`](super::kbs::frames::KbsAnswer) and its variable parts.
+        KbsAnswer = 0x90,
         /// Broker (or anyone between) to VM: [`Refusal`]; not authenticated, so it changes nothing but what to try next.
         Refusal = 0xFF,
     }
@@ -105,6 +113,8 @@ numbers! {
         UnknownVm = 4,
         /// The broker cannot serve now.
         Unavailable = 5,
+        /// The relay was told of no KBS.
+        NoKbs = 6,
     }
 
     /// The first byte of a record's plaintext: what is asked, and in a reply what was asked.

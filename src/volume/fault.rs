@@ -49,7 +49,7 @@ crate::faults! {
         SuspendDamaged = 30, Seal, "the saved state is not authentic", "reset the machine; suspect the host";
         /// **Means** the volume is hw-sealed and the launch configuration does not name that mode. **Left** everything. **Next** the right configuration or disk.
         HwSealed = 31, Seal, "the volume is hw-sealed, which this launch configuration does not name", "attach the VM's own disk; a volume without protection against rollback is never taken for one with it";
-        /// **Means** the volume's key takes a key of the processor and the configuration does not name one, or the other way round. **Left** everything. **Next** the right configuration.
+        /// **Means** the volume's key takes a key of the processor or of a KBS and the configuration does not name it, or the other way round. **Left** everything. **Next** the right configuration.
         OtherInputs = 32, Seal, "the volume's key takes other inputs than the launch configuration names", "launch with the configuration under which the volume was made";
         /// **Means** a proof of another head was handed in. **Left** both states possible. **Next** report a defect.
         WrongProof = 48, Bug, "an anchor's proof names another head", "report this";

@@ -57,10 +57,13 @@ impl Beginning {
             (Some(found), wanted) if found == wanted => {}
             (Some(Mode::UnsealedForTesting), _) => return Err(VolumeFault::Unsealed),
             (Some(Mode::HwSealed), _) => return Err(VolumeFault::HwSealed),
-            (Some(Mode::Sealed | Mode::SealedOnChip), Mode::Sealed | Mode::SealedOnChip) => {
+            (Some(found), wanted) if found.has_a_broker() && wanted.has_a_broker() => {
                 return Err(VolumeFault::OtherInputs);
             }
-            (Some(Mode::Sealed | Mode::SealedOnChip), _) => return Err(VolumeFault::Sealed),
+            (
+                Some(Mode::Sealed | Mode::SealedOnChip | Mode::SealedWithKbs | Mode::SealedWithKbsOnChip),
+                _,
+            ) => return Err(VolumeFault::Sealed),
             (None, _) => return Err(VolumeFault::OtherFormat),
         }
         if found.tenant != wanted.tenant {

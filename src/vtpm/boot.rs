@@ -9,9 +9,10 @@ use crate::attest::{AttestFault, binding, report};
 use crate::engine::{Engine, Start};
 use crate::fault::Fault;
 use crate::frontend::svsm::Persistence;
-use crate::keys::{CreateKey, Identity, VolumeKey};
+use crate::keys::{CreateKey, Further, Identity, VolumeKey};
 use crate::nv::{Keys, NvImage, NvStore};
 use crate::release::hw_sealed::{HwSealed, ProcessorSecret};
+use crate::release::kbs::KbsInput;
 use crate::release::open::{CreateGrant, Granted, OpenGrant, Verdict};
 use crate::release::session::{Client, SessionMemory};
 use crate::release::tenure::Tenure;
@@ -96,7 +97,7 @@ impl<'m, E: Engine> Cold<'m, E> {
         let source = match config.named() {
             Named::Anchored(config) => {
                 let processor = ProcessorSecret::wanted(platform, &config)?;
-                Source::Broker { client: Client::new(platform, config, session)?, processor }
+                Source::Broker { client: Client::new(platform, config, session)?, processor, kbs: None }
             }
             Named::HwSealed(config) => Source::Processor(HwSealed::begin(platform, config)?),
         };
@@ -159,8 +160,14 @@ pub(super) struct TpmMemory<'m> {
 }
 
 /// Where the keys come from, as the launch configuration names it.
+#[expect(clippy::large_enum_variant, reason = "there is one, and there is no heap to put the larger in")]
 enum Source<'m> {
-    Broker { client: Client<'m>, processor: Option<ProcessorSecret> },
+    Broker {
+        client: Client<'m>,
+        processor: Option<ProcessorSecret>,
+        /// Nothing until it was asked for.
+        kbs: Option<KbsInput>,
+    },
     Processor(HwSealed),
 }
 
@@ -191,29 +198,36 @@ pub enum Asked<'m, E> {
 }
 
 impl<'m, E: Engine> Identified<'m, E> {
-    /// Asks the broker for the keys: hello, report, grant. Once; how often is the firmware's to decide. Where the configuration
-    /// names `hw-sealed` the key is there already.
+    /// Asks for the keys: a KBS first, where the configuration requires one, then the broker: hello, report, grant. Once; how often is
+    /// the firmware's to decide. Where the configuration names `hw-sealed` the key is there already.
     pub fn release(self, platform: &mut Platform<'_>) -> Asked<'m, E> {
         let Self { memory, engine, source } = self;
-        let (mut client, processor) = match source {
-            Source::Broker { client, processor } => (client, processor),
+        let (mut client, processor, kbs) = match source {
+            Source::Broker { client, processor, kbs } => (client, processor, kbs),
             Source::Processor(launch) => {
                 return Asked::Released(Released { memory, engine, keys: Granting::Processor(launch) });
+            }
+        };
+        let kbs = match kbs.map_or_else(|| client.kbs_input(platform), Ok) {
+            Ok(kbs) => kbs,
+            Err(fault) => {
+                let again = Self { memory, engine, source: Source::Broker { client, processor, kbs: None } };
+                return Asked::Refused { again, fault: fault.into() };
             }
         };
         let asked = ask(&mut client, platform);
         match asked {
             Ok(Verdict::Granted(granted)) => {
-                let keys = Granting::Broker { client, processor, granted };
+                let keys = Granting::Broker { client, inputs: Inputs { processor, kbs }, granted };
                 Asked::Released(Released { memory, engine, keys })
             }
             Ok(Verdict::Busy { retry_ms, .. }) => {
-                let again = Self { memory, engine, source: Source::Broker { client, processor } };
-                Asked::Busy { again, retry_ms }
+                let source = Source::Broker { client, processor, kbs: Some(kbs) };
+                Asked::Busy { again: Self { memory, engine, source }, retry_ms }
             }
             Err(fault) => {
-                let again = Self { memory, engine, source: Source::Broker { client, processor } };
-                Asked::Refused { again, fault }
+                let source = Source::Broker { client, processor, kbs: Some(kbs) };
+                Asked::Refused { again: Self { memory, engine, source }, fault }
             }
         }
     }
@@ -245,6 +259,18 @@ fn ask(client: &mut Client<'_>, platform: &mut Platform<'_>) -> Result<Verdict, 
     Ok(attested.grant(platform, client)?)
 }
 
+/// What goes into the keys beside the broker's secret.
+struct Inputs {
+    processor: Option<ProcessorSecret>,
+    kbs: KbsInput,
+}
+
+impl Inputs {
+    const fn further(&self) -> Further<'_> {
+        Further { kbs: &self.kbs, processor: self.processor.as_ref() }
+    }
+}
+
 /// The keys are here: by the broker's signed grant (keys, intent, token, and where the newest state is), or by the processor alone.
 #[must_use]
 #[expect(missing_debug_implementations, reason = "it holds the TPM's secrets")]
@@ -257,7 +283,7 @@ pub struct Released<'m, E> {
 /// What released them.
 #[expect(clippy::large_enum_variant, reason = "there is one, and there is no heap to put the larger in")]
 enum Granting<'m> {
-    Broker { client: Client<'m>, processor: Option<ProcessorSecret>, granted: Granted },
+    Broker { client: Client<'m>, inputs: Inputs, granted: Granted },
     Processor(HwSealed),
 }
 
@@ -271,12 +297,12 @@ impl<'m, E: Engine> Released<'m, E> {
         let Self { memory, engine, keys } = self;
         let unsealed = match keys {
             Granting::Processor(launch) => disconnected::unseal(memory, engine, &launch, platform)?,
-            Granting::Broker { client, processor, granted } => {
-                let processor = processor.as_ref();
+            Granting::Broker { client, inputs, granted } => {
+                let further = inputs.further();
                 match granted {
-                    Granted::Create(grant) => create(memory, engine, client, processor, grant),
+                    Granted::Create(grant) => create(memory, engine, client, further, grant),
                     Granted::Open(grant) => {
-                        let opening = Opening { client, processor, grant };
+                        let opening = Opening { client, further, grant };
                         open(memory, engine, opening, platform)?
                     }
                 }
@@ -300,13 +326,13 @@ fn create<'m, E: Engine>(
     memory: TpmMemory<'m>,
     engine: E,
     client: Client<'m>,
-    processor: Option<&ProcessorSecret>,
+    further: Further<'_>,
     grant: CreateGrant,
 ) -> Unsealed<'m, E> {
     let standing = grant.pending.standing();
     let (token, generation) = (standing.token(), standing.generation());
     let identity = identity(client.config().config(), generation);
-    let key = CreateKey::granted(VolumeKey::sealed(&grant.next, processor, &identity), grant.creation);
+    let key = CreateKey::granted(VolumeKey::sealed(&grant.next, further, &identity), grant.creation);
     let TpmMemory { durable, current, workspace } = memory;
     let stamp = Stamp { token, fingerprint: engine.fingerprint().0 };
     let nv = NvStore::create(NvImage::new(durable, current), key, stamp, workspace)
@@ -318,7 +344,7 @@ fn create<'m, E: Engine>(
 /// What opens a TPM that exists.
 struct Opening<'m, 'p> {
     client: Client<'m>,
-    processor: Option<&'p ProcessorSecret>,
+    further: Further<'p>,
     grant: OpenGrant,
 }
 
@@ -328,15 +354,15 @@ fn open<'m, E: Engine>(
     opening: Opening<'m, '_>,
     platform: &mut Platform<'_>,
 ) -> Result<Unsealed<'m, E>, Fault> {
-    let Opening { client, processor, grant } = opening;
+    let Opening { client, further, grant } = opening;
     let standing = grant.pending.standing();
     let (token, generation) = (standing.token(), standing.generation());
     let identity = identity(client.config().config(), generation);
     let slack = slack(client.config().config());
     let keys = Keys {
         wanted: Wanted { head: grant.head, beyond: slack },
-        current: VolumeKey::sealed(&grant.current, processor, &identity),
-        next: VolumeKey::sealed(&grant.next, processor, &identity),
+        current: VolumeKey::sealed(&grant.current, further, &identity),
+        next: VolumeKey::sealed(&grant.next, further, &identity),
     };
     let TpmMemory { durable, current, workspace } = memory;
     let stamp = Stamp { token, fingerprint: engine.fingerprint().0 };

@@ -6,22 +6,24 @@
 
 #[path = "disk.rs"]
 mod disk;
+#[path = "hardware.rs"]
+mod hardware;
+#[path = "../support/kbs_end.rs"]
+pub(crate) mod kbs_end;
 #[path = "../support/tpm_memory.rs"]
 mod tpm_memory;
 
 use crate::toy::Toy;
 pub(crate) use disk::RamDisk;
+use hardware::{Dice, Hardware, MortalDisk, Processor, Relay, Silent};
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve, Staleness};
-use husk::attest::report::{Generation, Layout};
+use husk::attest::report::Generation;
 use husk::engine::ResponseCode;
 use husk::fault::Fault;
 use husk::frontend::Tpm as _;
 use husk::release::ReleaseFault;
 use husk::release::transcript::point_digest;
-use husk::seams::{
-    Channel, ChannelError, Clock, Console, DerivedKeyRequest, Disk, DiskError, Entropy, EntropyError,
-    Geometry, Platform, REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError,
-};
+use husk::seams::{Clock, DerivedKeyRequest, EntropyError, Platform, REPORT_BYTES};
 use husk::secret::Secret;
 use husk::vtpm::{Asked, Cold, Served, Vtpm};
 use husk_broker::evidence::{Evidence, EvidenceRefused};
@@ -31,13 +33,14 @@ use husk_broker::service::Service;
 use husk_broker::store::{Enrolment, Serving, Store, Tenant};
 use husk_broker::vault::{RootKeys, TenantRoot};
 use husk_broker::world::World;
+use kbs_end::KbsEnd;
 use sha2::{Digest as _, Sha384};
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tpm_memory::memory;
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::IntoBytes as _;
 
 /// Length of a lease in this world.
 pub(crate) const LEASE_MS: u32 = 10_000;
@@ -134,6 +137,11 @@ pub(crate) struct Stage {
     pub(crate) cut_off: Cell<bool>,
     /// On which chip the host launches.
     pub(crate) chip: Cell<u8>,
+    /// The KBS, where the relay was told of one.
+    pub(crate) kbs: RefCell<Option<KbsEnd>>,
+    pub(crate) launch: LaunchConfig,
+    /// The tenant's root key.
+    pub(crate) root: TenantRoot,
 }
 
 impl Stage {
@@ -143,24 +151,43 @@ impl Stage {
 
     /// A stage whose VM serves in this way; only leases come with a trusted clock.
     pub(crate) fn serving(seed: u64, serve: Serve) -> Self {
-        Self::configured(seed, serve, None, None)
+        Self::configured(seed, serve, None, (Kbs::None, None))
+    }
+
+    /// A stage whose VM's keys also take one of a KBS, and of the chip where it says so. The KBS stores the right envelope.
+    pub(crate) fn with_kbs(seed: u64, on_chip: bool) -> Self {
+        let processor = on_chip.then_some(DerivedKeyRequest { guest_svn: None, tcb: None });
+        let stage = Self::configured(seed, Serve::Lease, processor, (Kbs::Required, None));
+        stage.kbs.replace(Some(KbsEnd::new(stage.envelope(0x4B))));
+        stage
+    }
+
+    /// The tenant's envelope of a key for this VM.
+    pub(crate) fn envelope(&self, key: u8) -> Vec<u8> {
+        envelope(&self.launch, &self.root, key)
+    }
+
+    /// Another tenant's root key.
+    pub(crate) fn another_root(&self) -> TenantRoot {
+        TenantRoot::generate(&*self.nature).expect("a tenant's root")
     }
 
     /// A stage whose VM's keys also take one of the chip.
     pub(crate) fn on_chip(seed: u64) -> Self {
-        Self::configured(seed, Serve::Lease, Some(DerivedKeyRequest { guest_svn: None, tcb: None }), None)
+        let processor = Some(DerivedKeyRequest { guest_svn: None, tcb: None });
+        Self::configured(seed, Serve::Lease, processor, (Kbs::None, None))
     }
 
     /// A stage whose VM defers what may be stale.
     pub(crate) fn stale(seed: u64, staleness: Staleness) -> Self {
-        Self::configured(seed, Serve::Lease, None, Some(staleness))
+        Self::configured(seed, Serve::Lease, None, (Kbs::None, Some(staleness)))
     }
 
     fn configured(
         seed: u64,
         serve: Serve,
         processor: Option<DerivedKeyRequest>,
-        staleness: Option<Staleness>,
+        (kbs, staleness): (Kbs, Option<Staleness>),
     ) -> Self {
         let nature = Arc::new(Nature { now_ms: AtomicU64::new(1_000), draws: AtomicU64::new(seed << 40) });
         let folder =
@@ -174,7 +201,7 @@ impl Stage {
             root: point_digest(root.point()),
             mode: Mode::Strict,
             serve,
-            kbs: Kbs::None,
+            kbs,
             min_key_generation: 0,
             processor,
             staleness,
@@ -201,6 +228,9 @@ impl Stage {
             plan: Cell::new(None),
             cut_off: Cell::new(false),
             chip: Cell::new(0),
+            kbs: RefCell::new(None),
+            launch,
+            root,
         };
         stage.restart_broker();
         stage
@@ -223,6 +253,14 @@ impl Stage {
         (self.serve == Serve::Lease).then_some(&*self.nature)
     }
 
+    /// Whoever the relay takes a frame to.
+    fn beyond(&self, frame: &[u8]) -> Vec<u8> {
+        match &mut *self.kbs.borrow_mut() {
+            Some(kbs) if KbsEnd::is_asked(frame) => kbs.answer(frame, &self.launch, &*self.nature),
+            _ => self.broker(frame),
+        }
+    }
+
     fn broker(&self, frame: &[u8]) -> Vec<u8> {
         self.service.borrow().as_ref().expect("a broker").handle(frame)
     }
@@ -235,140 +273,16 @@ impl Stage {
     }
 }
 
+/// An envelope as `husk tenant envelope` writes it.
+pub(crate) fn envelope(config: &LaunchConfig, root: &TenantRoot, key: u8) -> Vec<u8> {
+    let envelope = root.envelope(config, [key; 16], &Secret::take(&mut [key; 32]));
+    envelope.expect("a signature").as_bytes().to_vec()
+}
+
 /// SQLite's durability has its own tests; here a database in memory-backed storage saves the time of real flushes.
 fn memory_folder() -> PathBuf {
     let shm = PathBuf::from("/dev/shm");
     if shm.is_dir() { shm } else { std::env::temp_dir() }
-}
-
-/// The hardware of one launch.
-struct Hardware<'s> {
-    stage: &'s Stage,
-    dead: &'s Cell<bool>,
-    report_id: [u8; 32],
-}
-
-impl Hardware<'_> {
-    fn dies(&self) {
-        self.dead.set(true);
-    }
-}
-
-struct MortalDisk<'s, 'd> {
-    hardware: &'d Hardware<'s>,
-    disk: &'d RefCell<RamDisk>,
-}
-
-impl MortalDisk<'_, '_> {
-    fn step(&self, act: impl FnOnce(&mut RamDisk) -> Result<(), DiskError>) -> Result<(), DiskError> {
-        if self.hardware.dead.get() {
-            return Err(DiskError);
-        }
-        let mishap = self.hardware.stage.step();
-        if mishap == Some(Mishap::DiesBefore) {
-            self.hardware.dies();
-            return Err(DiskError);
-        }
-        act(&mut self.disk.borrow_mut())?;
-        if mishap == Some(Mishap::DiesAfter) {
-            self.hardware.dies();
-            return Err(DiskError);
-        }
-        Ok(())
-    }
-}
-
-impl Disk for MortalDisk<'_, '_> {
-    fn geometry(&self) -> Geometry {
-        self.disk.borrow().geometry()
-    }
-
-    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
-        self.disk.borrow_mut().read(offset, into)
-    }
-
-    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), DiskError> {
-        self.step(|disk| disk.write(offset, from))
-    }
-
-    fn flush(&mut self) -> Result<(), DiskError> {
-        self.step(Disk::flush)
-    }
-}
-
-struct Relay<'s, 'd>(&'d Hardware<'s>);
-
-impl Channel for Relay<'_, '_> {
-    fn exchange(&mut self, request: &[u8], reply: &mut [u8]) -> Result<usize, ChannelError> {
-        let Hardware { stage, dead, .. } = self.0;
-        if dead.get() || stage.cut_off.get() {
-            return Err(ChannelError::Unreachable);
-        }
-        let mishap = stage.step();
-        match mishap {
-            Some(Mishap::DiesBefore) => self.0.dies(),
-            Some(Mishap::BrokerCrashesBefore) => stage.restart_broker(),
-            _ => {}
-        }
-        if matches!(mishap, Some(Mishap::DiesBefore | Mishap::RequestLost | Mishap::BrokerCrashesBefore)) {
-            return Err(ChannelError::Unreachable);
-        }
-        let answer = stage.broker(request);
-        match mishap {
-            Some(Mishap::DiesAfter) => self.0.dies(),
-            Some(Mishap::BrokerCrashesAfter) => stage.restart_broker(),
-            Some(Mishap::ReplyLost) => {}
-            _ => {
-                reply[..answer.len()].copy_from_slice(&answer);
-                return Ok(answer.len());
-            }
-        }
-        Err(ChannelError::Unreachable)
-    }
-}
-
-struct Processor<'s, 'd>(&'d Hardware<'s>);
-
-impl Reporter for Processor<'_, '_> {
-    fn report(
-        &mut self,
-        data: &[u8; REPORT_DATA_BYTES],
-        report: &mut [u8; REPORT_BYTES],
-    ) -> Result<(), ReporterError> {
-        let mut layout = Layout::new_zeroed();
-        layout.version.set(2);
-        layout.policy.set(1 << 17);
-        layout.signature_algo.set(1);
-        layout.report_data = *data;
-        layout.measurement = MEASUREMENT;
-        layout.host_data = self.0.stage.host_data;
-        layout.report_id = self.0.report_id;
-        report.copy_from_slice(layout.as_bytes());
-        Ok(())
-    }
-
-    fn certificate(&mut self, _: &mut [u8]) -> usize {
-        0
-    }
-
-    fn derived_key(&mut self, _: &DerivedKeyRequest) -> Result<Secret<32>, ReporterError> {
-        Ok(Secret::take(&mut [0xC0 | self.0.stage.chip.get(); 32]))
-    }
-}
-
-struct Dice<'s, 'd>(&'d Hardware<'s>);
-
-impl Entropy for Dice<'_, '_> {
-    fn fill(&mut self, into: &mut [u8]) -> Result<(), EntropyError> {
-        self.0.stage.nature.draw(into);
-        Ok(())
-    }
-}
-
-struct Silent;
-
-impl Console for Silent {
-    fn line(&mut self, _: &'static str, _: u32) {}
 }
 
 /// A machine that was launched: its memory, its disk, and whether it still lives.
@@ -437,6 +351,16 @@ impl<'s> Machine<'s> {
                 }
             }
             Err(ReleaseFault::Busy.fault())
+        })
+    }
+
+    /// Boots at the first attempt, or says why not.
+    pub(crate) fn boot_at_once(&mut self) -> Result<(), Fault> {
+        let stage = self.hardware.stage;
+        self.with(|vtpm, platform| {
+            let identified = Cold::new(memory(), Toy::default()).identify(platform, &stage.config)?;
+            *vtpm = Some(identified.earn(platform, &mut |_| false)?);
+            Ok(())
         })
     }
 

@@ -243,6 +243,13 @@ pub(crate) fn http_seeds() -> Vec<Vec<u8>> {
         let head = format!("POST /husk/v1/frame HTTP/1.1\r\nhost: b\r\n{head}\r\n\r\n");
         [head.as_bytes(), body].concat()
     };
+    let post_kbs = |what: &str, body: &[u8]| {
+        let head = format!(
+            "POST /kbs/v0/{what} HTTP/1.1\r\nhost: b\r\ncookie: a=b; kbs-session-id=00\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        [head.as_bytes(), body].concat()
+    };
     let frame = framed(FrameKind::Request, &[1; 60]);
     let octets = "content-type: application/octet-stream\r\n";
     let chunked = [format!("{:x}\r\n", frame.len()).as_bytes(), &frame, b"\r\n0\r\n\r\n"].concat();
@@ -252,6 +259,12 @@ pub(crate) fn http_seeds() -> Vec<Vec<u8>> {
         post(&format!("{octets}transfer-encoding: chunked"), &chunked),
         post("content-type: text/plain\r\ncontent-length: 1", b"x"),
         b"GET /healthz HTTP/1.0\r\n\r\nGET / HTTP/1.1\r\n\r\n".to_vec(),
+        post_kbs("auth", br#"{"version":"0.4.0","tee":"snp","extra-params":""}"#),
+        post_kbs(
+            "attest",
+            br#"{"init-data":null,"runtime-data":{"nonce":"","tee-pubkey":{"kty":"EC"}},"tee-evidence":{}}"#,
+        ),
+        b"GET /kbs/v0/resource/a/b/c HTTP/1.1\r\nauthorization: Bearer e30.e30.AA\r\n\r\n".to_vec(),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
     ]
 }

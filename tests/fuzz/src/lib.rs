@@ -22,6 +22,7 @@ mod crb;
 mod evidence;
 mod image;
 mod input;
+mod kbs;
 #[cfg(test)]
 mod mutator;
 mod page;
@@ -98,6 +99,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "volume_delta", run: volume::delta, seeds: volume::delta_seeds, mutations: 10_000 },
     Target { name: "release_wire", run: release::wire, seeds: release::wire_seeds, mutations: 20_000 },
     Target { name: "release_client", run: release::client, seeds: release::client_seeds, mutations: 40 },
+    Target { name: "kbs_answers", run: kbs::answers, seeds: kbs::answer_seeds, mutations: 300 },
     Target { name: "broker_frames", run: broker::frames, seeds: broker::frame_seeds, mutations: 40 },
     Target { name: "broker_http", run: broker::http, seeds: broker::http_seeds, mutations: 300 },
     Target { name: "broker_policy", run: broker::policy, seeds: broker::policy_seeds, mutations: 10_000 },

@@ -1,12 +1,14 @@
-//! The service on HTTP: `POST /husk/v1/frame` and `GET /healthz`.
+//! The service on HTTP: `POST /husk/v1/frame`, `GET /healthz`, and a CoCo KBS at `/kbs/v0`.
 //!
-//! **What.** One frame per request, one per answer, as `application/octet-stream`.
+//! **What.** One frame per request, one per answer, as `application/octet-stream`; RCAR's JSON ([`kbs`]).
 //! **Trust.** None: everything that matters is sealed within the frames, so plain HTTP gives nothing away but who talks
 //! when.
 //! **Laws.** Heads, bodies, connections, waiting and work are bounded: [`Limits`], a frame's size, [`BODY_WAIT_MAX`],
 //! [`AT_WORK_MAX`]. Every frame that is a frame gets status 200, refusals too; other statuses mean that no frame was
 //! looked at.
 //! **Not here.** TLS: put a proxy in front where metadata matters.
+
+mod kbs;
 
 use crate::service::Service;
 use axum::Router;
@@ -125,7 +127,8 @@ pub async fn serve_within(
 }
 
 fn router(shared: Shared) -> Router {
-    Router::new().route("/husk/v1/frame", post(frame)).route("/healthz", get(health)).with_state(shared)
+    let routes = Router::new().route("/husk/v1/frame", post(frame)).route("/healthz", get(health));
+    routes.merge(kbs::routes()).with_state(shared)
 }
 
 /// Serves one connection; however it ends is its client's affair.

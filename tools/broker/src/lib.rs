@@ -6,7 +6,7 @@
 //! host that a VM runs on; a VM only as far as its report and its token go.
 //! **Laws.** `src/release/protocol.md`, sections 3 and 5, each with a test of its name in `tests/`. No answer before its transaction is
 //! durable. Nothing secret in a log line, an error or an argument.
-//! **Not here.** Restore and clone; the CoCo KBS protocol.
+//! **Not here.** Restore and clone.
 
 pub mod audit;
 pub mod authority;
@@ -14,6 +14,7 @@ pub mod cli;
 pub mod evidence;
 pub mod http;
 pub mod ids;
+pub mod kbs;
 pub mod policy;
 pub mod rules;
 pub mod service;

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where its world fails")]
 
 #[path = "support/site.rs"]
-#[expect(dead_code, reason = "no broker serves here")]
 mod site;
 
 use site::Site;

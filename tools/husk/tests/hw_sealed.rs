@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where its world fails")]
 
 #[path = "support/site.rs"]
-#[allow(dead_code, clippy::allow_attributes, reason = "this test uses a part")]
 mod site;
 #[path = "../../../tests/support/tpm.rs"]
 mod tpm;

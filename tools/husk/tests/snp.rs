@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where its world fails")]
 
-#[expect(dead_code, reason = "a part of what other tests use")]
 #[path = "support/site.rs"]
 mod site;
 

@@ -6,9 +6,10 @@ use crate::payload::Inputs;
 use crate::run::Plan;
 use crate::snp::cli::{Shared, SnpArgs};
 use anyhow::{Context, bail};
-use husk::attest::launch::Mode as Trusted;
+use husk::attest::launch::{Kbs, Mode as Trusted};
 use husk_firmware::wishes::{CrbPlace, Gate, Ways};
 use husk_image::vcpu::VCPUS_MAX;
+use husk_relay::kbs::Fork;
 use husk_relay::pipe::{HttpPipe, Pipe, PipeError};
 use husk_relay::tamper::{Mode, Tampered};
 use std::path::{Path, PathBuf};
@@ -47,6 +48,9 @@ pub struct Args {
     /// The broker, such as http://127.0.0.1:8630; none with a configuration that names hw-sealed
     #[arg(long, value_name = "URL")]
     broker: Option<String>,
+    /// The CoCo KBS, such as http://127.0.0.1:8080, with a configuration that requires one
+    #[arg(long, value_name = "URL", requires = "broker", value_parser = kbs_url)]
+    kbs: Option<String>,
     /// The launch configuration that `husk vm enroll` wrote, or, for a VM without a broker, `husk image config`
     #[arg(long, value_name = "FILE", required_unless_present_any = ["measure_only", "sev_snp"])]
     config: Option<PathBuf>,
@@ -104,7 +108,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let inputs = Inputs::read(kernel, args.initrd.as_deref(), &args.append, config, args.memory)?;
     let pipe = match (inputs.launch.mode, &args.broker) {
-        (Trusted::Strict, Some(broker)) => pipe(broker, args.test_tamper)?,
+        (Trusted::Strict, Some(broker)) => {
+            if inputs.launch.kbs == Kbs::Required && args.kbs.is_none() {
+                bail!("the configuration requires a KBS; give --kbs");
+            }
+            pipe(broker, args.kbs.as_deref(), args.test_tamper)?
+        }
         (Trusted::Strict, None) => bail!("the configuration names a mode with a broker; give --broker"),
         (Trusted::HwSealed, None) => {
             eprintln!(
@@ -179,11 +188,23 @@ fn beside() -> anyhow::Result<PathBuf> {
     Ok(own.with_file_name("husk-image"))
 }
 
-fn pipe(broker: &str, tamper: Option<Mode>) -> anyhow::Result<Arc<dyn Pipe>> {
-    if !broker.starts_with("http://") && !broker.starts_with("https://") {
+fn is_url(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+fn kbs_url(text: &str) -> Result<String, String> {
+    if is_url(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("an address starts with http:// or https://".to_owned())
+    }
+}
+
+fn pipe(broker: &str, kbs: Option<&str>, tamper: Option<Mode>) -> anyhow::Result<Arc<dyn Pipe>> {
+    if !is_url(broker) {
         bail!("`{broker}` is not a broker's address; one starts with http:// or https://");
     }
-    let http = HttpPipe::new(broker);
+    let http = Fork::new(HttpPipe::new(broker), kbs);
     match tamper {
         None => Ok(Arc::new(http)),
         Some(mode) => {

@@ -1,5 +1,6 @@
 //! The command `husk relay`.
 
+use crate::kbs::Fork;
 use crate::pipe::{HttpPipe, Pipe};
 use crate::server::{bind, serve};
 use crate::tamper::{Mode, Tampered};
@@ -16,6 +17,9 @@ pub struct Args {
     /// The broker, such as http://127.0.0.1:8630.
     #[arg(long, value_name = "URL", value_parser = url)]
     broker: String,
+    /// The CoCo KBS for VMs whose configuration requires one, such as http://127.0.0.1:8080. The VM does not rely on TLS.
+    #[arg(long, value_name = "URL", value_parser = url)]
+    kbs: Option<String>,
     /// Write the broker's address here once the socket takes connections.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
@@ -35,7 +39,7 @@ fn url(text: &str) -> Result<String, String> {
 /// # Errors
 /// One chain of causes for the operator.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let http = HttpPipe::new(&args.broker);
+    let http = Fork::new(HttpPipe::new(&args.broker), args.kbs.as_deref());
     let pipe: Arc<dyn Pipe> = match &args.test_tamper {
         None => Arc::new(http),
         Some(mode) => {

@@ -8,7 +8,7 @@ use ureq::Agent;
 /// How long a connection to the broker may take to come about.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long one exchange may take.
-const EXCHANGE_WAIT_MAX: Duration = Duration::from_secs(10);
+pub(crate) const EXCHANGE_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Why an exchange gave no answer. None of these says what the broker did.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +22,12 @@ pub enum PipeError {
     /// The answer is not one frame.
     #[error("the broker's answer is not a frame")]
     NotAFrame,
+    /// No answer came from the KBS.
+    #[error("the KBS did not answer ({0}); check that it runs and that --kbs is right")]
+    KbsUnreachable(String),
+    /// What the KBS said fits no frame.
+    #[error("the KBS's answer is longer than a frame; what it stores there is no envelope")]
+    KbsAnswerTooLong,
     /// A test took the answer away.
     #[error("dropped, as this relay was told to")]
     Dropped,
@@ -47,15 +53,20 @@ impl HttpPipe {
     /// A pipe to the broker at `base`, such as `http://127.0.0.1:8630`. Connects with the first frame.
     #[must_use]
     pub fn new(base: &str) -> Self {
-        let config = Agent::config_builder()
-            .timeout_connect(Some(CONNECT_WAIT_MAX))
-            .timeout_global(Some(EXCHANGE_WAIT_MAX))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(None)
-            .build();
-        Self { agent: config.into(), url: format!("{}/husk/v1/frame", base.trim_end_matches('/')) }
+        Self { agent: agent(EXCHANGE_WAIT_MAX), url: format!("{}/husk/v1/frame", base.trim_end_matches('/')) }
     }
+}
+
+/// A client that waits so long for an exchange, follows nobody elsewhere and leaves statuses to its user.
+pub(crate) fn agent(wait_max: Duration) -> Agent {
+    let config = Agent::config_builder()
+        .timeout_connect(Some(CONNECT_WAIT_MAX))
+        .timeout_global(Some(wait_max))
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .proxy(None)
+        .build();
+    config.into()
 }
 
 impl Pipe for HttpPipe {

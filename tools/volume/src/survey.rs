@@ -46,7 +46,7 @@ pub struct AreaSurvey {
 /// A checkpoint's header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CheckpointSurvey {
-    /// `sealed`, `sealed, also by the chip`, `HW-SEALED` or `UNSEALED FOR TESTING`.
+    /// `sealed`, with what else its key takes (`also by the chip`, `also by a KBS`), `HW-SEALED` or `UNSEALED FOR TESTING`.
     pub mode: &'static str,
     /// The tenant, in hexadecimal.
     pub tenant: String,
@@ -113,6 +113,8 @@ impl Survey {
 
 const SEALED: &str = "sealed";
 const ON_CHIP: &str = "sealed, also by the chip";
+const WITH_KBS: &str = "sealed, also by a KBS";
+const WITH_KBS_ON_CHIP: &str = "sealed, also by a KBS and the chip";
 const HW_SEALED: &str = "HW-SEALED";
 const PERMIT: &str = "permit";
 const UNSEALED: &str = "UNSEALED FOR TESTING";
@@ -200,6 +202,8 @@ fn describe(header: &CheckpointHeader) -> CheckpointSurvey {
         Some(Mode::UnsealedForTesting) => UNSEALED,
         Some(Mode::HwSealed) => HW_SEALED,
         Some(Mode::SealedOnChip) => ON_CHIP,
+        Some(Mode::SealedWithKbs) => WITH_KBS,
+        Some(Mode::SealedWithKbsOnChip) => WITH_KBS_ON_CHIP,
         None => "unknown",
     };
     CheckpointSurvey {

@@ -9,6 +9,7 @@ mod audit;
 mod authority;
 mod broker;
 mod order;
+mod resource;
 mod tenant;
 mod token;
 mod vm;
@@ -112,11 +113,17 @@ impl Shape {
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         match cause.downcast_ref() {
-            Some(StoreError::UnknownTenant(_) | StoreError::UnknownVm(_) | StoreError::Missing) => return 3,
+            Some(
+                StoreError::UnknownTenant(_)
+                | StoreError::UnknownVm(_)
+                | StoreError::UnknownResource(_)
+                | StoreError::Missing,
+            ) => return 3,
             Some(
                 StoreError::TenantExists(_)
                 | StoreError::AuthorityExists(_)
                 | StoreError::VmExists(_)
+                | StoreError::ResourceExists(_)
                 | StoreError::Exists,
             ) => return 4,
             Some(StoreError::Served) => return 5,

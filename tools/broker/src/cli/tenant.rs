@@ -4,17 +4,19 @@ use super::authority::AuthorityCommand;
 use super::{Database, RootKey, Shape, or_remove, random_id};
 use crate::ids::TenantId;
 use crate::store::Tenant;
-use crate::vault::{OperatorKey, TenantRoot};
+use crate::vault::{OperatorKey, TenantRoot, fresh_secret};
 use crate::world::Machine;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use husk::attest::launch::Mode;
+use husk::attest::launch::{Kbs, Mode};
 use husk::fault::Fault;
+use husk::release::kbs::frames::REPOSITORY;
 use husk::release::ticket::TicketOrder;
 use husk::release::transcript::point_digest;
+use husk::secret::Secret;
 use husk_files::{read_config, write_new};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zerocopy::IntoBytes as _;
 
 /// `husk tenant …`
@@ -31,6 +33,8 @@ pub enum TenantCommand {
     /// Who certifies the endorsement keys of the tenant's VMs.
     #[command(subcommand)]
     Authority(AuthorityCommand),
+    /// Make the envelope that a CoCo KBS stores for one VM: a static key, signed.
+    Envelope(EnvelopeArgs),
 }
 
 /// `husk tenant root`
@@ -82,6 +86,25 @@ pub struct PermitArgs {
     shape: Shape,
 }
 
+/// `husk tenant envelope`
+#[derive(Args, Debug)]
+pub struct EnvelopeArgs {
+    /// The tenant root key.
+    #[arg(long, value_name = "FILE")]
+    root: PathBuf,
+    /// The launch configuration of the VM, as `husk vm enroll --kbs required` wrote it.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// A private file with the static key: 64 hexadecimal digits, one line [default: a new key].
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Where to write the envelope. It is a SECRET until the KBS keeps it: it holds the key.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    shape: Shape,
+}
+
 /// `husk tenant init`
 #[derive(Args, Debug)]
 pub struct InitArgs {
@@ -111,6 +134,7 @@ impl TenantCommand {
             Self::Operator(args) => operator(&args),
             Self::Permit(args) => permit(&args),
             Self::Authority(command) => command.run(),
+            Self::Envelope(args) => envelope(&args),
         }
     }
 }
@@ -179,4 +203,41 @@ fn permit(args: &PermitArgs) -> anyhow::Result<()> {
         "rollback_protection": "NONE: an old copy of the volume can be put back",
     }));
     Ok(())
+}
+
+fn envelope(args: &EnvelopeArgs) -> anyhow::Result<()> {
+    let (root, config) = (TenantRoot::read(&args.root)?, read_config(&args.config)?);
+    config
+        .supported()
+        .map_err(Fault::from)
+        .context("this version refuses to start with the configuration")?;
+    if config.kbs != Kbs::Required {
+        bail!("the configuration requires no KBS; enrol the VM with --kbs required");
+    }
+    if config.root != point_digest(root.point()) {
+        bail!("the configuration names another root key than {}", args.root.display());
+    }
+    let key = args.key_file.as_deref().map_or_else(|| Ok(fresh_secret(&Machine::start())?), static_key)?;
+    let key_id = random_id()?;
+    let envelope = root.envelope(&config, key_id, &key)?;
+    write_new(&args.out, envelope.as_bytes(), 0o600)?;
+    args.shape.print(&json!({
+        "envelope": args.out.display().to_string(),
+        "resource": format!("{REPOSITORY}/{}/{}", hex::encode(config.tenant), hex::encode(config.vm)),
+        "key_id": hex::encode(key_id),
+        "tenant": hex::encode(config.tenant),
+        "vm": hex::encode(config.vm),
+        "host_data": hex::encode(config.host_data()),
+    }));
+    Ok(())
+}
+
+/// The key in a private file.
+fn static_key(path: &Path) -> anyhow::Result<Secret<32>> {
+    let text = husk_files::read(path)?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let fill = |key: &mut [u8; 32]| hex::decode_to_slice(line, key);
+    Secret::try_fill(fill).ok().with_context(|| {
+        format!("{} holds no key: 64 hexadecimal digits on one line are expected", path.display())
+    })
 }

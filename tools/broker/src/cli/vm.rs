@@ -1,6 +1,7 @@
 //! `husk vm`: enrolment and what the operator sees of it.
 
 use super::order::{OrderArgs, StatusArgs, TicketArgs};
+use super::resource::ResourceCommand;
 use super::{Database, Shape, or_remove, order, random_id};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::{ChipId, Measurement, Policy, chip, measurement, tcb};
@@ -36,6 +37,9 @@ pub enum VmCommand {
     Order(OrderArgs),
     /// Ask the broker for its signed word on where a VM stands.
     Status(StatusArgs),
+    /// What this broker, as a CoCo KBS, gives to a VM.
+    #[command(subcommand)]
+    Resource(ResourceCommand),
 }
 
 /// `husk vm enroll`
@@ -62,6 +66,9 @@ pub struct EnrolArgs {
     /// detect (nothing: it shows in resetCount only).
     #[arg(long, value_name = "WORD", default_value = Serve::Lease.word(), value_parser = serve)]
     serve: Serve,
+    /// Whether the volume's key also takes a static key of a CoCo KBS: none, or required (`husk tenant envelope` makes one).
+    #[arg(long, value_name = "WORD", default_value = "none", value_parser = kbs)]
+    kbs: Kbs,
     /// Where to write the launch configuration.
     #[arg(long, value_name = "FILE")]
     config_out: PathBuf,
@@ -85,15 +92,15 @@ pub struct ListArgs {
 #[derive(Args, Debug)]
 pub struct OneArgs {
     #[command(flatten)]
-    database: Database,
+    pub(super) database: Database,
     /// The tenant.
     #[arg(long, value_name = "HEX")]
-    tenant: TenantId,
+    pub(super) tenant: TenantId,
     /// The VM.
     #[arg(long, value_name = "HEX")]
-    vm: VmId,
+    pub(super) vm: VmId,
     #[command(flatten)]
-    shape: Shape,
+    pub(super) shape: Shape,
 }
 
 /// `husk vm allow|forbid`
@@ -127,6 +134,7 @@ impl VmCommand {
             Self::Ticket(args) => order::ticket(&args),
             Self::Order(args) => order::hand_in(&args),
             Self::Status(args) => order::status(&args),
+            Self::Resource(command) => command.run(),
         }
     }
 }
@@ -135,6 +143,10 @@ fn serve(text: &str) -> Result<Serve, String> {
     Serve::from_word(text)
         .filter(|serve| *serve != Serve::Nothing)
         .ok_or_else(|| "one of lease, percmd, detect is expected".to_owned())
+}
+
+fn kbs(text: &str) -> Result<Kbs, String> {
+    Kbs::from_word(text).ok_or_else(|| "one of none, required is expected".to_owned())
 }
 
 fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
@@ -148,7 +160,7 @@ fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
         root: point_digest(&tenant.root),
         mode: Mode::Strict,
         serve: args.serve,
-        kbs: Kbs::None,
+        kbs: args.kbs,
         min_key_generation: KEY_GENERATION,
         processor: None,
         staleness: None,

@@ -10,6 +10,7 @@
 
 mod bodies;
 mod endorsement;
+mod kbs;
 mod orders;
 mod sessions;
 
@@ -32,6 +33,7 @@ use husk::release::wire::{
     DeniedReason, FRAME_BYTES_MAX, FrameKind, GrantIntent, GrantReply, Hello, Operation, PROTOCOL,
     RefusalReason, SIGNATURE_BYTES, SUITE, ServerHello, Status, WireHead,
 };
+use husk::seams::REPORT_BYTES;
 use husk::volume::VolumeFault;
 use sessions::{Session, Sessions, Stage};
 use sha2::{Digest as _, Sha256, Sha384};
@@ -45,6 +47,7 @@ use zeroize::Zeroize;
 pub struct Service {
     group: Group,
     sessions: Mutex<Sessions>,
+    kbs_sessions: Mutex<crate::kbs::Sessions>,
     keys: Arc<RootKeys>,
     world: Arc<dyn World>,
     evidence: Box<dyn Evidence>,
@@ -69,7 +72,7 @@ impl Service {
         evidence: Box<dyn Evidence>,
     ) -> Self {
         let sessions = Mutex::new(Sessions::new(GREETED_MAX, GREETED_OF_PEER_MAX, ESTABLISHED_MAX));
-        Self { group: Group::new(serving), sessions, keys, world, evidence }
+        Self { group: Group::new(serving), sessions, kbs_sessions: Mutex::default(), keys, world, evidence }
     }
 
     /// Whether it can answer: no request has died in the middle of a decision.
@@ -107,7 +110,14 @@ impl Service {
             Ok((FrameKind::Ticket, body)) => self.ticket(body, reply),
             Ok((FrameKind::StatusRequest, body)) => self.status(body, reply),
             Ok((
-                FrameKind::ServerHello | FrameKind::Reply | FrameKind::Statement | FrameKind::Refusal,
+                FrameKind::ServerHello
+                | FrameKind::Reply
+                | FrameKind::Statement
+                | FrameKind::KbsAuth
+                | FrameKind::KbsAttest
+                | FrameKind::KbsResource
+                | FrameKind::KbsAnswer
+                | FrameKind::Refusal,
                 _,
             ))
             | Err(_) => Err(RefusalReason::Malformed),
@@ -302,7 +312,7 @@ impl Service {
     ) -> Result<Result<([u8; 32], Measurement), DeniedReason>, RefusalReason> {
         let vm = &session.vm;
         let enrolment = self.enrolment(vm)?;
-        let judged = self.genuine(vm, parts).and_then(|genuine| {
+        let judged = self.genuine(vm, &parts.fixed.report, parts.certificate).and_then(|genuine| {
             let report = Report::parse(&parts.fixed.report).map_err(|_| DeniedReason::Evidence)?;
             let config_is_enrolled = <[u8; 32]>::from(Sha256::digest(parts.config)) == enrolment.host_data;
             let config_digest = Sha384::digest(parts.config).into();
@@ -320,8 +330,13 @@ impl Service {
         Ok(refused(first, DeniedReason::InstanceReused).map(|()| (report_id, measurement)))
     }
 
-    fn genuine(&self, vm: &VmName, parts: &AttestParts<'_>) -> Result<Genuine, DeniedReason> {
-        self.evidence.verify(&parts.fixed.report, parts.certificate).map_err(|refused| match refused {
+    fn genuine(
+        &self,
+        vm: &VmName,
+        report: &[u8; REPORT_BYTES],
+        certificate: &[u8],
+    ) -> Result<Genuine, DeniedReason> {
+        self.evidence.verify(report, certificate).map_err(|refused| match refused {
             EvidenceRefused::Unsound(why) => {
                 eprintln!("husk-broker: {vm}: report refused: {why}");
                 DeniedReason::Evidence

@@ -101,6 +101,15 @@ pub enum StoreError {
     /// A certificate was not issued.
     #[error(transparent)]
     Issue(#[from] crate::authority::certificate::IssueError),
+    /// There is such a resource.
+    #[error("the VM has a resource {0} already; replace it with --replace")]
+    ResourceExists(String),
+    /// There is no such resource.
+    #[error("the VM has no resource {0}; `husk vm resource list` shows what there is")]
+    UnknownResource(String),
+    /// There are too many.
+    #[error("the VM has as many resources as one may have; remove one with `husk vm resource remove`")]
+    ResourcesFull,
     /// The order makes no sense now.
     #[error("the VM is {0:?}, which bars this order")]
     Barred(Life),

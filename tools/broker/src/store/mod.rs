@@ -19,6 +19,7 @@ mod error;
 mod group;
 mod location;
 mod postgres;
+mod resources;
 mod schema;
 mod serving;
 mod sql;
@@ -30,6 +31,7 @@ pub use endorsements::{Authority, Endorsed, NotEndorsed};
 pub use error::{DatabaseError, StoreError};
 pub use group::{Group, GroupError};
 pub use location::Location;
+pub use resources::RESOURCES_MAX;
 pub use serving::{Ask, Decided, GrantSecrets, Serving, Standing};
 
 use self::postgres::Postgres;
@@ -191,7 +193,7 @@ impl Store {
         let secrets = self.change(|sql| {
             belongs_to(sql, old)?;
             let secrets = sql.query("SELECT tenant, vm, token, epoch, salt, sealed FROM secrets", &[])?;
-            let count = secrets.len();
+            let count = secrets.len() + resources::rewrap(sql, world, old, new)?;
             for columns in secrets {
                 rewrap(sql, columns, |vm, name, wrapped| {
                     new.wrap(world, vm, name, &old.unwrap(vm, name, wrapped)?)

@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 6;
+pub(super) const VERSION: u32 = 7;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -120,6 +120,18 @@ CREATE INDEX audit_of_vm ON audit (tenant, vm, number);
     // What resetCount is counted from: a signed column for any 64 bits.
     "
 ALTER TABLE vms ADD COLUMN reset_base INTEGER NOT NULL DEFAULT 0;
+",
+    // What a KBS gives to a VM.
+    "
+CREATE TABLE resources (
+    tenant BLOB NOT NULL,
+    vm BLOB NOT NULL,
+    path TEXT NOT NULL,
+    sealed BLOB NOT NULL,
+    PRIMARY KEY (tenant, vm, path),
+    FOREIGN KEY (tenant, vm) REFERENCES vms (tenant, vm)
+) STRICT;
+CREATE INDEX vms_by_host_data ON vms (host_data);
 ",
 ];
 

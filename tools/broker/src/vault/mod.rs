@@ -12,10 +12,12 @@
 
 mod file;
 mod operator;
+mod resource;
 mod tenant;
 
 pub use file::{Opener, Passphrase};
 pub use operator::OperatorKey;
+pub use resource::RESOURCE_BYTES_MAX;
 pub use tenant::TenantRoot;
 
 use crate::ids::{TenantId, VmName};

@@ -6,8 +6,10 @@ use crate::ids::TenantId;
 use crate::world::World;
 use husk::attest::launch::LaunchConfig;
 use husk::release::hw_sealed::Permit;
+use husk::release::kbs::envelope::Envelope;
 use husk::release::transcript::{Digest, certificate_digest};
 use husk::release::wire::{BrokerCertificate, POINT_BYTES, SIGNATURE_BYTES};
+use husk::secret::Secret;
 use std::path::Path;
 use zerocopy::byteorder::little_endian::{U16, U32};
 use zeroize::Zeroizing;
@@ -62,6 +64,19 @@ impl TenantRoot {
         permit.root = *self.point();
         permit.signature = self.sign(&permit.digest())?;
         Ok(permit)
+    }
+
+    /// The envelope in which a KBS stores `key` for the VM that `config` names.
+    ///
+    /// # Errors
+    /// [`VaultError::Bug`].
+    pub fn envelope(
+        &self,
+        config: &LaunchConfig,
+        key_id: [u8; 16],
+        key: &Secret<32>,
+    ) -> Result<Envelope, VaultError> {
+        Envelope::signed(config, key_id, key, &self.0.key).map_err(|_| VaultError::Bug)
     }
 
     /// The public half.

@@ -1,4 +1,6 @@
 //! A site of its own: a folder, the processes in it, and what ends them.
+#![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
 use serde_json::Value;
 use std::fs;
@@ -58,20 +60,20 @@ impl Site {
 
     /// Enrols a VM for one measurement.
     pub(crate) fn enrol(&self, tenant: &str, measurement: &[u8; 48]) -> Value {
+        self.enrol_as(tenant, measurement, "config", &[])
+    }
+
+    /// As [`enrol`](Self::enrol), with its configuration elsewhere and more words.
+    pub(crate) fn enrol_as(
+        &self,
+        tenant: &str,
+        measurement: &[u8; 48],
+        config: &str,
+        more: &[&str],
+    ) -> Value {
         let digits: String = measurement.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.json(&[
-            "vm",
-            "enroll",
-            "--database",
-            "db",
-            "--tenant",
-            tenant,
-            "--measurement",
-            &digits,
-            "--config-out",
-            "config",
-            "--json",
-        ])
+        let fixed = ["vm", "enroll", "--database", "db", "--tenant", tenant, "--measurement", &digits];
+        self.json(&[&fixed[..], &["--config-out", config, "--json"], more].concat())
     }
 
     /// A file in the folder.

@@ -1,4 +1,6 @@
 //! The sealed stack: processor, broker, relay and component, each its own process, and tpm2-tools as the client.
+#![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
 use crate::site::{Process, Site, husk};
 use husk_psp::{Identity, expected_measurement};
@@ -20,7 +22,9 @@ pub(crate) struct Stack {
     broker: Option<Process>,
     address: String,
     _processor: Process,
-    _relay: Process,
+    relay: Option<Process>,
+    /// The tenant's id.
+    pub(crate) tenant: String,
 }
 
 /// How a start of the component may differ from the ordinary one.
@@ -51,19 +55,37 @@ pub(crate) enum Started<'s> {
 impl Stack {
     /// A broker that accepts the simulated processor, and a VM enrolled at it whose disk is blank.
     pub(crate) fn new() -> Self {
+        Self::enrolled_with(&[], &[])
+    }
+
+    /// As [`new`](Self::new), with more words for the enrolment and for the relay.
+    pub(crate) fn enrolled_with(enrol: &[&str], relay: &[&str]) -> Self {
         let (site, tenant) = Site::with_tenant();
         let identity = Identity::published(0).unwrap();
         identity.save(&site.path("psp")).unwrap();
         fs::write(site.path("firmware"), b"firmware of a test").unwrap();
-        site.enrol(&tenant, &expected_measurement(b"firmware of a test"));
+        site.enrol_as(&tenant, &expected_measurement(b"firmware of a test"), "config", enrol);
         blank(&site.path("volume"));
         let serve = ["psp", "serve", "--dir", "psp", "--socket", "psp.sock"];
         let (processor, _) = site.start(&serve, "psp.sock");
         let (broker, address) = serve_broker(&site, "127.0.0.1:0", true);
-        let url = format!("http://{address}");
+        let mut stack =
+            Self { site, broker: Some(broker), address, _processor: processor, relay: None, tenant };
+        stack.restart_relay(relay);
+        stack
+    }
+
+    /// Ends the relay, and starts another with more words.
+    pub(crate) fn restart_relay(&mut self, more: &[&str]) {
+        drop(self.relay.take());
+        let url = format!("http://{}", self.address);
         let relay = ["relay", "--socket", "relay.sock", "--broker", &url, "--ready-file", "relay-ready"];
-        let (relay, _) = site.start(&relay, "relay-ready");
-        Self { site, broker: Some(broker), address, _processor: processor, _relay: relay }
+        self.relay = Some(self.site.start(&[&relay[..], more].concat(), "relay-ready").0);
+    }
+
+    /// Where the broker serves.
+    pub(crate) fn broker_url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     /// Ends the broker.

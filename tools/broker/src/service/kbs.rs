@@ -1,0 +1,165 @@
+//! The service as a CoCo KBS.
+
+use super::{Service, locked};
+use crate::ids::{TenantId, VmId, VmName};
+use crate::kbs::jwe::sealed_to;
+use crate::kbs::{Answer, Attestation, Proof, Said, Sessions, is_path, request_is_spoken};
+use crate::kbs::{PROTOCOL, Proven};
+use crate::policy::{Genuine, guest_is_closed, refused};
+use crate::rules::Life;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use husk::attest::report::Report;
+use husk::release::wire::{DeniedReason, RefusalReason};
+use husk::seams::REPORT_BYTES;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use std::net::IpAddr;
+use std::sync::MutexGuard;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Whom the log names while nobody is known.
+const NOBODY: VmName = VmName { tenant: TenantId([0; 16]), vm: VmId([0; 16]) };
+
+/// Why a client gets nothing.
+enum Refused {
+    /// A rule; it is in the log.
+    Denied,
+    /// The broker cannot tell.
+    Unavailable,
+}
+
+impl From<RefusalReason> for Refused {
+    fn from(reason: RefusalReason) -> Self {
+        match reason {
+            RefusalReason::Unavailable => Self::Unavailable,
+            _ => Self::Denied,
+        }
+    }
+}
+
+impl Service {
+    /// Answers a client of the KBS, whatever it says.
+    #[must_use]
+    pub fn kbs(&self, peer: IpAddr, said: &Said<'_>) -> Answer {
+        let answered = match said {
+            Said::Auth { body } => self.kbs_challenge(peer, body),
+            Said::Attest { cookie, body } => self.kbs_attest(cookie, body),
+            Said::Resource { proof, path } => self.kbs_resource(*proof, path),
+        };
+        answered.unwrap_or_else(|refused| match refused {
+            Refused::Denied => Answer::refused(),
+            Refused::Unavailable => Answer::unavailable(),
+        })
+    }
+
+    fn kbs_sessions(&self) -> Result<MutexGuard<'_, Sessions>, Refused> {
+        Ok(locked(&self.kbs_sessions)?)
+    }
+
+    fn drawn<const N: usize>(&self) -> Result<[u8; N], Refused> {
+        let mut bytes = [0; N];
+        self.world.fill(&mut bytes).map_err(|_| Refused::Unavailable)?;
+        Ok(bytes)
+    }
+
+    fn kbs_challenge(&self, peer: IpAddr, body: &[u8]) -> Result<Answer, Refused> {
+        if !request_is_spoken(body) {
+            eprintln!(
+                "husk-broker: KBS: a request that is not of version {PROTOCOL} for SEV-SNP was refused"
+            );
+            return Err(Refused::Denied);
+        }
+        let (id, nonce) = (hex::encode(self.drawn::<16>()?), self.drawn()?);
+        self.kbs_sessions()?.begin(self.world.now_ms(), peer, &id, nonce);
+        let body = json!({ "nonce": STANDARD.encode(nonce), "extra-params": "" });
+        Ok(Answer { session: Some(id), ..Answer::ok(body) })
+    }
+
+    fn kbs_attest(&self, cookie: &str, body: &[u8]) -> Result<Answer, Refused> {
+        let now_ms = self.world.now_ms();
+        let nonce = self.kbs_sessions()?.take_nonce(now_ms, cookie).ok_or(Refused::Denied)?;
+        let attestation = Attestation::parse(body).ok_or(Refused::Denied)?;
+        let report = Report::parse(&attestation.report).map_err(|_| Refused::Denied)?;
+        let vm = self.kbs_vm(report.host_data())?;
+        let genuine = self.genuine(&vm, &attestation.report, &attestation.certificate);
+        let judged = genuine.and_then(|genuine| {
+            refused(nonce == attestation.nonce, DeniedReason::Binding)?;
+            refused(Some(*report.report_data()) == attestation.report_data(), DeniedReason::Binding)?;
+            let named = attestation.init_data.as_ref().map(|text| <[u8; 32]>::from(Sha256::digest(text)));
+            refused(named.is_none_or(|named| named == *report.host_data()), DeniedReason::LaunchConfig)?;
+            Ok(genuine)
+        });
+        let genuine = judged.map_err(|reason| denied(&vm, reason))?;
+        self.kbs_admits(&vm, &attestation.report, &genuine)?;
+        let token = self.token()?;
+        let proven = Proven { vm, key: attestation.key, report: attestation.report, genuine };
+        if !self.kbs_sessions()?.prove(now_ms, cookie, &token, proven) {
+            return Err(Refused::Denied);
+        }
+        Ok(Answer::ok(json!({ "token": token })))
+    }
+
+    /// The VM that was enrolled with this HOST_DATA, which is the digest of a configuration with its name in it.
+    fn kbs_vm(&self, host_data: &[u8; 32]) -> Result<VmName, Refused> {
+        let found = self.stored(&NOBODY, |serving| serving.store().enrolled_with(host_data))?;
+        found.ok_or_else(|| {
+            eprintln!("husk-broker: KBS: HOST_DATA {} is no VM's here", hex::encode(host_data));
+            Refused::Denied
+        })
+    }
+
+    /// The whole policy, as for a grant; it may have changed since the session attested.
+    fn kbs_admits(&self, vm: &VmName, report: &[u8; REPORT_BYTES], genuine: &Genuine) -> Result<(), Refused> {
+        let (enrolment, row) = self.stored(vm, |serving| {
+            let store = serving.store();
+            Ok((store.enrolment(vm)?, store.row(vm)?))
+        })?;
+        let report = Report::parse(report).map_err(|_| Refused::Denied)?;
+        let judged = guest_is_closed(&report)
+            .and_then(|()| refused(*report.host_data() == enrolment.host_data, DeniedReason::LaunchConfig))
+            .and_then(|()| enrolment.policy.admits(&report, genuine))
+            .and_then(|()| refused(matches!(row.life, Life::Virgin | Life::Active), DeniedReason::Lifecycle));
+        judged.map_err(|reason| denied(vm, reason))
+    }
+
+    fn kbs_resource(&self, proof: Proof<'_>, path: &str) -> Result<Answer, Refused> {
+        if !is_path(path) {
+            return Err(Refused::Denied);
+        }
+        let proven = self.kbs_sessions()?.proven(self.world.now_ms(), proof).ok_or(Refused::Denied)?;
+        let vm = &proven.vm;
+        self.kbs_admits(vm, &proven.report, &proven.genuine)?;
+        let sealed = self.stored(vm, |serving| serving.store().resource(vm, path))?;
+        let Some(sealed) = sealed else {
+            eprintln!("husk-broker: {vm}: KBS: there is no resource {path}");
+            return Err(Refused::Denied);
+        };
+        let content = self.keys.unwrap_resource(vm, path, &sealed).map_err(|error| {
+            eprintln!("husk-broker: {vm}: KBS: {path}: {error}");
+            Refused::Unavailable
+        })?;
+        let jwe = sealed_to(&proven.key, &content, &*self.world).map_err(|error| {
+            eprintln!("husk-broker: {vm}: KBS: {path}: {error}");
+            Refused::Unavailable
+        })?;
+        eprintln!("husk-broker: {vm}: KBS: gave {path}");
+        Ok(Answer::ok(jwe))
+    }
+
+    /// A token in the form of a JWT, since clients read when it ends. It is a secret that this process looks up; no key signs it.
+    fn token(&self) -> Result<String, Refused> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let header = json!({ "alg": "none", "typ": "JWT" });
+        let claims =
+            json!({ "iss": "husk", "iat": now, "nbf": now, "exp": now + crate::kbs::SESSION_MS / 1000 });
+        let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+        Ok(format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode(self.drawn::<32>()?)))
+    }
+}
+
+/// Says in the log which rule failed.
+fn denied(vm: &VmName, reason: DeniedReason) -> Refused {
+    eprintln!("husk-broker: {vm}: KBS: denied: {reason:?}");
+    Refused::Denied
+}
