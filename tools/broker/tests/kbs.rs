@@ -12,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
 use husk::release::transcript::point_digest;
 use husk::seams::Reporter as _;
+use husk_broker::evidence::Judge;
 use husk_broker::ids::{TenantId, VmId, VmName};
 use husk_broker::kbs::{Answer, Proof, SESSION_MS, Said};
 use husk_broker::policy::Policy;
@@ -107,7 +108,7 @@ fn serve(store: Store, keys: &Arc<RootKeys>, world: &Arc<TestWorld>) -> Service 
     let serving = Serving::begin(store, keys.clone(), world.clone(), 10_000).unwrap();
     let chain = Identity::published(0).unwrap().chain_pem().unwrap();
     let verifier = Verifier::new().unwrap().accept_simulated(chain.as_bytes()).unwrap();
-    Service::new(serving, keys.clone(), world.clone(), Box::new(verifier))
+    Service::new(serving, keys.clone(), world.clone(), Box::new(Judge::new(verifier)))
 }
 
 fn config(root: &TenantRoot, vm: &VmName) -> LaunchConfig {

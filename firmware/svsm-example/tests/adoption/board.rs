@@ -9,6 +9,7 @@ use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
 use husk::attest::report::Policy as GuestPolicy;
 use husk::release::transcript::point_digest;
 use husk::seams::{EntropyError, GuestMemory, REPORT_BYTES};
+use husk_broker::evidence::Judge;
 use husk_broker::ids::{TenantId, VmId, VmName};
 use husk_broker::policy::Policy;
 use husk_broker::service::Service;
@@ -287,7 +288,7 @@ impl Board {
         let world = Arc::new(Nature);
         let store = Store::open(&self.folder.path().join("broker.db")).expect("a database");
         let serving = Serving::begin(store, Arc::clone(&self.keys), world.clone(), LEASE_MS);
-        let verifier = Box::new(self.verifier());
+        let verifier = Box::new(Judge::new(self.verifier()));
         let service = Service::new(serving.expect("it serves"), Arc::clone(&self.keys), world, verifier);
         self.service = Some(service);
     }
