@@ -10,6 +10,10 @@ use std::path::Path;
 /// An image without so many functions of Rust was stripped, or is another program.
 const FUNCTIONS_MIN: usize = 500;
 
+/// Part of a name, where recursion has a bound of its own: skipping what nobody asked for in an answer of a KBS goes no deeper than
+/// `OPENINGS_MAX` of `src/release/kbs/answer.rs`, which is looked at before.
+const BOUNDED: [&str; 1] = ["serde_json_core..de"];
+
 /// Fails where a function of Rust is on a cycle of calls; how many there are.
 pub(super) fn check(image: &Path) -> Result<usize, Failure> {
     let listing = listing(image)?;
@@ -28,6 +32,7 @@ pub(super) fn check(image: &Path) -> Result<usize, Failure> {
 /// away, and then whoever nobody calls.
 fn cycle<'l>(calls: &Calls<'l>) -> Option<&'l str> {
     let mut left: Calls<'l> = calls.clone();
+    left.retain(|name, _| !BOUNDED.iter().any(|part| name.contains(part)));
     loop {
         let known: Vec<&str> = left.keys().copied().collect();
         for targets in left.values_mut() {
