@@ -14,7 +14,7 @@ use husk::nv::{Envelope, NvImage};
 use husk::release::record::{Answerer, Asked, Caller};
 use husk::release::unsealed::Unsealed;
 use husk::release::wire::{GrantReply, Operation, ServerHello};
-use husk::release::{Anchored, Head, frame};
+use husk::release::{Anchored, frame};
 use husk::seams::{Disk, GuestMemory, GuestPage, Platform, REPORT_BYTES, REPORT_DATA_BYTES};
 use husk::secret::Secret;
 use husk::volume::{

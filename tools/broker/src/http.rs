@@ -1,6 +1,6 @@
 //! The service on HTTP: `POST /husk/v1/frame`, `GET /healthz`, and a CoCo KBS at `/kbs/v0`.
 //!
-//! **What.** One frame per request, one per answer, as `application/octet-stream`; RCAR's JSON ([`kbs`]).
+//! **What.** One frame per request, one per answer, as `application/octet-stream`; RCAR's JSON (`kbs`).
 //! **Trust.** None: everything that matters is sealed within the frames, so plain HTTP gives nothing away but who talks
 //! when.
 //! **Laws.** Heads, bodies, connections, waiting and work are bounded: [`Limits`], a frame's size, [`BODY_WAIT_MAX`],
