@@ -73,12 +73,11 @@ fn wake(memory: &'static mut TpmMemory, config: &[u8]) -> Result<(), Fault> {
     let mut reporter = ServiceReporter::new(Host(*kernel), certificates);
     let mut waits = 0..WAITS_MAX;
     let mut wait = |ms| waits.next().map(|_| kernel.cpu.pause_ms(ms)).is_some();
-    let vtpm = with(*kernel, &mut reporter, |platform| {
-        let identified = Cold::new(storage.lend(), engine).identify(platform, config)?;
-        let mut vtpm = identified.earn(platform, &mut wait)?;
-        let certification = vtpm.certify(platform)?;
-        platform.console.line(certification.text(), certification.number());
-        vtpm.offer_attestation(platform).map(|()| vtpm)
+    let vtpm = with(*kernel, &mut reporter, |seams| {
+        let mut vtpm = Cold::new(storage.lend(), engine).identify(seams, config)?.earn(seams, &mut wait)?;
+        let certification = vtpm.certify(seams)?;
+        seams.console.line(certification.text(), certification.number());
+        vtpm.offer_attestation(seams).map(|()| vtpm)
     })?;
     *VTPM.lock() = Some(Instance { kernel: *kernel, vtpm, reporter, call });
     Ok(())
@@ -113,11 +112,10 @@ fn serve(protocol: u32, call: u32, params: &mut RequestParams) -> Option<u64> {
 /// A [`Fault`]. A guest whose TPM was not reset must not run on.
 pub fn end_of_guest(starts_again: bool) -> Result<(), Fault> {
     let end = if starts_again { Vtpm::reset } else { Vtpm::shutdown };
-    on_stack(|| match VTPM.lock().as_mut() {
-        Some(Instance { kernel, vtpm, reporter, .. }) => {
-            with(*kernel, reporter, |platform| end(vtpm, platform))
-        }
-        None => Ok(()),
+    on_stack(|| {
+        let mut locked = VTPM.lock();
+        let Some(Instance { kernel, vtpm, reporter, .. }) = locked.as_mut() else { return Ok(()) };
+        with(*kernel, reporter, |platform| end(vtpm, platform))
     })
     .unwrap_or(Ok(()))
 }
