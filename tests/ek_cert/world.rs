@@ -2,11 +2,13 @@
 
 #[path = "boot.rs"]
 mod boot;
+#[path = "../support/layout.rs"]
+mod layout;
 
 use crate::nothing::Nothing;
 pub(crate) use boot::Fails;
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
-use husk::attest::report::{Generation, Layout};
+use husk::attest::report::Generation;
 use husk::engine::EndorsementKey;
 use husk::release::open::{Granted, Verdict};
 use husk::release::session::{Client, SessionMemory};
@@ -26,12 +28,13 @@ use husk_broker::service::Service;
 use husk_broker::store::{Authority, Endorsed, Enrolment, Serving, Store, Tenant};
 use husk_broker::vault::{RootKeys, TenantRoot, fresh_secret};
 use husk_broker::world::World as Nature;
+use layout::layout;
 use sha2::{Digest as _, Sha384};
 use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::IntoBytes;
 
 /// Two VMs of one tenant.
 pub(crate) const FRIENDS: [VmName; 2] = [
@@ -238,11 +241,7 @@ impl Reporter for &Host<'_> {
         data: &[u8; REPORT_DATA_BYTES],
         report: &mut [u8; REPORT_BYTES],
     ) -> Result<(), ReporterError> {
-        let mut layout = Layout::new_zeroed();
-        layout.version.set(2);
-        layout.policy.set(1 << 17);
-        layout.signature_algo.set(1);
-        layout.report_data = *data;
+        let mut layout = layout(data);
         layout.measurement = MEASUREMENT;
         layout.host_data = self.host_data;
         layout.report_id = self.report_id;

@@ -6,9 +6,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
+#[path = "layout.rs"]
+mod layout;
+
 use crate::disk::{Request, SimDisk, Tears, every_crash};
 use crate::tpm::{self, Reply};
-use husk::attest::report::Layout;
 use husk::engine::reference::ReferenceEngine;
 use husk::engine::{COMMAND_BYTES_MAX, Locality};
 use husk::fault::Fault;
@@ -21,10 +23,11 @@ use husk::seams::{
 use husk::volume::suspend::SUSPEND_BYTES_MAX;
 use husk::volume::{STATE_BYTES_MAX, Workspace};
 use husk::vtpm::{Cold, Memory, Served, Vtpm};
+use layout::layout;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::IntoBytes;
 
 /// A volume of the common size.
 const DISK_BYTES: usize = 1 << 20;
@@ -62,12 +65,7 @@ impl Reporter for Processor {
         data: &[u8; REPORT_DATA_BYTES],
         report: &mut [u8; REPORT_BYTES],
     ) -> Result<(), ReporterError> {
-        let mut layout = Layout::new_zeroed();
-        layout.version.set(2);
-        layout.policy.set(1 << 17);
-        layout.signature_algo.set(1);
-        layout.report_data = *data;
-        report.copy_from_slice(layout.as_bytes());
+        report.copy_from_slice(layout(data).as_bytes());
         Ok(())
     }
 

@@ -1,14 +1,17 @@
 //! What a machine of the stage stands on: a disk, a relay, a processor, dice, and that it may die at each step.
 
+#[path = "../support/layout.rs"]
+mod layout;
+
 use super::{MEASUREMENT, Mishap, RamDisk, Stage};
-use husk::attest::report::Layout;
 use husk::seams::{
     Channel, ChannelError, Console, DerivedKeyRequest, Disk, DiskError, Entropy, EntropyError, Geometry,
     REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError,
 };
 use husk::secret::Secret;
+use layout::layout;
 use std::cell::{Cell, RefCell};
-use zerocopy::{FromZeros as _, IntoBytes as _};
+use zerocopy::IntoBytes as _;
 
 /// The hardware of one launch.
 pub(super) struct Hardware<'s> {
@@ -104,11 +107,7 @@ impl Reporter for Processor<'_, '_> {
         data: &[u8; REPORT_DATA_BYTES],
         report: &mut [u8; REPORT_BYTES],
     ) -> Result<(), ReporterError> {
-        let mut layout = Layout::new_zeroed();
-        layout.version.set(2);
-        layout.policy.set(1 << 17);
-        layout.signature_algo.set(1);
-        layout.report_data = *data;
+        let mut layout = layout(data);
         layout.measurement = MEASUREMENT;
         layout.host_data = self.0.stage.host_data;
         layout.report_id = self.0.report_id;

@@ -1,19 +1,22 @@
 //! What a component finds around it: a disk that forgets what was not flushed, a relay, a processor, a clock. What becomes
 //! of each step is the driver's to say.
 
+#[path = "../support/layout.rs"]
+mod layout;
+
 use crate::pipe::{self, fate, number, step, told};
 use crate::post::post;
-use husk::attest::report::Layout;
 use husk::seams::{
     Channel, ChannelError, Clock, Console, Disk, DiskError, Entropy, EntropyError, Geometry, Platform,
     REPORT_BYTES, REPORT_DATA_BYTES, Reporter, ReporterError,
 };
+use layout::layout;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{self, Stdin, Stdout};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::IntoBytes;
 
 /// What the disk writes at once.
 const BLOCK_BYTES: usize = 512;
@@ -191,11 +194,7 @@ impl Reporter for &Hardware<'_> {
         data: &[u8; REPORT_DATA_BYTES],
         report: &mut [u8; REPORT_BYTES],
     ) -> Result<(), ReporterError> {
-        let mut layout = Layout::new_zeroed();
-        layout.version.set(2);
-        layout.policy.set(1 << 17);
-        layout.signature_algo.set(1);
-        layout.report_data = *data;
+        let mut layout = layout(data);
         layout.measurement = MEASUREMENT;
         layout.host_data = self.launch.host_data;
         layout.report_id = self.launch.report_id;

@@ -85,9 +85,12 @@ impl Sessions {
     }
 
     fn find(&mut self, now_ms: u64, proof: Proof<'_>) -> Option<&mut Session> {
-        let is_it = |session: &Session| match proof {
-            Proof::Cookie(cookie) => session.cookie == name(cookie),
-            Proof::Token(token) => session.token == Some(name(token)),
+        let (is_token, wanted) = match proof {
+            Proof::Cookie(cookie) => (false, name(cookie)),
+            Proof::Token(token) => (true, name(token)),
+        };
+        let is_it = |session: &Session| {
+            if is_token { session.token == Some(wanted) } else { session.cookie == wanted }
         };
         self.0.iter_mut().find(|session| now_ms < session.until_ms && is_it(session))
     }
