@@ -1,12 +1,11 @@
 //! The service on HTTP: `POST /husk/v1/frame`, `GET /healthz`, and a CoCo KBS at `/kbs/v0`.
 //!
 //! **What.** One frame per request, one per answer, as `application/octet-stream`; RCAR's JSON (`kbs`).
-//! **Trust.** None: everything that matters is sealed within the frames, so plain HTTP gives nothing away but who talks
-//! when.
+//! **Trust.** None: everything that matters is sealed within the frames. TLS ([`Speech`]) hides who talks when.
 //! **Laws.** Heads, bodies, connections, waiting and work are bounded: [`Limits`], a frame's size, [`BODY_WAIT_MAX`],
 //! [`AT_WORK_MAX`]. Every frame that is a frame gets status 200, refusals too; other statuses mean that no frame was
 //! looked at.
-//! **Not here.** TLS: put a proxy in front where metadata matters.
+//! **Not here.** Certificates (`tls`).
 
 mod kbs;
 
@@ -24,10 +23,12 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 /// How long a frame may take to arrive.
 pub const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -44,8 +45,8 @@ const OCTETS: &str = "application/octet-stream";
 /// How much a client may take of a server, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long a request's head may take, counted from the end of the request before. Longer than a relay keeps an idle
-    /// connection for use (15 s).
+    /// How long a TLS handshake may take, and a request's head, counted from the end of the request before. Longer than a relay keeps
+    /// an idle connection for use (15 s).
     pub head_wait: Duration,
     /// Open connections; more wait in the listener's queue.
     pub connections: usize,
@@ -57,6 +58,24 @@ impl Default for Limits {
     }
 }
 
+/// What is spoken below HTTP.
+#[derive(Clone)]
+pub enum Speech {
+    /// Nothing: the network sees who talks when, and everything of an RCAR or operator's request.
+    Plain,
+    /// TLS.
+    Tls(TlsAcceptor),
+}
+
+impl std::fmt::Debug for Speech {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "Plain",
+            Self::Tls(_) => "Tls",
+        })
+    }
+}
+
 #[derive(Clone)]
 struct Shared {
     service: Arc<Service>,
@@ -65,7 +84,7 @@ struct Shared {
     peer: IpAddr,
 }
 
-/// Serves until `end` is ready, then finishes what is at work.
+/// Serves on plain HTTP until `end` is ready, then finishes what is at work.
 ///
 /// # Errors
 /// What the listener gives.
@@ -74,10 +93,10 @@ pub async fn serve(
     service: Arc<Service>,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    serve_within(listener, service, end, Limits::default()).await
+    serve_within(listener, service, end, (Speech::Plain, Limits::default())).await
 }
 
-/// As [`serve`], with other limits.
+/// As [`serve`], in another speech and with other limits.
 ///
 /// # Errors
 /// What the listener gives.
@@ -85,7 +104,7 @@ pub async fn serve_within(
     listener: TcpListener,
     service: Arc<Service>,
     end: impl Future<Output = ()> + Send + 'static,
-    limits: Limits,
+    (speech, limits): (Speech, Limits),
 ) -> std::io::Result<()> {
     let at_work = Arc::new(Semaphore::new(AT_WORK_MAX));
     let room = Arc::new(Semaphore::new(limits.connections));
@@ -110,9 +129,9 @@ pub async fn serve_within(
             },
         };
         let shared = Shared { service: Arc::clone(&service), at_work: Arc::clone(&at_work), peer: peer.ip() };
-        let (head_wait, ended) = (limits.head_wait, ended.clone());
+        let (speech, head_wait, ended) = (speech.clone(), limits.head_wait, ended.clone());
         connections.spawn(async move {
-            connection(stream, router(shared), head_wait, ended).await;
+            greet(stream, speech, router(shared), (head_wait, ended)).await;
             drop(place);
         });
     }
@@ -131,9 +150,26 @@ fn router(shared: Shared) -> Router {
     routes.merge(kbs::routes()).with_state(shared)
 }
 
+/// Agrees on keys where TLS is spoken, then serves. Whom the certificate does not please is not answered.
+async fn greet(
+    stream: TcpStream,
+    speech: Speech,
+    router: Router,
+    (head_wait, mut ended): (Duration, watch::Receiver<bool>),
+) {
+    let Speech::Tls(acceptor) = speech else { return connection(stream, router, head_wait, ended).await };
+    let agreed = tokio::select! {
+        agreed = timeout(head_wait, acceptor.accept(stream)) => agreed,
+        _ = ended.wait_for(|ended| *ended) => return,
+    };
+    if let Ok(Ok(stream)) = agreed {
+        connection(stream, router, head_wait, ended).await;
+    }
+}
+
 /// Serves one connection; however it ends is its client's affair.
 async fn connection(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     router: Router,
     head_wait: Duration,
     mut ended: watch::Receiver<bool>,

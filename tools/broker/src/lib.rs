@@ -19,6 +19,7 @@ pub mod policy;
 pub mod rules;
 pub mod service;
 pub mod store;
+pub mod tls;
 pub mod token;
 pub mod vault;
 pub mod world;

@@ -2,46 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where its world fails")]
 
+#[path = "support/service.rs"]
+mod service;
 #[path = "support/world.rs"]
 mod world;
 
 use husk::release::wire::FRAME_BYTES_MAX;
-use husk::seams::REPORT_BYTES;
-use husk_broker::evidence::{Evidence, EvidenceRefused};
-use husk_broker::http::{self, Limits};
-use husk_broker::policy::Genuine;
-use husk_broker::service::Service;
-use husk_broker::store::{Serving, Store};
-use husk_broker::vault::RootKeys;
+use husk_broker::http::{Limits, Speech};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use world::TestWorld;
-
-/// No report comes this far here.
-struct Nobody;
-
-impl Evidence for Nobody {
-    fn verify(&self, _: &[u8; REPORT_BYTES], _: &[u8]) -> Result<Genuine, EvidenceRefused> {
-        Err(EvidenceRefused::Unsound("nobody".to_owned()))
-    }
-}
 
 fn served() -> (Runtime, SocketAddr) {
-    let world = Arc::new(TestWorld::new(1));
-    world.pass(1);
-    let keys = Arc::new(RootKeys::generate(&*world).unwrap());
-    let store = Store::in_memory(&keys).unwrap();
-    let serving = Serving::begin(store, Arc::clone(&keys), Arc::clone(&world) as _, 1000).unwrap();
-    let service = Arc::new(Service::new(serving, keys, world, Box::new(Nobody)));
-    let runtime = Runtime::new().unwrap();
-    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-    let address = listener.local_addr().unwrap();
     let limits = Limits { head_wait: Duration::from_millis(300), connections: 2 };
-    runtime.spawn(http::serve_within(listener, service, std::future::pending(), limits));
-    (runtime, address)
+    service::served(1, (Speech::Plain, limits))
 }
 
 /// The status and body of one request.

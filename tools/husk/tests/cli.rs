@@ -64,9 +64,13 @@ fn each_mistake_has_its_code_and_one_line() {
         (fails(&site, &["vm", "list", "--database", "root"]), 1, "database"),
         (fails(&site, &["broker", "init", "--database", "db", "--root-key", "new"]), 4, "exists already"),
         (fails(&site, &["broker", "init", "--database", "new", "--root-key", "root"]), 4, "exists already"),
-        (fails(&site, &["broker", "serve", "--database", "db", "--root-key", "none"]), 3, "does not exist"),
         (
-            fails(&site, &["broker", "serve", "--database", "db", "--root-key", "tenant"]),
+            fails(&site, &["broker", "serve", "--plain-http", "--database", "db", "--root-key", "none"]),
+            3,
+            "does not exist",
+        ),
+        (
+            fails(&site, &["broker", "serve", "--plain-http", "--database", "db", "--root-key", "tenant"]),
             1,
             "broker root key",
         ),
@@ -96,7 +100,8 @@ fn secrets_lie_in_private_files_alone() {
     let raw: Vec<u8> = scalar.as_bytes().chunks(2).map(digits).collect();
     assert!(!database.windows(48).any(|window| window == raw), "the tenant's root key never rests here");
     fs::set_permissions(site.path("root"), fs::Permissions::from_mode(0o644)).unwrap();
-    let (code, line) = fails(&site, &["broker", "serve", "--database", "db", "--root-key", "root"]);
+    let (code, line) =
+        fails(&site, &["broker", "serve", "--plain-http", "--database", "db", "--root-key", "root"]);
     assert_eq!((code, line.contains("chmod 600")), (1, true), "{line}");
 }
 
@@ -109,7 +114,17 @@ fn one_broker_serves_and_ends_in_order() {
     let (site, _) = Site::with_tenant();
     let (mut broker, address) = site.serve("127.0.0.1:0", &[]);
     assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"));
-    let again = ["broker", "serve", "--database", "db", "--root-key", "root", "--listen", "127.0.0.1:0"];
+    let again = [
+        "broker",
+        "serve",
+        "--plain-http",
+        "--database",
+        "db",
+        "--root-key",
+        "root",
+        "--listen",
+        "127.0.0.1:0",
+    ];
     let (code, line) = fails(&site, &again);
     assert_eq!((code, line.contains("another broker")), (5, true), "{line}");
     let asked = std::process::Command::new("kill").arg(broker.0.id().to_string()).status().unwrap();
@@ -128,19 +143,22 @@ fn a_root_key_is_protected_and_rotated_and_commits_are_counted() {
     let root = [&database[..], &["--root-key", "root"], &words].concat();
     let made = site.json(&[&["broker", "init", "--json"], &root[..]].concat());
     assert_eq!(made["root_key_protection"], "passphrase");
-    let (code, line) = fails(&site, &["broker", "serve", "--database", "db", "--root-key", "root"]);
+    let (code, line) =
+        fails(&site, &["broker", "serve", "--plain-http", "--database", "db", "--root-key", "root"]);
     assert_eq!((code, line.contains("--passphrase-file")), (1, true), "{line}");
     site.json(&[&["tenant", "init", "--root-out", "tenant", "--json"], &root[..]].concat());
     let rotate = [&["broker", "rotate", "--root-key-out", "new", "--json"], &root[..]].concat();
     assert_eq!(site.json(&rotate)["root_key_protection"], "file mode");
-    let (code, line) = fails(&site, &[&["broker", "serve"], &root[..]].concat());
+    let (code, line) = fails(&site, &[&["broker", "serve", "--plain-http"], &root[..]].concat());
     assert_eq!((code, line.contains("does not belong")), (1, true), "{line}");
     let new = [&database[..], &["--root-key", "new"]].concat();
     let count = [&["broker", "count", "--counter-out", "counter", "--json"], &new[..]].concat();
     assert!(site.json(&count)["commits"].as_u64().unwrap() >= 2);
     assert_eq!(fails(&site, &count).0, 4, "a counter is never made anew");
-    let serve =
-        |counter| [&["broker", "serve", "--listen", "127.0.0.1:0", "--counter", counter], &new[..]].concat();
+    let serve = |counter| {
+        [&["broker", "serve", "--plain-http", "--listen", "127.0.0.1:0", "--counter", counter], &new[..]]
+            .concat()
+    };
     let (code, line) = fails(&site, &serve("none"));
     assert_eq!((code, line.contains("does not exist")), (3, true), "nothing is not zero: {line}");
     let ready = [&serve("counter")[..], &["--ready-file", "ready"]].concat();

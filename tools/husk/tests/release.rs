@@ -7,6 +7,8 @@
 mod nothing;
 #[path = "support/site.rs"]
 mod site;
+#[path = "support/tls.rs"]
+mod tls;
 #[path = "support/token.rs"]
 mod token;
 
@@ -104,8 +106,11 @@ const KEYS: [&str; 4] = ["--database", "db", "--root-key", "root"];
 const SIMULATED: [&str; 2] = ["--accept-simulated-silicon", "chain.pem"];
 
 fn relay(site: &Site, address: &str, more: &[&str]) -> Process {
-    let broker = format!("http://{address}");
-    let fixed = ["relay", "--socket", "relay", "--broker", &broker, "--ready-file", "relay-ready"];
+    relay_to(site, &format!("http://{address}"), more)
+}
+
+fn relay_to(site: &Site, broker: &str, more: &[&str]) -> Process {
+    let fixed = ["relay", "--socket", "relay", "--broker", broker, "--ready-file", "relay-ready"];
     site.start(&[&fixed[..], more].concat(), "relay-ready").0
 }
 
@@ -139,6 +144,17 @@ fn a_vm_lives_through_a_restart_of_its_broker() {
     let (_, verdict) = Launch::new(&site, FIRMWARE).boot().unwrap();
     let Verdict::Granted(Granted::Open(grant)) = verdict else { panic!("not an opening") };
     assert_eq!(grant.head, head(2));
+    drop(relay);
+}
+
+#[test]
+fn a_vm_gets_its_keys_over_tls() {
+    let site = enrolled();
+    let shown = tls::made(&site, "a");
+    let (_broker, address) = site.serve("127.0.0.1:0", &[&SIMULATED[..], &shown.server()].concat());
+    let relay = relay_to(&site, &format!("https://{address}"), &shown.client());
+    let (mut launch, mut tenure) = created(&site);
+    launch.on(|platform| tenure.release(platform)).unwrap();
     drop(relay);
 }
 

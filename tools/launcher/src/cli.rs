@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use husk::attest::launch::{Kbs, Mode as Trusted};
 use husk_firmware::wishes::{CrbPlace, Gate, Ways};
 use husk_image::vcpu::VCPUS_MAX;
+use husk_relay::client::{BrokerCa, is_url};
 use husk_relay::kbs::Fork;
 use husk_relay::pipe::{HttpPipe, Pipe, PipeError};
 use husk_relay::tamper::{Mode, Tampered};
@@ -45,11 +46,13 @@ pub struct Args {
     /// The unit that the volume's medium writes without touching neighbours, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 512, value_parser = block_bytes)]
     block_bytes: u32,
-    /// The broker, such as http://127.0.0.1:8630; none with a configuration that names hw-sealed
-    #[arg(long, value_name = "URL")]
+    /// The broker, such as `https://broker.example:8630`; none with a configuration that names hw-sealed
+    #[arg(long, value_name = "URL", value_parser = is_url)]
     broker: Option<String>,
+    #[command(flatten)]
+    ca: BrokerCa,
     /// The CoCo KBS, such as http://127.0.0.1:8080, with a configuration that requires one
-    #[arg(long, value_name = "URL", requires = "broker", value_parser = kbs_url)]
+    #[arg(long, value_name = "URL", requires = "broker", value_parser = is_url)]
     kbs: Option<String>,
     /// The launch configuration that `husk vm enroll` wrote, or, for a VM without a broker, `husk image config`
     #[arg(long, value_name = "FILE", required_unless_present_any = ["measure_only", "sev_snp"])]
@@ -112,6 +115,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             if inputs.launch.kbs == Kbs::Required && args.kbs.is_none() {
                 bail!("the configuration requires a KBS; give --kbs");
             }
+            let broker = HttpPipe::new(broker, args.ca.roots(broker)?);
             pipe(broker, args.kbs.as_deref(), args.test_tamper)?
         }
         (Trusted::Strict, None) => bail!("the configuration names a mode with a broker; give --broker"),
@@ -188,23 +192,8 @@ fn beside() -> anyhow::Result<PathBuf> {
     Ok(own.with_file_name("husk-image"))
 }
 
-fn is_url(text: &str) -> bool {
-    text.starts_with("http://") || text.starts_with("https://")
-}
-
-fn kbs_url(text: &str) -> Result<String, String> {
-    if is_url(text) {
-        Ok(text.to_owned())
-    } else {
-        Err("an address starts with http:// or https://".to_owned())
-    }
-}
-
-fn pipe(broker: &str, kbs: Option<&str>, tamper: Option<Mode>) -> anyhow::Result<Arc<dyn Pipe>> {
-    if !is_url(broker) {
-        bail!("`{broker}` is not a broker's address; one starts with http:// or https://");
-    }
-    let http = Fork::new(HttpPipe::new(broker), kbs);
+fn pipe(broker: HttpPipe, kbs: Option<&str>, tamper: Option<Mode>) -> anyhow::Result<Arc<dyn Pipe>> {
+    let http = Fork::new(broker, kbs);
     match tamper {
         None => Ok(Arc::new(http)),
         Some(mode) => {

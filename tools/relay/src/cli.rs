@@ -1,5 +1,6 @@
 //! The command `husk relay`.
 
+use crate::client::{BrokerCa, is_url};
 use crate::kbs::Fork;
 use crate::pipe::{HttpPipe, Pipe};
 use crate::server::{bind, serve};
@@ -14,11 +15,13 @@ pub struct Args {
     /// The unix socket to listen on.
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
-    /// The broker, such as http://127.0.0.1:8630.
-    #[arg(long, value_name = "URL", value_parser = url)]
+    /// The broker, such as `https://broker.example:8630`.
+    #[arg(long, value_name = "URL", value_parser = is_url)]
     broker: String,
+    #[command(flatten)]
+    ca: BrokerCa,
     /// The CoCo KBS for VMs whose configuration requires one, such as http://127.0.0.1:8080. The VM does not rely on TLS.
-    #[arg(long, value_name = "URL", value_parser = url)]
+    #[arg(long, value_name = "URL", value_parser = is_url)]
     kbs: Option<String>,
     /// Write the broker's address here once the socket takes connections.
     #[arg(long, value_name = "FILE")]
@@ -29,17 +32,12 @@ pub struct Args {
     test_tamper: Option<Mode>,
 }
 
-fn url(text: &str) -> Result<String, String> {
-    let known = text.starts_with("http://") || text.starts_with("https://");
-    if known { Ok(text.to_owned()) } else { Err("an address starts with http:// or https://".to_owned()) }
-}
-
 /// Runs until it is killed; a relay has nothing to finish.
 ///
 /// # Errors
 /// One chain of causes for the operator.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let http = Fork::new(HttpPipe::new(&args.broker), args.kbs.as_deref());
+    let http = Fork::new(HttpPipe::new(&args.broker, args.ca.roots(&args.broker)?), args.kbs.as_deref());
     let pipe: Arc<dyn Pipe> = match &args.test_tamper {
         None => Arc::new(http),
         Some(mode) => {

@@ -8,7 +8,8 @@
 //! answer to an attestation only status and cookie go back: its token is of no use to the VM.
 //! **Not here.** Whether the KBS or the relay is honest: the VM believes a signature of its tenant alone.
 
-use crate::pipe::{EXCHANGE_WAIT_MAX, Pipe, PipeError, agent};
+use crate::client::{Roots, agent};
+use crate::pipe::{EXCHANGE_WAIT_MAX, Pipe, PipeError};
 use husk::release::frame;
 use husk::release::kbs::frames::{COOKIE_BYTES_MAX, KbsAnswer, KbsAttest, KbsResource, PATH_BYTES_MAX};
 use husk::release::wire::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameKind, RefusalReason};
@@ -72,7 +73,10 @@ impl Kbs {
     /// The KBS at `base`. Connects with the first frame.
     #[must_use]
     pub fn new(base: &str) -> Self {
-        Self { agent: agent(EXCHANGE_WAIT_MAX), base: format!("{}/kbs/v0", base.trim_end_matches('/')) }
+        Self {
+            agent: agent(EXCHANGE_WAIT_MAX, Roots::web()),
+            base: format!("{}/kbs/v0", base.trim_end_matches('/')),
+        }
     }
 
     fn auth(&self, body: &[u8]) -> Result<Response<Body>, PipeError> {

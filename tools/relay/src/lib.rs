@@ -10,6 +10,7 @@
 //! **Not here.** What the frames mean.
 
 pub mod cli;
+pub mod client;
 pub mod frames;
 pub mod kbs;
 pub mod pipe;

@@ -103,7 +103,7 @@ impl Product {
         }
         let mut line =
             vec!["broker", "serve", "--database", &database, "--root-key", &key, "--listen", "127.0.0.1:0"];
-        line.extend(["--lease-seconds", LEASE_SECONDS, "--ready-file", &ready]);
+        line.extend(["--plain-http", "--lease-seconds", LEASE_SECONDS, "--ready-file", &ready]);
         if accepts_simulation {
             line.extend(["--accept-simulated-silicon", &chain]);
         }

@@ -153,7 +153,7 @@ fn broker(folder: &Path, location: &Location, number: usize) -> anyhow::Result<B
     let ready = folder.join(format!("ready-{number}"));
     let log = std::fs::File::create(folder.join(format!("log-{number}")))?;
     let process = Command::new(std::env::current_exe()?)
-        .args(["child", "serve", "--listen", "127.0.0.1:0", "--lease-seconds", "3600"])
+        .args(["child", "serve", "--plain-http", "--listen", "127.0.0.1:0", "--lease-seconds", "3600"])
         .args(["--database", &location.to_string()])
         .arg("--root-key")
         .arg(folder.join("root"))

@@ -41,12 +41,12 @@ const MODEL_NAME: &str = "Husk";
 
 /// Extensions of RFC 5280, sections 4.2.1 and following.
 const SUBJECT_DIRECTORY_ATTRIBUTES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.9");
-const SUBJECT_KEY_IDENTIFIER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.14");
-const KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
-const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
-const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
-const AUTHORITY_KEY_IDENTIFIER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.35");
-const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
+pub(crate) const SUBJECT_KEY_IDENTIFIER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.14");
+pub(crate) const KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
+pub(crate) const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
+pub(crate) const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
+pub(crate) const AUTHORITY_KEY_IDENTIFIER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.35");
+pub(crate) const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
 /// id-ecPublicKey, secp256r1 and secp384r1 (RFC 5480).
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const SECP256R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
@@ -127,12 +127,12 @@ pub fn endorsement(
     Ok(builder.build::<_, DerSignature>(&key.0)?.to_der()?)
 }
 
-fn instant(seconds: u64) -> Result<Time, IssueError> {
+pub(crate) fn instant(seconds: u64) -> Result<Time, IssueError> {
     Ok(Time::from(der::DateTime::from_unix_duration(Duration::from_secs(seconds))?))
 }
 
 /// Positive, and never drawn twice.
-fn serial(world: &dyn World) -> Result<SerialNumber, IssueError> {
+pub(crate) fn serial(world: &dyn World) -> Result<SerialNumber, IssueError> {
     let mut serial = [0; 16];
     world.fill(&mut serial).map_err(|_| IssueError::Entropy)?;
     serial[0] = serial[0] & 0x3F | 0x40;
@@ -236,7 +236,11 @@ impl BuilderProfile for EkProfile {
     }
 }
 
-fn extension(extn_id: ObjectIdentifier, critical: bool, value: &impl Encode) -> der::Result<Extension> {
+pub(crate) fn extension(
+    extn_id: ObjectIdentifier,
+    critical: bool,
+    value: &impl Encode,
+) -> der::Result<Extension> {
     Ok(Extension { extn_id, critical, extn_value: OctetString::new(value.to_der()?)? })
 }
 

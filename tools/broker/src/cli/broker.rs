@@ -1,11 +1,13 @@
 //! `husk broker`: make a broker, and serve.
 
+use super::tls::{SpeechArgs, TlsCommand, speech};
 use super::token::TokenPlace;
 use super::{Database, RootKey, Shape, or_remove};
 use crate::evidence::Judge;
-use crate::http;
+use crate::http::{self, Limits};
 use crate::service::Service;
 use crate::store::{Counter, Serving, Store, StoreError};
+use crate::tls::Credentials;
 use crate::token::{Label, Token};
 use crate::vault::{Passphrase, RootKeys};
 use crate::world::{Machine, World};
@@ -34,6 +36,9 @@ pub enum BrokerCommand {
     Count(CountArgs),
     /// Make a key in a PKCS #11 token, which it cannot leave, for `init` and `rotate` to seal root keys under.
     TokenKey(TokenKeyArgs),
+    /// Make what `serve` needs to speak TLS.
+    #[command(subcommand)]
+    Tls(TlsCommand),
 }
 
 /// `husk broker token-key`
@@ -116,6 +121,8 @@ pub struct ServeArgs {
     /// Address and port; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8630")]
     listen: SocketAddr,
+    #[command(flatten)]
+    speech: SpeechArgs,
     /// For tests only: also accept reports of the simulated processor with these certificates (`chain.pem` of
     /// `husk psp init`). Such a report proves nothing about any hardware.
     #[arg(long, value_name = "PEM")]
@@ -150,6 +157,7 @@ impl BrokerCommand {
             Self::Rotate(args) => rotate(&args),
             Self::Count(args) => count(&args),
             Self::TokenKey(args) => token_key(&args),
+            Self::Tls(command) => command.run(),
         }
     }
 }
@@ -268,7 +276,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let token = args.root_key.token.open()?;
     let keys = Arc::new(args.root_key.read_for(token.as_ref(), args.counter_token.is_some())?);
     let world: Arc<dyn World> = Arc::new(Machine::start());
-    let verifier = verifier(args)?;
+    let (verifier, credentials) = (verifier(args)?, args.speech.credentials()?);
     let store = args.database.open()?;
     let lease_ms = args.lease_seconds.saturating_mul(1000);
     let begun = Serving::begin(store, Arc::clone(&keys), Arc::clone(&world), lease_ms);
@@ -288,7 +296,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
         .build()
         .context("the runtime did not start")?;
     // The service outlives the runtime: a database's connection may not be closed within one.
-    let listened = runtime.block_on(listen(args, Arc::clone(&service)));
+    let listened = runtime.block_on(listen(args, credentials, Arc::clone(&service)));
     drop(runtime);
     listened
 }
@@ -308,7 +316,13 @@ fn verifier(args: &ServeArgs) -> anyhow::Result<Verifier> {
     Ok(verifier)
 }
 
-async fn listen(args: &ServeArgs, service: Arc<Service>) -> anyhow::Result<()> {
+async fn listen(
+    args: &ServeArgs,
+    credentials: Option<Arc<Credentials>>,
+    service: Arc<Service>,
+) -> anyhow::Result<()> {
+    let scheme = if credentials.is_some() { "https" } else { "http" };
+    let speech = speech(credentials)?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
     let listener =
@@ -317,7 +331,7 @@ async fn listen(args: &ServeArgs, service: Arc<Service>) -> anyhow::Result<()> {
     if let Some(path) = &args.ready_file {
         announce(path, address)?;
     }
-    println!("husk broker listens on http://{address}");
+    println!("husk broker listens on {scheme}://{address}");
     let end = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -325,7 +339,8 @@ async fn listen(args: &ServeArgs, service: Arc<Service>) -> anyhow::Result<()> {
         }
         eprintln!("husk-broker: ending");
     };
-    http::serve(listener, service, end).await.context("the server failed")
+    let manner = (speech, Limits::default());
+    http::serve_within(listener, service, end, manner).await.context("the server failed")
 }
 
 /// Writes the address under a temporary name first, so that whoever waits for the file never reads half of it.

@@ -11,6 +11,7 @@ mod broker;
 mod order;
 mod resource;
 mod tenant;
+mod tls;
 mod token;
 mod vm;
 
@@ -21,6 +22,7 @@ pub use tenant::TenantCommand;
 pub use vm::VmCommand;
 
 use crate::store::{Location, Store, StoreError};
+use crate::tls::TlsError;
 use crate::token::{Token, TokenError};
 use crate::vault::{Opener, Passphrase, RootKeys, VaultError};
 use anyhow::Context as _;
@@ -162,6 +164,9 @@ fn in_token(cause: Cause<'_>) -> Option<&TokenError> {
 }
 
 fn in_file(cause: Cause<'_>) -> Option<&PrivateFileError> {
+    if let Some(TlsError::File(file)) = cause.downcast_ref() {
+        return Some(file);
+    }
     match (cause.downcast_ref(), in_vault(cause), in_token(cause), cause.downcast_ref()) {
         (Some(StoreError::File(file)), ..)
         | (_, Some(VaultError::File(file)), ..)

@@ -13,6 +13,7 @@ use husk::release::statement::{LifeWord, Outcome, Statement, StatusRequest};
 use husk::release::ticket::{Ticket, TicketOrder};
 use husk::release::wire::{FRAME_BYTES_MAX, FrameKind, Refusal, RefusalReason, Wire};
 use husk_files::{read_config, write_new};
+use husk_relay::client::{BrokerCa, is_url};
 use husk_relay::pipe::{HttpPipe, Pipe};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -54,9 +55,11 @@ pub struct TicketArgs {
 /// Which broker is asked, and by what it is known.
 #[derive(Args, Debug)]
 pub(super) struct Asked {
-    /// The broker, or a relay's way to it, such as http://127.0.0.1:8630. It need not be trusted.
-    #[arg(long, value_name = "URL", value_parser = url)]
+    /// The broker, such as `https://broker.example:8630`. It need not be trusted: its word is signed.
+    #[arg(long, value_name = "URL", value_parser = is_url)]
     broker: String,
+    #[command(flatten)]
+    ca: BrokerCa,
     /// The VM's launch configuration: names the VM, and the tenant root key that the answer must be certified by.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -100,11 +103,6 @@ pub(super) fn order(text: &str) -> Result<TicketOrder, String> {
     let words = || ORDERS.map(|(word, _)| word).join(", ");
     let found = ORDERS.iter().find(|(word, _)| *word == text);
     found.map(|(_, order)| *order).ok_or_else(|| format!("one of {} is expected", words()))
-}
-
-fn url(text: &str) -> Result<String, String> {
-    let known = text.starts_with("http://") || text.starts_with("https://");
-    if known { Ok(text.to_owned()) } else { Err("an address starts with http:// or https://".to_owned()) }
 }
 
 fn nonce(text: &str) -> Result<[u8; 32], String> {
@@ -151,7 +149,7 @@ pub(super) fn hand_in(args: &OrderArgs) -> anyhow::Result<()> {
         bail!("the ticket is about another VM than the launch configuration's");
     }
     let nonce = Statement::nonce_of_ticket(&ticket.id);
-    let statement = ask(&args.asked.broker, &config, (FrameKind::Ticket, &ticket), &nonce)?;
+    let statement = ask(&args.asked, &config, (FrameKind::Ticket, &ticket), &nonce)?;
     let outcome = Outcome::from_number(statement.outcome);
     let mut value = statement_shown(&statement);
     let why = match outcome {
@@ -202,7 +200,7 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
         getrandom::fill(&mut nonce).context("the machine's entropy source failed")?;
     }
     let request = StatusRequest { tenant: config.tenant, vm: config.vm, nonce };
-    let statement = ask(&args.asked.broker, &config, (FrameKind::StatusRequest, &request), &nonce)?;
+    let statement = ask(&args.asked, &config, (FrameKind::StatusRequest, &request), &nonce)?;
     if let Some(path) = &args.signed {
         write_new(path, statement.as_bytes(), 0o644)?;
     }
@@ -214,14 +212,15 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
 
 /// One frame out, and back a statement that the tenant's broker signed for this nonce.
 fn ask(
-    broker: &str,
+    asked: &Asked,
     config: &LaunchConfig,
     (kind, body): (FrameKind, &impl Wire),
     nonce: &[u8; 32],
 ) -> anyhow::Result<Statement> {
     let mut bytes = vec![0; FRAME_BYTES_MAX];
     let length = frame::frame_of(kind, &mut bytes, body).map_err(husk::fault::Fault::from)?;
-    let mut answer = HttpPipe::new(broker).carry(&bytes[..length]).with_context(|| broker.to_owned())?;
+    let pipe = HttpPipe::new(&asked.broker, asked.ca.roots(&asked.broker)?);
+    let mut answer = pipe.carry(&bytes[..length]).with_context(|| asked.broker.clone())?;
     match frame::open(&mut answer) {
         Ok((FrameKind::Statement, body)) => {
             let statement: Option<Statement> = frame::exactly(body).ok();

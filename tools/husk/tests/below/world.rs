@@ -105,7 +105,8 @@ impl World {
         let served =
             ["--listen", "127.0.0.1:0", "--ready-file", &ready, "--accept-simulated-silicon", &chain];
         let leased = ["--lease-seconds", LEASE_SECONDS];
-        let serving = daemon(&[&["broker", "serve"], &stored[..], &keyed, &served, &leased].concat());
+        let serving =
+            daemon(&[&["broker", "serve", "--plain-http"], &stored[..], &keyed, &served, &leased].concat());
         let address =
             wait_for("the broker", || std::fs::read_to_string(&ready).ok().filter(|text| !text.is_empty()));
         wait_for("the processor", || Path::new(&path("psp.socket")).exists().then_some(()));

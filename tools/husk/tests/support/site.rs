@@ -120,6 +120,9 @@ impl Site {
             vec!["broker", "serve", "--database", "db", "--root-key", "root", "--listen", listen];
         arguments.extend(["--ready-file", "ready"]);
         arguments.extend(more);
+        if !more.contains(&"--tls-certificate") {
+            arguments.push("--plain-http");
+        }
         self.start(&arguments, "ready")
     }
 }
