@@ -7,7 +7,7 @@ mod stage;
 #[path = "world/toy.rs"]
 mod toy;
 
-use husk::attest::launch::Staleness;
+use husk::attest::launch::{NvIndices, Staleness};
 use husk::fault::Family;
 use husk::frontend::svsm::{Attested as _, Persistence};
 use husk::release::ReleaseFault;
@@ -18,7 +18,10 @@ use toy::{CALLS_ALL_STALE, INCREMENT, MEASURE, NOTE, SHOW, SHOW_NOTE};
 /// TPM2_Startup.
 const STARTUP: u32 = 0x144;
 const COMMITS: u64 = 3;
-const STALE: Staleness = Staleness { commits: 3, seconds: 60 };
+const STALE: Staleness = match NvIndices::new(0x0180_0000, 0x0180_00FF) {
+    Some(indices) => Staleness { commits: 3, seconds: 60, indices },
+    None => panic!("they are indices"),
+};
 
 type Disk = RefCell<RamDisk>;
 

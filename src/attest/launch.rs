@@ -29,19 +29,20 @@
 //! "husk.processor_tcb" = "any"        (or <16 hex>, as in a report: firmware below it gets another key or none)
 //! ```
 //!
-//! and, where commits that may be lost are answered before they are anchored ([`Staleness`]), two lines more. Their absence says
+//! and, where commits that may be lost are answered before they are anchored ([`Staleness`]), three lines more. Their absence says
 //! that every commit is anchored first:
 //!
 //! ```text
 //! "husk.staleness_commits" = "<1 to 1000>"
 //! "husk.staleness_s" = "<1 to 3600>"
+//! "husk.staleness_nv" = "<8 hex>-<8 hex>"    (NV indices, the first and the last)
 //! ```
 
 mod bound;
 mod staleness;
 
 pub use bound::{AnchoredConfig, BoundConfig, HwSealedConfig, Named};
-pub use staleness::Staleness;
+pub use staleness::{NvIndices, Staleness};
 
 use super::AttestFault;
 use crate::seams::DerivedKeyRequest;
@@ -349,7 +350,8 @@ impl fmt::Write for Slice<'_> {
 #[cfg(test)]
 mod tests {
     use super::{
-        AttestFault, CONFIG_BYTES_MAX, DerivedKeyRequest, Kbs, LaunchConfig, Mode, Named, Serve, Staleness,
+        AttestFault, CONFIG_BYTES_MAX, DerivedKeyRequest, Kbs, LaunchConfig, Mode, Named, NvIndices, Serve,
+        Staleness,
     };
     use sha2::{Digest as _, Sha256, Sha384};
 
@@ -365,7 +367,10 @@ mod tests {
         staleness: None,
     };
 
-    const STALENESS: Option<Staleness> = Some(Staleness { commits: 1000, seconds: 1 });
+    const STALENESS: Option<Staleness> = match NvIndices::new(0x0180_0000, 0x0180_00FF) {
+        Some(indices) => Some(Staleness { commits: 1000, seconds: 1, indices }),
+        None => None,
+    };
 
     const PROCESSORS: [Option<DerivedKeyRequest>; 4] = [
         None,

@@ -20,6 +20,7 @@ pub use endorsement::{CHALLENGE_SECRET_BYTES, ChallengeObject, ENDORSEMENT_BYTES
 pub use fault::EngineFault;
 
 use crate::nv::NvImage;
+use core::ops::RangeInclusive;
 
 /// The largest command or response in bytes (TCG PC Client PTP, MAX_COMMAND_SIZE of the reference engine).
 pub const COMMAND_BYTES_MAX: usize = 4096;
@@ -151,10 +152,10 @@ pub trait Engine {
         into: &mut [u8],
     ) -> Result<usize, EngineFault>;
 
-    /// Whether the change from the engine's state `old` to `new` is of fields alone whose change a boot may lose, where the tenant
-    /// opted into that: never of a counter of failed authorizations, an orderly flag, an NV counter, a PIN index, a seed, an
-    /// authorization. An engine that does not say has none.
-    fn may_be_stale(&self, _old: &[u8], _new: &[u8]) -> bool {
+    /// Whether the change from the engine's state `old` to `new` is of nothing but the data of ordinary NV indices among `named`, whose
+    /// change a boot may lose, where the tenant opted into that: never of a counter of failed authorizations, an orderly flag, an NV counter, a
+    /// PIN index, a seed, an authorization, an index's attributes. An engine that cannot tell says no.
+    fn may_be_stale(&self, _old: &[u8], _new: &[u8], _named: &RangeInclusive<u32>) -> bool {
         false
     }
 

@@ -1,6 +1,7 @@
 //! What may be answered before it is anchored, where a tenant opted into that (`release/protocol.md`, section 4).
 
 use super::serve::Vtpm;
+use crate::attest::launch::NvIndices;
 use crate::engine::{Engine, Needs};
 use crate::fault::Fault;
 use crate::nv::order::{Change, Due};
@@ -15,17 +16,16 @@ impl<E: Engine> Vtpm<'_, E> {
         let defers = change == Change::Record
             && self.nv.has_slack()
             && !self.is_due(platform)
-            && self.trust.staleness().is_some()
-            && self.may_be_stale();
+            && self.trust.staleness().is_some_and(|staleness| self.may_be_stale(staleness.indices));
         if defers { Change::Deferred } else { change }
     }
 
-    /// Whether every field that changed is one whose change may be lost: none of Husk's own, and those that the engine names.
-    fn may_be_stale(&self) -> bool {
+    /// Whether every field that changed is one whose change may be lost: none of Husk's own, and the data of `indices`.
+    fn may_be_stale(&self, indices: NvIndices) -> bool {
         let image = self.nv.image();
         match (image.durable_parts(), image.current_parts()) {
             (Some((old, old_engine)), Some((new, new_engine))) => {
-                old == new && self.engine.may_be_stale(old_engine, new_engine)
+                old == new && self.engine.may_be_stale(old_engine, new_engine, &indices.handles())
             }
             _ => false,
         }

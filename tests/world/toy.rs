@@ -8,6 +8,7 @@ use husk::engine::{
 };
 use husk::nv::NvImage;
 use std::cell::Cell;
+use std::ops::RangeInclusive;
 
 /// Raises the counter and shows it (the code of TPM2_NV_Increment: may change NV).
 pub(crate) const INCREMENT: u32 = 0x134;
@@ -153,7 +154,7 @@ impl Engine for Toy {
         store(nv, *counter, self.note)
     }
 
-    fn may_be_stale(&self, old: &[u8], new: &[u8]) -> bool {
+    fn may_be_stale(&self, old: &[u8], new: &[u8], _: &RangeInclusive<u32>) -> bool {
         CALLS_ALL_STALE.get() || old.get(..8) == new.get(..8)
     }
 

@@ -11,13 +11,18 @@
 mod certified;
 mod endorsement;
 mod inquiry;
+mod objects;
 mod permall;
+mod stale;
+mod user_nvram;
+mod walk;
 mod world;
 
 use super::{Attempts, Command, EndorsementKey};
 use super::{COMMAND_BYTES_MAX, Engine, EngineFault, Fingerprint, Locality, PowerOn, ResponseCode, Start};
 use crate::nv::NvImage;
 use crate::seams::EntropyError;
+use core::ops::RangeInclusive;
 use endorsement::Endorsement;
 use husk_stubs::{Canceller, Failure, Tpms, Version};
 use permall::Permall;
@@ -304,6 +309,15 @@ impl Engine for ReferenceEngine {
         let public = known.ok_or(EngineFault::EndorsementUnknown)?;
         into.get_mut(..public.len()).ok_or(EngineFault::StateTooLarge)?.copy_from_slice(public);
         Ok(public.len())
+    }
+
+    fn may_be_stale(&self, old: &[u8], new: &[u8], named: &RangeInclusive<u32>) -> bool {
+        let (Some((old_name, old)), Some((new_name, new))) =
+            (old.split_at_checked(size_of::<Fingerprint>()), new.split_at_checked(size_of::<Fingerprint>()))
+        else {
+            return false;
+        };
+        old_name == new_name && stale::is_data_of(old, new, named)
     }
 
     fn resume_volatile(

@@ -5,17 +5,18 @@
 //! guessed at. The order was read from the library's marshalling code (libtpms 0.9 and 0.10, `NVMarshal.c`); all
 //! integers are big-endian.
 
-use crate::bytes::{Reader, Short};
+use super::walk::Walk;
+use crate::bytes::Short;
 use core::ops::Range;
 
 /// Header of the whole: PERSISTENT_ALL_MAGIC; version 3 (libtpms 0.9) or 4 (0.10, which adds a profile).
-const ALL: (u32, Range<u16>) = (0xAB36_4723, 3..5);
+pub(super) const ALL: (u32, Range<u16>) = (0xAB36_4723, 3..5);
 /// PA_COMPILE_CONSTANTS_MAGIC: the sizes that the library was built with.
 const CONSTANTS: (u32, Range<u16>) = (0xC9EA_6431, 3..5);
 /// PERSISTENT_DATA_MAGIC: version 4 (libtpms 0.9) or 5 (0.10).
 const PERSISTENT: (u32, Range<u16>) = (0x1221_3443, 4..6);
 /// ORDERLY_DATA_MAGIC.
-const ORDERLY: (u32, Range<u16>) = (0x5665_7887, 2..3);
+pub(super) const ORDERLY: (u32, Range<u16>) = (0x5665_7887, 2..3);
 
 /// No more constants than this.
 const CONSTANTS_MAX: u32 = 1024;
@@ -47,14 +48,15 @@ pub(super) struct Permall {
     reset_count: usize,
     orderly_state: usize,
     audit_commands: Range<usize>,
+    /// Where ORDERLY_DATA begins.
+    pub(super) orderly_data: usize,
     clock: usize,
 }
 
 impl Permall {
     /// Walks `state`; `None` if it is not one that this code knows.
     pub(super) fn find(state: &[u8]) -> Option<Self> {
-        let mut walk = Walk { reader: Reader::new(state), len: state.len() };
-        walk.permall().ok()
+        Walk::begin(state, 0).and_then(|mut walk| permall(&mut walk)).ok()
     }
 
     /// Whether the TPM was shut down with its volatile state kept (TPM2_Shutdown(STATE)).
@@ -97,120 +99,77 @@ fn put<const N: usize>(state: &mut [u8], at: usize, bytes: [u8; N]) {
     }
 }
 
-struct Walk<'s> {
-    reader: Reader<'s>,
-    len: usize,
+fn permall(walk: &mut Walk<'_>) -> Result<Permall, Short> {
+    if walk.header(&ALL)? > ALL.1.start {
+        walk.sized(PROFILE_BYTES_MAX)?;
+    }
+    constants(walk)?;
+    walk.header(&PERSISTENT)?;
+    // disableClear; the hash algorithms of three policies.
+    walk.skip(1 + 3 * 2)?;
+    // Three policies, three authorizations.
+    for _ in 0..6 {
+        walk.sized(TPM2B_BYTES_MAX)?;
+    }
+    let endorsement_seed = walk.sized(TPM2B_BYTES_MAX)?;
+    // Two more seeds, three proofs.
+    for _ in 0..5 {
+        walk.sized(TPM2B_BYTES_MAX)?;
+    }
+    // totalResetCount
+    walk.skip(8)?;
+    let reset_count = walk.skip(4)?.start;
+    // pcrPolicies
+    walk.block()?;
+    pcr_selections(walk)?;
+    // ppList
+    walk.sized(BITMAP_BYTES_MAX)?;
+    // failedTries, maxTries, recoveryTime, lockoutRecovery, lockOutAuthEnabled
+    walk.skip(4 * 4 + 1)?;
+    let orderly_state = walk.skip(2)?.start;
+    let audit_commands = walk.sized(BITMAP_BYTES_MAX)?;
+    // auditHashAlg, auditCounter, algorithmSet, two firmware versions
+    walk.skip(2 + 8 + 4 + 4 + 4)?;
+    time_epoch(walk)?;
+    walk.block()?;
+    let orderly_data = walk.at();
+    walk.header(&ORDERLY)?;
+    let clock = walk.skip(8)?.start;
+    Ok(Permall { endorsement_seed, reset_count, orderly_state, audit_commands, orderly_data, clock })
 }
 
-impl Walk<'_> {
-    fn permall(&mut self) -> Result<Permall, Short> {
-        if self.header(&ALL)? > ALL.1.start {
-            self.sized(PROFILE_BYTES_MAX)?;
-        }
-        self.constants()?;
-        self.header(&PERSISTENT)?;
-        // disableClear; the hash algorithms of three policies.
-        self.skip(1 + 3 * 2)?;
-        // Three policies, three authorizations.
-        for _ in 0..6 {
-            self.sized(TPM2B_BYTES_MAX)?;
-        }
-        let endorsement_seed = self.sized(TPM2B_BYTES_MAX)?;
-        // Two more seeds, three proofs.
-        for _ in 0..5 {
-            self.sized(TPM2B_BYTES_MAX)?;
-        }
-        // totalResetCount
-        self.skip(8)?;
-        let reset_count = self.skip(4)?.start;
-        // pcrPolicies
-        self.block()?;
-        self.pcr_selections()?;
-        // ppList
-        self.sized(BITMAP_BYTES_MAX)?;
-        // failedTries, maxTries, recoveryTime, lockoutRecovery, lockOutAuthEnabled
-        self.skip(4 * 4 + 1)?;
-        let orderly_state = self.skip(2)?.start;
-        let audit_commands = self.sized(BITMAP_BYTES_MAX)?;
-        // auditHashAlg, auditCounter, algorithmSet, two firmware versions
-        self.skip(2 + 8 + 4 + 4 + 4)?;
-        self.time_epoch()?;
-        self.block()?;
-        self.header(&ORDERLY)?;
-        let clock = self.skip(8)?.start;
-        Ok(Permall { endorsement_seed, reset_count, orderly_state, audit_commands, clock })
+fn constants(walk: &mut Walk<'_>) -> Result<(), Short> {
+    walk.header(&CONSTANTS)?;
+    let count = walk.u32()?;
+    if count > CONSTANTS_MAX {
+        return Err(Short);
     }
-
-    fn at(&self) -> usize {
-        self.len - self.reader.rest().len()
+    for _ in 0..count {
+        walk.skip(4)?;
     }
+    walk.block()
+}
 
-    fn skip(&mut self, count: usize) -> Result<Range<usize>, Short> {
-        let start = self.at();
-        self.reader.take(count)?;
-        Ok(start..start + count)
+fn pcr_selections(walk: &mut Walk<'_>) -> Result<(), Short> {
+    let count = walk.u32()?;
+    if count > BANKS_MAX {
+        return Err(Short);
     }
-
-    fn byte(&mut self) -> Result<u8, Short> {
-        self.reader.array().map(|[byte]| byte)
-    }
-
-    /// A header: version, magic, lowest version that reads it. Returns the version.
-    fn header(&mut self, (magic, versions): &(u32, Range<u16>)) -> Result<u16, Short> {
-        let version = self.reader.u16_be()?;
-        let known = self.reader.u32_be()? == *magic && versions.contains(&version);
-        self.reader.u16_be()?;
-        if known { Ok(version) } else { Err(Short) }
-    }
-
-    /// A length of two bytes and that many bytes. Returns where they lie.
-    fn sized(&mut self, max: u16) -> Result<Range<usize>, Short> {
-        let len = self.reader.u16_be()?;
-        if len > max { Err(Short) } else { self.skip(usize::from(len)) }
-    }
-
-    /// A block that an older version may skip: whether it is there, its length, its bytes.
-    fn block(&mut self) -> Result<(), Short> {
-        if self.byte()? > 1 {
+    for _ in 0..count {
+        walk.skip(2)?;
+        let bytes = walk.byte()?;
+        if bytes > PCR_SELECT_BYTES_MAX {
             return Err(Short);
         }
-        self.sized(u16::MAX)?;
-        Ok(())
+        walk.skip(usize::from(bytes))?;
     }
+    Ok(())
+}
 
-    fn constants(&mut self) -> Result<(), Short> {
-        self.header(&CONSTANTS)?;
-        let count = self.reader.u32_be()?;
-        if count > CONSTANTS_MAX {
-            return Err(Short);
-        }
-        for _ in 0..count {
-            self.skip(4)?;
-        }
-        self.block()
-    }
-
-    fn pcr_selections(&mut self) -> Result<(), Short> {
-        let count = self.reader.u32_be()?;
-        if count > BANKS_MAX {
-            return Err(Short);
-        }
-        for _ in 0..count {
-            self.skip(2)?;
-            let bytes = self.byte()?;
-            if bytes > PCR_SELECT_BYTES_MAX {
-                return Err(Short);
-            }
-            self.skip(usize::from(bytes))?;
-        }
-        Ok(())
-    }
-
-    fn time_epoch(&mut self) -> Result<(), Short> {
-        match self.byte()? {
-            size @ (4 | 8) => self.skip(usize::from(size)).map(drop),
-            _ => Err(Short),
-        }
+fn time_epoch(walk: &mut Walk<'_>) -> Result<(), Short> {
+    match walk.byte()? {
+        size @ (4 | 8) => walk.skip(usize::from(size)).map(drop),
+        _ => Err(Short),
     }
 }
 

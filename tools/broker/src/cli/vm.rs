@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
 use husk::attest::report::Tcb;
 use husk::release::transcript::point_digest;
-use husk_files::write_config;
+use husk_files::{StalenessArgs, write_config};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -69,6 +69,8 @@ pub struct EnrolArgs {
     /// Whether the volume's key also takes a static key of a CoCo KBS: none, or required (`husk tenant envelope` makes one).
     #[arg(long, value_name = "WORD", default_value = "none", value_parser = kbs)]
     kbs: Kbs,
+    #[command(flatten)]
+    staleness: StalenessArgs,
     /// Where to write the launch configuration.
     #[arg(long, value_name = "FILE")]
     config_out: PathBuf,
@@ -163,7 +165,7 @@ fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
         kbs: args.kbs,
         min_key_generation: KEY_GENERATION,
         processor: None,
-        staleness: None,
+        staleness: args.staleness.staleness(),
     };
     let host_data = write_config(&args.config_out, &config)?;
     let policy = Policy { measurements: args.measurements, min_tcb: args.min_tcb, chips: args.chips };

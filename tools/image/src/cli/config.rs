@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve, Staleness};
 use husk::seams::DerivedKeyRequest;
-use husk_files::{read_config, write_config, write_new};
+use husk_files::{StalenessArgs, read_config, write_config, write_new};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -53,13 +53,8 @@ pub struct ConfigArgs {
     /// Mix this TCB_VERSION (8 bytes as in a report) into the chip's key: a platform below it does not get it, one above it does.
     #[arg(long, value_name = "HEX", value_parser = hex::<8>, requires = "processor")]
     processor_tcb: Option<[u8; 8]>,
-    /// Answer commits that may be lost before the broker knows of them, so many at most: at EVERY boot the host can have that many
-    /// forgotten. Without this none ever is.
-    #[arg(long, value_name = "N", requires = "staleness_s", value_parser = clap::value_parser!(u32).range(1..=Staleness::COMMITS_MAX as i64))]
-    staleness_commits: Option<u32>,
-    /// And for so many seconds at most, while anything is asked of the TPM.
-    #[arg(long, value_name = "N", requires = "staleness_commits", value_parser = clap::value_parser!(u32).range(1..=Staleness::SECONDS_MAX as i64))]
-    staleness_s: Option<u32>,
+    #[command(flatten)]
+    staleness: StalenessArgs,
     /// Also put the configuration into this IGVM file, as a measured page.
     #[arg(long, value_name = "PATH", requires_all = ["igvm_out", "at"])]
     igvm: Option<PathBuf>,
@@ -124,8 +119,8 @@ impl ConfigArgs {
             "mode": config.mode.word(),
             "rollback_protection": match (config.mode, config.staleness) {
                 (Mode::Strict, None) => "every commit is anchored at the broker".to_owned(),
-                (Mode::Strict, Some(Staleness { commits, .. })) => {
-                    format!("BOUNDED: each boot can lose the newest commits that may be stale, {commits} at most")
+                (Mode::Strict, Some(Staleness { commits, indices, .. })) => {
+                    format!("BOUNDED: each boot can lose the newest commits of indices {indices}, {commits} at most")
                 }
                 (Mode::HwSealed, _) => "NONE: an old copy of the volume can be put back".to_owned(),
             },
@@ -151,10 +146,7 @@ impl ConfigArgs {
             processor: self
                 .processor
                 .then_some(DerivedKeyRequest { guest_svn: self.processor_svn, tcb: self.processor_tcb }),
-            staleness: self
-                .staleness_commits
-                .zip(self.staleness_s)
-                .map(|(commits, seconds)| Staleness { commits, seconds }),
+            staleness: self.staleness.staleness(),
         })
     }
 
