@@ -30,6 +30,8 @@ struct Child {
 }
 
 const RUN: Duration = Duration::from_millis(2_000);
+/// Anchors a second at which the target for p99 holds.
+const HALF_OF_THE_TARGET: f64 = 2_500.0;
 const CLIENTS_MAX: usize = 256;
 const FEW_ROWS: u32 = 10;
 const MANY_ROWS: u32 = 100_000;
@@ -58,8 +60,10 @@ fn main() -> anyhow::Result<()> {
                 best = best.max(outcome.per_second);
                 println!("{}", show(&outcome));
             }
-            let plan = Plan { clients: 64, rows, per_second: Some(best / 2.0), run: RUN };
-            println!("{}", show(&load::anchors(&site, &mut vms, &plan)?));
+            for rate in [HALF_OF_THE_TARGET, best / 2.0] {
+                let plan = Plan { clients: 64, rows, per_second: Some(rate), run: RUN };
+                println!("{}", show(&load::anchors(&site, &mut vms, &plan)?));
+            }
         }
     }
     Ok(())

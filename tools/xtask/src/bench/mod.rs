@@ -46,7 +46,7 @@ processor; husk_own_us is the rest. A plot goes to target/husk/bench.svg. Takes 
 
 With `broker`: anchors and boots a second of one broker on SQLite and of one and three on
 PostgreSQL, from 1 to 256 VMs, with 10 and 100,000 rows, as fast as they are answered and
-(paced) at half of that; latencies, and what each cost the brokers. Takes two minutes.
+(paced) at 2,500 and at half of their best; latencies, and what each cost the brokers.
 
 With `image`: the same kernel in QEMU alone and below the image, in turn: time from QEMU's
 or the launcher's start to the kernel's entry and to its first line, and the longest that a
