@@ -14,6 +14,7 @@ extern crate std;
 pub mod boot;
 pub mod crb_private;
 pub mod entropy;
+pub mod fw_cfg;
 pub mod guest;
 pub mod memory;
 pub mod pci;

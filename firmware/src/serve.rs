@@ -16,18 +16,18 @@ use crate::guest::banks;
 use crate::guest::files::Files;
 use crate::guest::map::{Map, RESERVED, Region, USABLE};
 use crate::guest::payload::PAYLOAD_AT;
-use crate::guest::start::{self, Guest};
+use crate::guest::start::{self, Begin, Guest};
 use crate::memory::{Kind, LAYER, Physical, take_secrets_page};
 use crate::platform::{Emulated, Own};
 use crate::service::show_usage;
 use crate::slowest::{Slowest, Timed};
 use crate::stop::{self, Stop, stop, stop_for};
-use crate::svm::start::Protected;
+use crate::svm::start::{Entry, Protected};
 use crate::svm::{self, Call, GuestRam, Plan, Request};
 use crate::virtio::DeviceFault;
 use crate::virtio::hardware::{DiskQueue, Stream, channel, volume};
 use crate::wishes::{CrbPlace, Gate, Ways};
-use crate::{arena, crb_device, guest::GuestFault};
+use crate::{arena, crb_device, fw_cfg, guest::GuestFault};
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, Ordering};
 use husk::attest::guest_message::PAGE_BYTES;
@@ -178,7 +178,8 @@ fn plan(machine: &Machine<'_>) -> Guest<'static> {
         described(info, *cpu, ways.crb).and_then(|described| Guest::plan(memory, described, description));
     let guest = guest.unwrap_or_else(|fault| stop_for(fault.into()));
     let crb = guest.crb().unwrap_or_else(|fault| stop_for(fault.into()));
-    svm::prepare(*memory, &Plan { hidden: &guest.hidden(), power, service: *cpu, ways: *ways, crb });
+    let plan = Plan { hidden: &guest.hidden(), power, service: *cpu, ways: *ways, crb, flash: guest.flash() };
+    svm::prepare(*memory, &plan);
     FILES.call_once(|| guest.files());
     FENCED.store(true, Ordering::Release);
     guest
@@ -270,7 +271,7 @@ impl Server {
             let mut tpm = Served { vtpm, platform };
             let measured = guest.measure(memory, &mut tpm, measurement, files)?;
             console::line("husk: the guest is measured, after ms", elapsed());
-            let entry = guest.load(memory, measured)?;
+            let entry = guest.load(memory, &mut fw_cfg::cabinet(), measured)?;
             match crb {
                 Registers::Trapped => crb_device::reset(&mut tpm)?,
                 Registers::Private(crb) => crb.reset(&mut tpm),
@@ -280,10 +281,13 @@ impl Server {
         let entry = entry.unwrap_or_else(|fault| stop_for(fault));
         LOADED.store(true, Ordering::Relaxed);
         console::line("husk: the guest starts, after ms", elapsed());
-        svm::begin(Protected {
-            eip: entry.eip,
-            esi: entry.esi,
-            descriptors: (entry.descriptors_at, entry.descriptors_limit),
+        svm::begin(match entry {
+            Begin::Kernel(entry) => Entry::Protected(Protected {
+                eip: entry.eip,
+                esi: entry.esi,
+                descriptors: (entry.descriptors_at, entry.descriptors_limit),
+            }),
+            Begin::ResetVector => Entry::ResetVector,
         });
     }
 

@@ -7,6 +7,7 @@
 use super::GuestFault;
 use super::place::TABLES_BYTES;
 use crate::memory::Reach;
+use core::ops::Range;
 use husk::frontend::acpi::{EventLog, ssdt, tpm2_table};
 use husk::frontend::crb::Layout;
 
@@ -19,8 +20,8 @@ const RSDP_BYTES: usize = 36;
 const RSDP_OLD_BYTES: usize = 20;
 /// The most tables that the machine may have.
 const TABLES_MAX: usize = 32;
-/// The most tables that the guest gets: the TPM's are two.
-const ENTRIES_MAX: usize = TABLES_MAX + 2;
+/// The most tables that the guest gets: the TPM's are two, and one may come behind.
+const ENTRIES_MAX: usize = TABLES_MAX + 3;
 /// Tables begin at multiples of this many bytes.
 const ALIGNMENT: usize = 16;
 /// Where the XSDT begins, and the tables after it.
@@ -44,8 +45,8 @@ pub struct Additions {
     pub hidden_apic: u32,
     /// Where the TPM is.
     pub crb: Layout,
-    /// Where its event log is.
-    pub log: EventLog,
+    /// Where its event log is, if firmware of the guest's does not keep it.
+    pub log: Option<EventLog>,
 }
 
 /// The guest's tables, as they lie in its memory.
@@ -55,13 +56,33 @@ pub struct Tables {
     base: u64,
     length: usize,
     entries: heapless::Vec<u64, ENTRIES_MAX>,
+    /// Where the FADT points to the DSDT, and how many bytes a pointer has.
+    to_dsdt: heapless::Vec<(usize, u8), 2>,
+    /// Where the FADT lies, if there is one.
+    fadt: Option<Range<usize>>,
+}
+
+/// What changes in the tables where another one comes behind them.
+#[derive(Debug)]
+pub struct Another {
+    /// All in front of the first table: RSDP and XSDT.
+    pub front: [u8; FIRST_AT],
+    /// The new table's header; its content follows.
+    pub header: [u8; HEADER_BYTES],
 }
 
 impl Tables {
     /// No tables; [`build`](Self::build) makes them.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { bytes: [0; TABLES_BYTES], base: 0, length: 0, entries: heapless::Vec::new() }
+        Self {
+            bytes: [0; TABLES_BYTES],
+            base: 0,
+            length: 0,
+            entries: heapless::Vec::new(),
+            to_dsdt: heapless::Vec::new(),
+            fadt: None,
+        }
     }
 
     /// Everything from the RSDP to the last table's end.
@@ -83,6 +104,8 @@ impl Tables {
     ) -> Result<(), GuestFault> {
         self.bytes.fill(0);
         self.entries.clear();
+        self.to_dsdt.clear();
+        self.fadt = None;
         (self.base, self.length) = (base, FIRST_AT);
         let mut has_processors = false;
         for at in roots(ram, rsdp_at)? {
@@ -105,9 +128,52 @@ impl Tables {
         if !has_processors {
             return Err(GuestFault::TablesMalformed);
         }
-        self.add(|into| tpm2_table(&additions.crb, Some(additions.log), into).ok())?;
+        self.add(|into| tpm2_table(&additions.crb, additions.log, into).ok())?;
         self.add(|into| ssdt(&additions.crb, into).ok())?;
         self.finish()
+    }
+
+    /// Where every pointer from one table to another lies, and how many bytes it has; with one more table behind.
+    pub fn pointers(&self) -> impl Iterator<Item = (usize, u8)> + '_ {
+        let entries = (XSDT_AT + HEADER_BYTES..).step_by(8).take(self.entries.len() + 1).map(|at| (at, 8));
+        self.to_dsdt.iter().copied().chain(entries)
+    }
+
+    /// The tables but for what stands in front of the first one, in two pieces: between them lies the FADT's sum, which follows from where
+    /// the tables come to lie. Without an FADT the second is empty.
+    #[must_use]
+    pub fn around_sum(&self) -> [&[u8]; 2] {
+        let tables = &self.bytes[FIRST_AT..self.length];
+        match self.fadt_sum() {
+            Some((_, sum_at)) => [&tables[..sum_at - FIRST_AT], &tables[sum_at + 1 - FIRST_AT..]],
+            None => [tables, &[]],
+        }
+    }
+
+    /// Where the FADT lies, and its sum, if there is one.
+    #[must_use]
+    pub fn fadt_sum(&self) -> Option<(Range<usize>, usize)> {
+        self.fadt.clone().map(|fadt| (fadt.clone(), fadt.start + CHECKSUM_AT))
+    }
+
+    /// What the tables begin with where one more follows them that contains `content`.
+    ///
+    /// # Errors
+    /// [`GuestFault::TablesTooLarge`].
+    pub fn with_another(&self, signature: [u8; 4], content: &[u8]) -> Result<Another, GuestFault> {
+        let (mut front, mut header) = ([0; FIRST_AT], [0; HEADER_BYTES]);
+        front.copy_from_slice(&self.bytes[..FIRST_AT]);
+        let entries = self.entries.len();
+        let at = XSDT_AT + HEADER_BYTES + 8 * entries;
+        let xsdt = front.get_mut(XSDT_AT..at + 8).ok_or(GuestFault::TablesTooLarge)?;
+        xsdt[at - XSDT_AT..].copy_from_slice(&(self.base + self.length as u64).to_le_bytes());
+        seal(xsdt);
+        let bytes = u32::try_from(HEADER_BYTES + content.len()).map_err(|_| GuestFault::TablesTooLarge)?;
+        header[..4].copy_from_slice(&signature);
+        header[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&bytes.to_le_bytes());
+        name(&mut header);
+        header[CHECKSUM_AT] = sum(&header).wrapping_add(sum(content)).wrapping_neg();
+        Ok(Another { front, header })
     }
 
     /// Copies the table at `at` behind the last one and returns its offset.
@@ -179,6 +245,10 @@ impl Tables {
             field.copy_from_slice(&at.to_le_bytes());
         }
         seal(table);
+        self.fadt = Some(fadt..fadt + bytes);
+        let has_wide = bytes >= FADT_X_DSDT_AT + 8;
+        let pointers = [(fadt + FADT_DSDT_AT, 4), (fadt + FADT_X_DSDT_AT, 8)];
+        self.to_dsdt = pointers.into_iter().take(1 + usize::from(has_wide)).collect();
         Ok(())
     }
 
@@ -189,10 +259,7 @@ impl Tables {
         xsdt[..4].copy_from_slice(b"XSDT");
         let length = u32::try_from(xsdt_bytes).map_err(|_| GuestFault::TablesTooLarge)?;
         xsdt[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&length.to_le_bytes());
-        xsdt[8] = 1;
-        xsdt[10..24].copy_from_slice(b"HUSK  HUSKVTPM");
-        xsdt[24] = 1;
-        xsdt[28..33].copy_from_slice(b"HUSK\x01");
+        name(xsdt);
         for (field, entry) in xsdt[HEADER_BYTES..].chunks_exact_mut(8).zip(&self.entries) {
             field.copy_from_slice(&entry.to_le_bytes());
         }
@@ -207,6 +274,14 @@ impl Tables {
         rsdp[32] = sum(rsdp).wrapping_neg();
         Ok(())
     }
+}
+
+/// Says whose table it is.
+fn name(table: &mut [u8]) {
+    table[8] = 1;
+    table[10..24].copy_from_slice(b"HUSK  HUSKVTPM");
+    table[24] = 1;
+    table[28..33].copy_from_slice(b"HUSK\x01");
 }
 
 /// The addresses of the machine's tables.

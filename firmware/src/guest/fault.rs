@@ -31,5 +31,7 @@ husk::faults! {
         OutOfRange = 13, Bug, "an address outside the guest's memory was used", "report this";
         /// **Means** the TPM refused the PCR banks of its first start. **Left** nothing was started; the TPM has all banks. **Next** see the code before this one.
         BanksRefused = 14, Engine, "the TPM did not take its first allocation of PCR banks", "restart; report it if it comes back";
+        /// **Means** a UEFI firmware was asked for with a CRB in the guest's memory, where it does not look for one. **Left** nothing was started. **Next** one or the other.
+        FirmwareUnserved = 15, Host, "a UEFI firmware finds the TPM at its usual address only", "leave --crb private away, or --firmware";
     }
 }

@@ -1,4 +1,4 @@
-//! Digests of the kernel's and the initrd's file, worked out once, by whichever processor has nothing else to do.
+//! Digests of the kernel's, the initrd's and the firmware's file, worked out once, by whichever processor has nothing else to do.
 //!
 //! They are most of what a start takes. So they are cut into pieces of work, one for each file and hash: the guest's processors,
 //! which wait for the guest, [`work`](Files::work) while the one that serves earns the TPM's keys; that one takes what is
@@ -20,11 +20,13 @@ pub enum File {
     Kernel = 0,
     /// The initial RAM file system.
     Initrd = 1,
+    /// The guest's firmware.
+    Firmware = 2,
 }
 
-const FILES: usize = 2;
+const FILES: usize = 3;
 
-/// The two files, where no guest can reach them, and what is known of them.
+/// The files; one that there is not has no bytes, where no guest can reach them, and what is known of them.
 #[derive(Debug)]
 pub struct Files {
     at: [Range<u64>; FILES],
@@ -39,7 +41,7 @@ struct Work {
 }
 
 impl Files {
-    /// Nothing is known of the files at these physical addresses: kernel, initrd.
+    /// Nothing is known of the files at these physical addresses: kernel, initrd, firmware.
     #[must_use]
     pub fn new(at: [Range<u64>; FILES]) -> Self {
         Self { at, works: Default::default() }
@@ -63,7 +65,7 @@ impl Files {
     }
 
     fn take(&self, ram: &dyn Reach, wanted: impl Fn(Bank) -> bool) -> Result<(), GuestFault> {
-        for file in [File::Initrd, File::Kernel] {
+        for file in [File::Initrd, File::Kernel, File::Firmware] {
             for bank in Bank::ALL {
                 let work = &self.works[file as usize][bank as usize];
                 if wanted(bank) && !work.taken.swap(true, Ordering::Relaxed) {

@@ -10,7 +10,17 @@
 //! | 8 | EV_IPL | the kernel's command line, as GRUB measures it |
 //! | 9 | EV_IPL | the initrd's file, as GRUB measures it |
 //!
-//! PCR 2, 3, 5, 6 and 7 have nothing but their separator: there are no option ROMs, no partition table is read, and there is
+//! A guest with a firmware of its own has the separators, the kernel and PCR 2 to 7 from that: before it runs it is itself measured, with all
+//! that it cannot vouch for.
+//!
+//! | PCR | event | digest of |
+//! | ---: | --- | --- |
+//! | 0 | EV_S_CRTM_VERSION, EV_S_CRTM_CONTENTS | as above |
+//! | 0 | EV_EFI_PLATFORM_FIRMWARE_BLOB | the firmware's file, which is what lies below 4 GiB |
+//! | 1 | EV_PLATFORM_CONFIG_FLAGS ×3 | as above |
+//! | 8, 9 | EV_IPL | as above, where there is a kernel |
+//!
+//! Without one, PCR 2, 3, 5, 6 and 7 have nothing but their separator: there are no option ROMs, no partition table is read, and there is
 //! no Secure Boot. Event types are those of the TCG PC Client Platform Firmware Profile 1.06, table "Events".
 
 use super::GuestFault;
@@ -31,6 +41,8 @@ const CRTM_VERSION: u32 = 0x08;
 const PLATFORM_CONFIG: u32 = 0x0A;
 /// EV_IPL.
 const IPL: u32 = 0x0D;
+/// EV_EFI_PLATFORM_FIRMWARE_BLOB; its data are UEFI_PLATFORM_FIRMWARE_BLOB.
+const FIRMWARE_BLOB: u32 = 0x8000_0008;
 /// The data of an EV_SEPARATOR after which all is well.
 const SEPARATOR_DATA: [u8; 4] = [0; 4];
 /// The PCRs that a separator closes.
@@ -187,6 +199,21 @@ pub struct Facts<'f> {
     pub kernel: &'f Digests,
     /// Digests of the initrd's file.
     pub initrd: &'f Digests,
+    /// The guest's own firmware, if it has one.
+    pub firmware: Option<Firmware<'f>>,
+}
+
+/// The guest's own firmware.
+#[derive(Clone, Copy, Debug)]
+pub struct Firmware<'f> {
+    /// Digests of its file.
+    pub file: &'f Digests,
+    /// Where the guest finds it.
+    pub base: u64,
+    /// How long it is in bytes.
+    pub bytes: u64,
+    /// Whether it is given a kernel.
+    pub has_kernel: bool,
 }
 
 /// Starts the TPM up, as firmware does, has it test itself, and asks which banks are active.
@@ -211,14 +238,17 @@ pub fn measure(tpm: &mut dyn Tpm, banks: &Banks, log: &mut Log, facts: &Facts<'_
     log.begin(banks)?;
     let mut measurer = Measurer { tpm, banks, log };
     measurer.crtm(facts)?;
+    if let Some(firmware) = facts.firmware {
+        measurer.firmware(&firmware)?;
+        measurer.configuration(facts)?;
+        return if firmware.has_kernel { measurer.parameters(facts) } else { Ok(()) };
+    }
     measurer.configuration(facts)?;
     for pcr in SEPARATED {
         measurer.bytes(pcr, SEPARATOR, &SEPARATOR_DATA)?;
     }
     measurer.digests(4, IPL, facts.kernel, &[b"kernel\0"])?;
-    let command_line = Digests::of(banks, facts.command_line)?;
-    measurer.digests(8, IPL, &command_line, &[b"kernel_cmdline: ", facts.command_line, b"\0"])?;
-    measurer.digests(9, IPL, facts.initrd, &[b"initrd\0"])
+    measurer.parameters(facts)
 }
 
 struct Measurer<'m> {
@@ -235,6 +265,18 @@ impl Measurer<'_> {
         }
         self.bytes(0, CRTM_VERSION, &version)?;
         self.bytes(0, CRTM_CONTENTS, facts.launch_measurement)
+    }
+
+    fn firmware(&mut self, firmware: &Firmware<'_>) -> Result<(), GuestFault> {
+        let place = [firmware.base.to_le_bytes(), firmware.bytes.to_le_bytes()];
+        self.digests(0, FIRMWARE_BLOB, firmware.file, &[place.as_flattened()])
+    }
+
+    /// What a kernel is told, and its initrd.
+    fn parameters(&mut self, facts: &Facts<'_>) -> Result<(), GuestFault> {
+        let command_line = Digests::of(self.banks, facts.command_line)?;
+        self.digests(8, IPL, &command_line, &[b"kernel_cmdline: ", facts.command_line, b"\0"])?;
+        self.digests(9, IPL, facts.initrd, &[b"initrd\0"])
     }
 
     fn configuration(&mut self, facts: &Facts<'_>) -> Result<(), GuestFault> {

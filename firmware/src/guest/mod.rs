@@ -2,7 +2,7 @@
 //!
 //! **What.** [`payload`] is the blob with kernel, initrd, command line and launch configuration; [`bzimage`] what a kernel says
 //! of itself; [`map`] and [`place`] where everything lies; [`boot_params`] the page that Linux is handed; [`acpi`] the tables;
-//! [`files`], [`measure`] and [`log`] what goes into which PCR and how the guest learns of it; [`banks`] which banks a new TPM has.
+//! [`uefi`] what a guest's own firmware is handed instead; [`files`], [`measure`] and [`log`] what goes into which PCR and how the guest learns of it; [`banks`] which banks a new TPM has.
 //! **Trust.** None: payload, memory map and ACPI tables are the host's. What protects a guest from another kernel than its own is
 //! that every byte of it is in the PCRs before it runs.
 //! **Laws.** The payload stays out of the guest's reach for as long as the machine runs, and every start copies from it: a guest
@@ -23,6 +23,7 @@ pub mod measure;
 pub mod payload;
 pub mod place;
 pub mod start;
+pub mod uefi;
 
 pub use fault::GuestFault;
 

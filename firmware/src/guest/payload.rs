@@ -1,15 +1,17 @@
-//! The blob that the host hands over: kernel, initrd, command line and launch configuration.
+//! The blob that the host hands over: kernel, initrd, command line, launch configuration and firmware.
 //!
-//! One page of header, then the four parts in that order, each from a page boundary; the rest of each last page is
+//! One page of header, then the five parts in that order, each from a page boundary; the rest of each last page is
 //! zero. The launcher places it right behind the firmware's memory, at [`PAYLOAD_AT`]. Offsets follow from lengths, so no two parts can overlap. `tools/launcher` writes what this module defines.
 //!
 //! | offset | bytes | |
 //! | ---: | ---: | --- |
 //! | 0 | 8 | [`MAGIC`] |
 //! | 8 | 4 | [`VERSION`] |
-//! | 12 | 4 | how many parts: 4 |
-//! | 16 | 4 × 8 | the parts' lengths in bytes |
-//! | 48 | 8 | length of the whole |
+//! | 12 | 4 | how many parts: 5 |
+//! | 16 | 5 × 8 | the parts' lengths in bytes |
+//! | 56 | 8 | length of the whole |
+//!
+//! A guest without a firmware of its own begins in its kernel. One with a firmware begins there, and its kernel, if it has one, is what the firmware loads.
 
 use super::GuestFault;
 use crate::memory::LAYER;
@@ -22,20 +24,25 @@ pub const PAYLOAD_AT: u64 = LAYER.end;
 /// What every payload begins with.
 pub const MAGIC: [u8; 8] = *b"HUSKLOAD";
 /// The only version there is.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Every part begins at a multiple of this many bytes.
 pub const PAGE_BYTES: u64 = 4096;
+/// The most that a firmware has: what a PC decodes as its flash (Intel 316972-004, section 9.4.2, "FWH_E0" to "FWH_F8"), less the
+/// interrupt controllers' pages below.
+pub const FIRMWARE_BYTES_MAX: u64 = 8 << 20;
+/// The least that a kernel has without a firmware to load it: its header lies there.
+const KERNEL_BYTES_MIN: u64 = 0x1000;
 /// Size of the fields in front.
 pub const HEADER_BYTES: usize = size_of::<Header>();
 /// How many parts there are.
-pub const PARTS: usize = 4;
-const PARTS_SAID: u32 = 4;
+pub const PARTS: usize = 5;
+const PARTS_SAID: u32 = 5;
 
 /// Which part is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Part {
-    /// The bzImage.
+    /// The bzImage; with a firmware any program that it loads, or none.
     Kernel = 0,
     /// The initial RAM file system; may be empty.
     Initrd = 1,
@@ -43,20 +50,24 @@ pub enum Part {
     CommandLine = 2,
     /// The launch configuration.
     Config = 3,
+    /// The guest's firmware, which ends at 4 GiB: whole pages; may be empty.
+    Firmware = 4,
 }
 
 impl Part {
     /// All of them, in their order.
-    pub const ALL: [Self; PARTS] = [Self::Kernel, Self::Initrd, Self::CommandLine, Self::Config];
+    pub const ALL: [Self; PARTS] =
+        [Self::Kernel, Self::Initrd, Self::CommandLine, Self::Config, Self::Firmware];
 
     /// The fewest and the most bytes.
     #[must_use]
     pub const fn bounds(self) -> (u64, u64) {
         match self {
-            Self::Kernel => (0x1000, 128 << 20),
+            Self::Kernel => (0, 128 << 20),
             Self::Initrd => (0, 2 << 30),
             Self::CommandLine => (0, 2047),
             Self::Config => (1, CONFIG_BYTES_MAX as u64),
+            Self::Firmware => (0, FIRMWARE_BYTES_MAX),
         }
     }
 }
@@ -103,7 +114,13 @@ impl Shape {
             *extent = Extent { offset, bytes };
             offset += bytes.next_multiple_of(PAGE_BYTES);
         }
-        Ok(Self { parts, bytes: offset })
+        let [kernel, .., firmware] = lengths;
+        let begins = firmware > 0 || kernel >= KERNEL_BYTES_MIN;
+        if begins && firmware.is_multiple_of(PAGE_BYTES) {
+            Ok(Self { parts, bytes: offset })
+        } else {
+            Err(GuestFault::PayloadMalformed)
+        }
     }
 
     /// Reads a payload's header.
@@ -145,13 +162,13 @@ impl Shape {
 mod tests {
     use super::{HEADER_BYTES, Part, Shape};
 
-    const LENGTHS: [u64; 4] = [0x1001, 5, 0, 300];
+    const LENGTHS: [u64; 5] = [0x1001, 5, 0, 300, 0x2000];
 
     #[test]
     fn parts_lie_on_pages_of_their_own_in_order() {
         let shape = Shape::of(LENGTHS).unwrap();
-        assert_eq!(Part::ALL.map(|part| shape.part(part).offset), [0x1000, 0x3000, 0x4000, 0x4000]);
-        assert_eq!(shape.bytes(), 0x5000);
+        assert_eq!(Part::ALL.map(|part| shape.part(part).offset), [0x1000, 0x3000, 0x4000, 0x4000, 0x5000]);
+        assert_eq!(shape.bytes(), 0x7000);
         assert_eq!(Shape::parse(&shape.header()), Ok(shape));
     }
 
@@ -181,5 +198,12 @@ mod tests {
             assert!(with(most + 1).is_err() && with(u64::MAX).is_err());
             assert!(least == 0 || with(least - 1).is_err());
         }
+    }
+
+    #[test]
+    fn something_begins_and_a_firmware_is_made_of_pages() {
+        assert!(Shape::of([0, 0, 0, 1, 0]).is_err() && Shape::of([0xFFF, 0, 0, 1, 0]).is_err());
+        assert!(Shape::of([0x1000, 0, 0, 1, 0]).is_ok() && Shape::of([0, 0, 0, 1, 0x1000]).is_ok());
+        assert!(Shape::of([0x1000, 0, 0, 1, 0x1001]).is_err());
     }
 }

@@ -29,7 +29,9 @@ pub(super) struct Below {
 
 impl GuestMemory for Below {
     fn read(&self, address: u64, into: &mut [u8]) -> bool {
-        self.admits(address, into.len()) && self.machine.memory.copy_in(address, into).is_ok()
+        let end = address.checked_add(into.len() as u64);
+        let source = end.and_then(|end| self.machine.source(&(address..end)));
+        source.is_some_and(|at| self.machine.memory.copy_in(at, into).is_ok())
     }
 
     fn write(&mut self, address: u64, from: &[u8]) -> bool {

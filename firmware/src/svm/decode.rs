@@ -151,6 +151,7 @@ impl Decoder<'_> {
         let size = if opcode & 1 == 0 { Size::Byte } else { self.operand_size() };
         match opcode {
             0x00..=0x3F if opcode & 7 < 4 => self.arithmetic(opcode, size),
+            0x6C => Ok(self.string(Strings::Input, size)),
             0x80 | 0x81 | 0x83 => self.arithmetic_immediate(opcode, size),
             // With a prefix for 16 bits it is another instruction, which nobody writes.
             0x63 if self.mode == Mode::Long && self.operand_size() != Size::Word => {
@@ -255,7 +256,7 @@ impl Decoder<'_> {
 
     fn string(&self, strings: Strings, size: Size) -> Parts {
         let segment = match strings {
-            Strings::Store => SEGMENT_ES,
+            Strings::Store | Strings::Input => SEGMENT_ES,
             Strings::Move | Strings::Load => self.prefixes.segment.unwrap_or(SEGMENT_DS),
         };
         let address = Address { segment, bytes: self.address_bytes(), ..Address::default() };

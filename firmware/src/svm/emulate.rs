@@ -4,6 +4,10 @@
 //! that changes its code or its tables meanwhile gets some other access of its own: every one that it could have made.
 //! Limits of segments are not checked: the processor did that for the access that brought us here.
 
+mod input;
+
+pub use input::input;
+
 use super::decode::{
     Address, Alu, DecodeFault, Extension, INSTRUCTION_BYTES_MAX, Instruction, Mode, Operand, Operation,
     Outcome, Register, Size, Strings, decode,
@@ -53,6 +57,9 @@ struct Fault {
     linear: u64,
 }
 
+/// An instruction that is not emulated where it was found.
+const NOT_OURS: Fault = Fault { event: Event::GeneralProtection, linear: 0 };
+
 /// Executes the instruction at the guest's RIP; registers and flags are changed in place, RIP is not.
 pub fn emulate(save: &mut Save, registers: &mut Registers, bus: &mut dyn Bus) -> Verdict {
     let mode = mode(save);
@@ -89,21 +96,22 @@ struct Guest<'g> {
 
 impl Guest<'_> {
     fn step(&mut self) -> Result<Verdict, Fault> {
-        let mut bytes = [0; INSTRUCTION_BYTES_MAX];
-        let fetched = self.fetch(&mut bytes)?;
-        let instruction = decode(&bytes[..fetched], self.mode).map_err(|fault| {
-            // What the processor could execute has an end; it changed under our eyes, or is not one of ours.
-            let event = Event::GeneralProtection;
-            match fault {
-                DecodeFault::Truncated | DecodeFault::Unknown => Fault { event, linear: 0 },
-            }
-        })?;
+        let instruction = self.instruction()?;
         if let Operation::String(strings, repeats) = instruction.operation {
             return self.strings(&instruction, strings, repeats);
         }
         let at = self.linear(&instruction);
         self.execute(&instruction, at)?;
         Ok(Verdict::Done(instruction.length))
+    }
+
+    fn instruction(&mut self) -> Result<Instruction, Fault> {
+        let mut bytes = [0; INSTRUCTION_BYTES_MAX];
+        let fetched = self.fetch(&mut bytes)?;
+        decode(&bytes[..fetched], self.mode).map_err(|fault| match fault {
+            // What the processor could execute has an end; it changed under our eyes, or is not one of ours.
+            DecodeFault::Truncated | DecodeFault::Unknown => NOT_OURS,
+        })
     }
 
     /// Copies up to fifteen bytes at RIP; stops before a page that cannot be read.
@@ -226,6 +234,8 @@ impl Guest<'_> {
                 self.set_register(Register::Low(0), size, value);
                 self.bump(RSI, bytes, stride);
             }
+            // Its source is no memory: whose target exits has a port that does not.
+            Strings::Input => return Err(NOT_OURS),
         }
         Ok(())
     }

@@ -3,13 +3,14 @@
 use super::apic::{Addresses, IoApic};
 use super::hardware::{port_in, port_out};
 use super::npt::{Npt, NptFault, Table, View};
-use super::ports::{self, Ports};
+use super::ports::{self, Configuration, Ports};
 use super::vmcb::Fences;
 use super::{msr, npt};
 use crate::boot::{self, CPUS_MAX, cpus};
 use crate::console;
 use crate::crb_device;
 use crate::crb_private::wants_cancel;
+use crate::guest::start::Flash;
 use crate::memory::{Kind, LAYER, Physical, Registers, overlap};
 use crate::pci::{ConfigSpace, Inventory, Refusal};
 use crate::policy::{Page, crb_pages, shared_with_host};
@@ -62,10 +63,12 @@ pub(super) struct Machine {
     pub(super) ways: Ways,
     /// Where its registers are.
     pub(super) crb: Layout,
+    /// Its firmware, if it has one of its own.
+    pub(super) flash: Option<Flash>,
 }
 
 /// What the guest's machine is made by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan<'p> {
     /// What the guest must not reach besides the layer.
     pub hidden: &'p [Range<u64>],
@@ -77,11 +80,13 @@ pub struct Plan<'p> {
     pub ways: Ways,
     /// Where its registers are.
     pub crb: Layout,
+    /// The guest's firmware, if it has one of its own.
+    pub flash: Option<Flash>,
 }
 
 /// Makes the map and the fences of the guest. Stops the machine if a device could reach the layer.
 pub fn prepare(memory: Physical, plan: &Plan<'_>) {
-    let Plan { hidden, power, service, ways, crb } = *plan;
+    let Plan { hidden, power, service, ways, crb, ref flash } = *plan;
     let inventory = inventory();
     check_timer();
     let found = u16::try_from(Config.read(SOUTH_BRIDGE, PMBASE) & 0xFF80).unwrap_or(0);
@@ -97,6 +102,9 @@ pub fn prepare(memory: Physical, plan: &Plan<'_>) {
     }
     let iopm = leaked(&IOPM);
     iopm.guard_standard(power);
+    if flash.is_some() {
+        iopm.guard_configuration();
+    }
     for ports in &inventory.windows().ports {
         iopm.guard(ports.clone());
     }
@@ -105,7 +113,7 @@ pub fn prepare(memory: Physical, plan: &Plan<'_>) {
         console::line("husk: on SEV-SNP the host reads from", low(shared.start));
         console::line("husk:   up to", low(shared.end));
     }
-    let Ok(nested_cr3) = map(&kept, &crb_pages) else { stop(Stop::Bug, line!()) };
+    let Ok(nested_cr3) = map(&kept, &crb_pages, flash.as_ref()) else { stop(Stop::Bug, line!()) };
     let fences = Fences {
         iopm: core::ptr::from_mut(iopm) as u64,
         msrpm: core::ptr::from_mut(leaked(&MSRPM)) as u64,
@@ -117,12 +125,13 @@ pub fn prepare(memory: Physical, plan: &Plan<'_>) {
         hidden: kept,
         configuration: inventory.ecam(&mut Config),
         inventory: Mutex::new(inventory),
-        ports: Mutex::new(Ports::new(power)),
+        ports: Mutex::new(Ports::new(power, configuration_of(flash.as_ref()))),
         io_apic: Mutex::new(IoApic::NEW),
         addresses: Mutex::new(addresses(service)),
         power,
         ways,
         crb,
+        flash: flash.clone(),
     });
 }
 
@@ -136,6 +145,17 @@ impl Machine {
     /// Whether all of a range is the guest's memory.
     pub(super) fn is_guests(&self, range: &Range<u64>) -> bool {
         self.memory.map().is(Kind::Ram, range) && !self.hidden.iter().any(|hidden| overlap(hidden, range))
+    }
+
+    /// The ports as they are after a reset.
+    pub(super) fn reset_ports(&self) {
+        *self.ports.lock() = Ports::new(self.power, configuration_of(self.flash.as_ref()));
+    }
+
+    /// Where the layer finds what the guest reads at `range`, if it may read it.
+    pub(super) fn source(&self, range: &Range<u64>) -> Option<u64> {
+        let in_flash = self.flash.as_ref().and_then(|flash| flash.source(range));
+        in_flash.or_else(|| self.is_guests(range).then_some(range.start))
     }
 
     /// The guest wrote to a CRB in its memory: whoever serves it rests, or is at a command that is to end early.
@@ -152,6 +172,10 @@ impl Machine {
     pub(super) fn guest_cpus(&self) -> usize {
         self.addresses.lock().count
     }
+}
+
+const fn configuration_of(flash: Option<&Flash>) -> Configuration {
+    if flash.is_some() { Configuration::Layers } else { Configuration::Machines }
 }
 
 /// PCI's own mechanism, by ports. Whoever uses it holds the inventory's lock, or runs before the guest.
@@ -211,7 +235,7 @@ fn check_timer() {
 }
 
 /// The nested map.
-fn map(hidden: &[Range<u64>], crb: &[(Page, Range<u64>)]) -> Result<u64, NptFault> {
+fn map(hidden: &[Range<u64>], crb: &[(Page, Range<u64>)], flash: Option<&Flash>) -> Result<u64, NptFault> {
     let pool = leaked(&POOL);
     let base = pool.as_ptr() as u64;
     let mut npt = Npt::identity(pool, base)?;
@@ -227,6 +251,9 @@ fn map(hidden: &[Range<u64>], crb: &[(Page, Range<u64>)]) -> Result<u64, NptFaul
     }
     for range in hidden {
         npt.set(range.clone(), Page::Layer.view(None))?;
+    }
+    if let Some(flash) = flash {
+        npt.set(flash.window.clone(), View::Rom(flash.at))?;
     }
     Ok(npt.root())
 }

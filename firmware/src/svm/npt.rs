@@ -41,6 +41,8 @@ pub enum View {
     Nothing,
     /// Memory that begins at this physical address.
     Elsewhere(u64),
+    /// The same, but every write exits.
+    Rom(u64),
 }
 
 /// Why a map could not be made.
@@ -182,7 +184,7 @@ impl<'p> Npt<'p> {
 /// Memory elsewhere is mapped page by page unless both sides are aligned alike.
 const fn large_enough(view: View, at: u64, range: &Range<u64>, span: u64) -> bool {
     match view {
-        View::Elsewhere(target) => (target + (at - range.start)).is_multiple_of(span),
+        View::Elsewhere(target) | View::Rom(target) => (target + (at - range.start)).is_multiple_of(span),
         View::Whole | View::ReadOnly | View::Nothing => true,
     }
 }
@@ -192,14 +194,14 @@ const fn leaf(view: View, at: u64, start: u64, level: usize) -> u64 {
     match view {
         View::Nothing => 0,
         View::Whole | View::ReadOnly => at | leaf_bits(view) | large,
-        View::Elsewhere(target) => (target + (at - start)) | leaf_bits(view) | large,
+        View::Elsewhere(target) | View::Rom(target) => (target + (at - start)) | leaf_bits(view) | large,
     }
 }
 
 const fn leaf_bits(view: View) -> u64 {
     match view {
         View::Whole | View::Elsewhere(_) => PRESENT | WRITE | USER | ACCESSED_DIRTY,
-        View::ReadOnly => PRESENT | USER | ACCESSED_DIRTY,
+        View::ReadOnly | View::Rom(_) => PRESENT | USER | ACCESSED_DIRTY,
         View::Nothing => 0,
     }
 }
@@ -207,12 +209,11 @@ const fn leaf_bits(view: View) -> u64 {
 const fn seen(entry: u64, address: u64, level: usize) -> View {
     let within = address & (SPANS[level] - 1);
     let target = (entry & ADDRESS & !(SPANS[level] - 1)) + within;
-    if target != address {
-        View::Elsewhere(target)
-    } else if entry & WRITE == 0 {
-        View::ReadOnly
-    } else {
-        View::Whole
+    match (target == address, entry & WRITE != 0) {
+        (true, true) => View::Whole,
+        (true, false) => View::ReadOnly,
+        (false, true) => View::Elsewhere(target),
+        (false, false) => View::Rom(target),
     }
 }
 
@@ -249,6 +250,9 @@ mod tests {
         npt.set(0xFED4_0000..0xFED4_1000, View::Nothing).unwrap();
         npt.set(0xFED4_1000..0xFED4_2000, View::Elsewhere(0x1070_3000)).unwrap();
         npt.set(0xFEE0_0000..0xFEE0_1000, View::ReadOnly).unwrap();
+        npt.set(0xFFC8_4000..1 << 32, View::Rom(0x1300_1000)).unwrap();
+        assert_eq!(npt.view(0xFFFF_FFF0), View::Rom(0x1337_CFF0));
+        assert_eq!(npt.view(0xFFC8_3FFF), View::Whole);
         assert_eq!(npt.view(0xFED4_0FFF), View::Nothing);
         assert_eq!(npt.view(0xFED4_1004), View::Elsewhere(0x1070_3004));
         assert_eq!(npt.view(0xFED4_2000), View::Whole);
@@ -267,7 +271,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_last_word_on_an_address_counts(
-            sets in proptest::collection::vec((0u64..2048, 1u64..1200, 0u8..4), 1..8),
+            sets in proptest::collection::vec((0u64..2048, 1u64..1200, 0u8..5), 1..8),
             probes in proptest::collection::vec(any::<u16>(), 64),
         ) {
             let mut pool = vec![Table::EMPTY; 64];
@@ -275,12 +279,13 @@ mod tests {
             let origin = 0xFE80_0000u64;
             let mut model = vec![View::Whole; 4096];
             for (from, count, kind) in sets {
-                let view = [View::Whole, View::ReadOnly, View::Nothing, View::Elsewhere(0x1040_0000)][kind as usize];
+                let view = [View::Whole, View::ReadOnly, View::Nothing, View::Elsewhere(0x1040_0000), View::Rom(0x1060_1000)][kind as usize];
                 let range = origin + from * PAGE_BYTES..origin + (from + count) * PAGE_BYTES;
                 npt.set(range, view).unwrap();
                 for page in from..from + count {
                     model[crate::memory::native(page)] = match view {
                         View::Elsewhere(target) => View::Elsewhere(target + (page - from) * PAGE_BYTES),
+                        View::Rom(target) => View::Rom(target + (page - from) * PAGE_BYTES),
                         same => same,
                     };
                 }

@@ -3,6 +3,7 @@
 //! Most are the guest's. Those that exit do so because they reach memory behind the processor's back (ISA DMA, fw_cfg's DMA, PCI
 //! configuration), because they reset, sleep or manage the machine, or because they belong to a device of the layer.
 
+use crate::fw_cfg;
 use core::ops::RangeInclusive;
 
 /// Size of the permission map in bytes: one bit a port, and a page for accesses across the end.
@@ -35,6 +36,9 @@ const RESET_CONTROL: u16 = 0xCF9;
 /// PCI's data ports.
 pub const CONFIG_DATA: u16 = 0xCFC;
 
+/// Processor hot plug (QEMU, docs/specs/acpi_cpu_hotplug.rst): it counts the one that serves.
+const PROCESSOR_HOT_PLUG: RangeInclusive<u16> = 0xCD8..=0xCE3;
+
 /// The power management block of the south bridge, from its base.
 const PM1_CONTROL: u16 = 4;
 const SMI_ENABLE: u16 = 0x30;
@@ -51,6 +55,12 @@ pub struct Permissions([u8; MAP_BYTES]);
 impl Permissions {
     /// Every port is the guest's.
     pub const OPEN: Self = Self([0; MAP_BYTES]);
+
+    /// Guards also what a machine has that the layer answers for: its configuration device, and how many processors it has.
+    pub fn guard_configuration(&mut self) {
+        self.guard(fw_cfg::SELECTOR..=0x513);
+        self.guard(PROCESSOR_HOT_PLUG);
+    }
 
     /// Guards what must be guarded everywhere, and the power management block at `power`.
     pub fn guard_standard(&mut self, power: u16) {
@@ -117,24 +127,38 @@ pub enum Action {
     Hole,
     /// It is about PCI's configuration: see `pci`.
     Configuration,
+    /// This item of the layer's configuration device is chosen.
+    Select(u16),
+    /// The next byte of that item.
+    Item,
     /// The machine is reset.
     Reset,
     /// The machine is switched off: this write does it.
     PowerOff(u16),
 }
 
+/// Whose configuration device the guest reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Configuration {
+    /// The machine's own, which the host fills.
+    Machines,
+    /// The layer's: see `fw_cfg`.
+    Layers,
+}
+
 /// What must be remembered between accesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
     power: u16,
+    configuration: Configuration,
     output_port_follows: bool,
 }
 
 impl Ports {
     /// A machine whose power management block is at `power`.
     #[must_use]
-    pub const fn new(power: u16) -> Self {
-        Self { power, output_port_follows: false }
+    pub const fn new(power: u16, configuration: Configuration) -> Self {
+        Self { power, configuration, output_port_follows: false }
     }
 
     /// Judges an access to a guarded port; `value` is what it writes.
@@ -154,6 +178,12 @@ impl Ports {
             (RESET_CONTROL, 1) => Action::Write(value & 2),
             (CONFIG_ADDRESS..=0xCFB, 4) if port == CONFIG_ADDRESS => Action::Configuration,
             (CONFIG_DATA..=0xCFF, _) if port - CONFIG_DATA + u16::from(bytes) <= 4 => Action::Configuration,
+            (fw_cfg::SELECTOR, 2) if self.configuration == Configuration::Layers && !reads => {
+                let [low, high, ..] = value.to_le_bytes();
+                Action::Select(u16::from_le_bytes([low, high]))
+            }
+            (fw_cfg::DATA, 1) if self.configuration == Configuration::Layers && reads => Action::Item,
+            (0xCDC..=0xCDD, _) if self.configuration == Configuration::Layers => Action::Hole,
             (0xCC8..=0xCCB | 0xCDC..=0xCDD, _) if reads => Action::Pass,
             _ if offset == PM1_CONTROL && bytes >= 2 && !reads => sleep(value),
             _ if (PM1_CONTROL..PM1_CONTROL + 4).contains(&offset) && reads => Action::Pass,
@@ -196,17 +226,18 @@ const fn sleep(value: u32) -> Action {
 
 #[cfg(test)]
 mod tests {
+    use super::Configuration::{Layers, Machines};
     use super::{Access, Action, Permissions, Ports};
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
     const POWER: u16 = 0x600;
 
     fn writes(port: u16, bytes: u8, value: u32) -> Action {
-        Ports::new(POWER).judge(Access { port, bytes, reads: false, is_string: false }, value)
+        Ports::new(POWER, Machines).judge(Access { port, bytes, reads: false, is_string: false }, value)
     }
 
     fn reads(port: u16, bytes: u8) -> Action {
-        Ports::new(POWER).judge(Access { port, bytes, reads: true, is_string: false }, 0)
+        Ports::new(POWER, Machines).judge(Access { port, bytes, reads: true, is_string: false }, 0)
     }
 
     #[test]
@@ -216,7 +247,7 @@ mod tests {
         assert_eq!(writes(0xCF9, 1, 2), Action::Write(2));
         assert_eq!(writes(0x64, 1, 0xFE), Action::Reset);
         assert_eq!(writes(0x92, 1, 1), Action::Reset);
-        let mut ports = Ports::new(POWER);
+        let mut ports = Ports::new(POWER, Machines);
         let write = |port| Access { port, bytes: 1, reads: false, is_string: false };
         assert_eq!(ports.judge(write(0x64), 0xD1), Action::Pass);
         assert_eq!(ports.judge(write(0x60), 0xFE), Action::Reset);
@@ -227,7 +258,7 @@ mod tests {
     fn address_line_20_stays_on() {
         assert_eq!(writes(0x92, 1, 0), Action::Write(2));
         assert_eq!(writes(0x64, 1, 0xDD), Action::Hole);
-        let mut ports = Ports::new(POWER);
+        let mut ports = Ports::new(POWER, Machines);
         let write = |port| Access { port, bytes: 1, reads: false, is_string: false };
         assert_eq!(ports.judge(write(0x64), 0xD1), Action::Pass);
         assert_eq!(ports.judge(write(0x60), 0x01), Action::Write(3));
@@ -251,6 +282,37 @@ mod tests {
                 assert_eq!(writes(port, bytes, 0xFFFF_FFFF), Action::Hole, "{port:#x}");
             }
         }
+    }
+
+    /// A guest that has a firmware reads the layer's configuration device, and never the host's.
+    #[test]
+    fn the_machines_own_configuration_device_is_a_hole_where_the_layer_has_one() {
+        let mut ports = Ports::new(POWER, Layers);
+        let mut judge =
+            |port, bytes, reads, value| ports.judge(Access { port, bytes, reads, is_string: false }, value);
+        assert_eq!(judge(0x510, 2, false, 0x8019), Action::Select(0x8019));
+        assert_eq!(judge(0x511, 1, true, 0), Action::Item);
+        for (port, bytes, reads) in [
+            (0x510, 1, false),
+            (0x510, 2, true),
+            (0x510, 4, false),
+            (0x511, 1, false),
+            (0x511, 2, true),
+            (0x512, 1, true),
+            (0x514, 4, true),
+            (0x514, 4, false),
+            (0xCD8, 4, true),
+            (0xCD8, 4, false),
+            (0xCDC, 1, true),
+            (0xCDD, 1, false),
+        ] {
+            assert_eq!(judge(port, bytes, reads, 0), Action::Hole, "{port:#x} {bytes} {reads}");
+        }
+        let mut map = Permissions::OPEN;
+        map.guard_standard(POWER);
+        assert!(!map.exits(0x510), "without a firmware the guest has the machine's");
+        map.guard_configuration();
+        assert!((0x510..0x51C).chain(0xCD8..0xCE4).all(|port| map.exits(port)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Every processor of the guest: how others reach it, and how the machine is reset, started and switched off.
 
-use super::start::Protected;
+use super::start::Entry;
 use super::vcpu::Mailbox;
 use crate::boot::{self, CPUS_MAX, LocalApic};
 use crate::memory::Registers;
@@ -27,7 +27,7 @@ static SHARED: [Shared; CPUS_MAX] = [const {
 }; CPUS_MAX];
 
 /// Where the first processor begins, once that is known.
-static ENTRY: Mutex<Option<Protected>> = Mutex::new(None);
+static ENTRY: Mutex<Option<Entry>> = Mutex::new(None);
 static ENTRY_IS_SET: AtomicBool = AtomicBool::new(false);
 /// The guest asked for a reset.
 static RESETTING: AtomicBool = AtomicBool::new(false);
@@ -59,7 +59,7 @@ pub fn request() -> Option<Request> {
 }
 
 /// The guest is loaded: its first processor begins there.
-pub fn begin(at: Protected) {
+pub fn begin(at: Entry) {
     *ENTRY.lock() = Some(at);
     ENTRY_IS_SET.store(true, Ordering::Release);
 }
@@ -69,7 +69,7 @@ pub fn shut_down() {
     SHUT_DOWN.store(true, Ordering::Release);
 }
 
-pub(super) fn take_entry() -> Option<Protected> {
+pub(super) fn take_entry() -> Option<Entry> {
     if !ENTRY_IS_SET.swap(false, Ordering::AcqRel) {
         return None;
     }

@@ -2,7 +2,7 @@
 
 use super::bus::{Below, configuration_write};
 use super::counters::{Counter, SHOWN, count, value as value_of};
-use super::emulate::{Verdict, emulate};
+use super::emulate::{Verdict, emulate, input};
 use super::gate::{self, Ruling};
 use super::hardware::{self, Processor, port_in, port_out};
 use super::machine::{Config, Machine, machine};
@@ -11,7 +11,7 @@ use super::vcpu::{Life, Next};
 use super::vmcb::{Event, Exit};
 use super::{calls, cpuid, local_apic, msr, ports, processors, start};
 use crate::stop::{self, Farewell, Stop, stop};
-use crate::{clock, console};
+use crate::{clock, console, fw_cfg};
 use core::hint::spin_loop;
 use husk::frontend::svsm::Registers;
 
@@ -66,7 +66,8 @@ impl Guest {
             {
                 processors::set_busy(self.cpu, true);
                 let area = &mut *self.processor.area;
-                start::protected(&mut area.vmcb, &mut area.registers, &self.machine.fences, &entry);
+                let signature = hardware::raw_cpuid(1, 0).eax;
+                start::first(&mut area.vmcb, &mut area.registers, &self.machine.fences, (&entry, signature));
                 self.life = Life::Runs;
                 break;
             }
@@ -147,7 +148,7 @@ impl Guest {
         count(Counter::Reset);
         console::line("husk: the guest resets", 0);
         local_apic::silence_machine();
-        *self.machine.ports.lock() = ports::Ports::new(self.machine.power);
+        self.machine.reset_ports();
         processors::await_reset();
     }
 
@@ -267,8 +268,7 @@ impl Guest {
         let (info, next) = self.processor.area.vmcb.exit_info();
         let access = Access::of(info);
         if access.is_string {
-            count(Counter::Refused);
-            return self.raise(Event::GeneralProtection);
+            return self.string_port(access, next);
         }
         let held = self.processor.area.registers.0[RAX];
         let written = low(held) & (u32::MAX >> (32 - 8 * u32::from(access.bytes)));
@@ -282,6 +282,15 @@ impl Guest {
                 u32::MAX
             }
             Action::Configuration => self.configuration(access, written),
+            Action::Select(key) => {
+                fw_cfg::cabinet().select(key);
+                u32::MAX
+            }
+            Action::Item => {
+                let mut byte = [0];
+                fw_cfg::cabinet().read(&self.machine.memory, &mut byte);
+                byte[0].into()
+            }
             Action::Reset => {
                 processors::reset();
                 u32::MAX
@@ -296,6 +305,21 @@ impl Guest {
             };
         }
         self.processor.area.vmcb.advance_to(next);
+    }
+
+    /// INS and OUTS: only what reads the layer's configuration device.
+    fn string_port(&mut self, access: Access, next: u64) {
+        if self.machine.ports.lock().judge(access, 0) != Action::Item {
+            count(Counter::Refused);
+            return self.raise(Event::GeneralProtection);
+        }
+        let area = &mut *self.processor.area;
+        let mut below = Below { machine: self.machine, cpu: self.cpu };
+        let mut source = |into: &mut [u8]| fw_cfg::cabinet().read(&self.machine.memory, into);
+        match input(&mut area.vmcb.save, &mut area.registers, &mut below, &mut source) {
+            Verdict::Done(_) => area.vmcb.advance_to(next),
+            verdict => self.follow(verdict),
+        }
     }
 
     fn configuration(&self, access: Access, written: u32) -> u32 {
@@ -344,7 +368,14 @@ impl Guest {
             return self.raise(Event::InvalidOpcode);
         }
         let mut below = Below { machine: self.machine, cpu: self.cpu };
-        match emulate(&mut area.vmcb.save, &mut area.registers, &mut below) {
+        let verdict = emulate(&mut area.vmcb.save, &mut area.registers, &mut below);
+        self.follow(verdict);
+    }
+
+    /// What became of an instruction that was emulated.
+    fn follow(&mut self, verdict: Verdict) {
+        let area = &mut *self.processor.area;
+        match verdict {
             Verdict::Done(bytes) => area.vmcb.advance(bytes.into()),
             Verdict::Again => {}
             Verdict::Raise(event, linear) => {

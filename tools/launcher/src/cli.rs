@@ -2,7 +2,7 @@
 
 use crate::image::Image;
 use crate::machine::{self, Acceleration, GUEST_CPUS_MAX};
-use crate::payload::Inputs;
+use crate::payload::{Inputs, Sources};
 use crate::run::Plan;
 use crate::snp::cli::{Shared, SnpArgs};
 use anyhow::{Context, bail};
@@ -31,8 +31,11 @@ pub struct Args {
     /// The image [default: husk-image beside this program]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// A UEFI firmware in which the guest begins, such as Debian's /usr/share/OVMF/OVMF_CODE_4M.fd; what --kernel names is then any program that it loads
+    #[arg(long, value_name = "FILE", conflicts_with = "sev_snp")]
+    firmware: Option<PathBuf>,
     /// The guest's kernel, a bzImage
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["measure_only", "sev_snp"])]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["measure_only", "sev_snp", "firmware"])]
     kernel: Option<PathBuf>,
     /// The guest's initial RAM file system
     #[arg(long, value_name = "FILE")]
@@ -104,12 +107,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         println!("{}", hex::encode(image.measurement()));
         return Ok(());
     }
-    let (Some(kernel), Some(volume), Some(config), Some(psp)) =
-        (&args.kernel, &args.volume, &args.config, &args.psp)
-    else {
-        bail!("a machine needs --kernel, --volume, --config and --psp");
+    let (Some(volume), Some(config), Some(psp)) = (&args.volume, &args.config, &args.psp) else {
+        bail!("a machine needs --volume, --config and --psp");
     };
-    let inputs = Inputs::read(kernel, args.initrd.as_deref(), &args.append, config, args.memory)?;
+    let sources = args.sources(config)?;
+    let inputs = Inputs::read(&sources, args.memory)?;
     let pipe = match (inputs.launch.mode, &args.broker) {
         (Trusted::Strict, Some(broker)) => {
             if inputs.launch.kbs == Kbs::Required && args.kbs.is_none() {
@@ -171,6 +173,28 @@ impl Pipe for NoBroker {
 }
 
 impl Args {
+    /// What the guest starts from, as far as words can contradict each other.
+    fn sources<'s>(&'s self, config: &'s Path) -> anyhow::Result<Sources<'s>> {
+        if self.firmware.is_some() {
+            if self.crb == CrbPlace::Private {
+                bail!("a UEFI firmware finds the TPM at its usual address only; leave --crb private away");
+            }
+            eprintln!(
+                "husk run: the firmware's variables are in memory: they end with the machine, and so does Secure Boot"
+            );
+        }
+        if self.kernel.is_none() && self.initrd.is_some() {
+            bail!("an initrd is for a kernel; give --kernel, or leave --initrd away");
+        }
+        Ok(Sources {
+            kernel: self.kernel.as_deref(),
+            initrd: self.initrd.as_deref(),
+            command_line: if self.kernel.is_some() { &self.append } else { "" },
+            config,
+            firmware: self.firmware.as_deref(),
+        })
+    }
+
     /// What a launch under SEV-SNP takes from here.
     fn shared(&self) -> Shared<'_> {
         Shared {

@@ -44,6 +44,8 @@ pub struct Machine {
     pub guest_cpus: u8,
     /// The whole machine's memory in MiB.
     pub memory_mib: u64,
+    /// How much of it lies below 4 GiB, if that matters: see [`low_memory_mib`](crate::payload::Inputs::low_memory_mib).
+    pub low_memory_mib: Option<u64>,
     /// How its processors come about.
     pub acceleration: Acceleration,
     /// How the guest reaches its TPM.
@@ -60,7 +62,11 @@ impl Machine {
         let mut add = |line: &str| words.extend(line.split(' ').map(str::to_owned));
         add("-no-user-config -nodefaults -display none -serial stdio -no-reboot");
         // No SMM above the firmware; no AHCI, SMBus, HPET or VMware port, which a guest could have write memory.
-        add("-M q35,smm=off,sata=off,smbus=off,hpet=off,vmport=off");
+        let low_memory = self.low_memory_mib.map(|mib| format!(",max-ram-below-4g={mib}M"));
+        add(&format!(
+            "-M q35,smm=off,sata=off,smbus=off,hpet=off,vmport=off{}",
+            low_memory.unwrap_or_default()
+        ));
         // The same for the firmware's configuration device.
         add("-global fw_cfg_io.dma_enabled=off");
         add(match self.acceleration {
@@ -225,6 +231,7 @@ mod tests {
             control: "control".into(),
             guest_cpus: 2,
             memory_mib: 1024,
+            low_memory_mib: Some(314),
             acceleration: Acceleration::Emulation,
             ways: Ways { crb: CrbPlace::Trapped, gate: Gate::Closed },
             extra: vec!["-name".into(), "it's".into()],
@@ -236,6 +243,7 @@ mod tests {
         let line = machine().words().join(" ");
         for wanted in [
             "-M q35,smm=off,sata=off,smbus=off,hpet=off",
+            ",max-ram-below-4g=314M ",
             "-global fw_cfg_io.dma_enabled=off",
             "-nodefaults",
             "-smp 3 -m 1024M",

@@ -5,8 +5,9 @@ use husk::fault::Fault;
 use husk_firmware::guest::GuestFault;
 use husk_firmware::guest::bzimage::{FRONT_BYTES, Header};
 use husk_firmware::guest::map::{Map, Region, USABLE};
-use husk_firmware::guest::payload::{PAYLOAD_AT, Part, Shape};
+use husk_firmware::guest::payload::{FIRMWARE_BYTES_MAX, PAGE_BYTES, PARTS, PAYLOAD_AT, Part, Shape};
 use husk_firmware::guest::place::Place;
+use husk_firmware::guest::uefi::{FLASH_END, Told};
 use husk_firmware::memory::LAYER;
 use std::fs;
 use std::io::{self, Write};
@@ -14,8 +15,17 @@ use std::path::{Path, PathBuf};
 
 /// Where low memory ends on this machine, if there is so much.
 const LOW_MEMORY_END: u64 = 2 << 30;
+/// Low memory ends at a multiple of this many bytes, so that its tables stay few.
+const LOW_MEMORY_UNIT: u64 = 2 << 20;
+/// Every volume of a UEFI firmware has these bytes at this place (UEFI PI 1.8, volume 3, "EFI_FIRMWARE_VOLUME_HEADER").
+const VOLUME_SIGNATURE: &[u8; 4] = b"_FVH";
+const VOLUME_SIGNATURE_AT: usize = 40;
 /// What the machine's firmware keeps at the end of low memory, in bytes.
 const KEPT_BYTES: u64 = 0x4_0000;
+
+/// What the machine's firmware writes to at the end of low memory before the image runs, and gives back: QEMU has put the payload there by
+/// then. SeaBIOS 1.16 moves its own code to some 16 MiB below the end, and takes what it needs for a while from there down.
+const USED_BYTES: u64 = 32 << 20;
 
 /// A CRB in the guest's memory; one that is trapped takes nothing, and these pages decide nothing.
 const CRB_BYTES: u64 = husk_firmware::crb_device::WINDOW_BYTES;
@@ -40,6 +50,12 @@ pub enum PayloadError {
         path: PathBuf,
         /// Why.
         why: Fault,
+    },
+    /// The firmware is refused.
+    #[error("{path} is no UEFI firmware of whole pages, at most 8 MiB; pass Debian's OVMF_CODE_4M.fd")]
+    Firmware {
+        /// Which file.
+        path: PathBuf,
     },
     /// The launch configuration is refused.
     #[error("the launch configuration {path}: {}; {}", why.means(), why.next())]
@@ -69,9 +85,25 @@ pub enum PayloadError {
     },
 }
 
+/// Where everything is that a guest starts from.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'s> {
+    /// The kernel; none where a firmware has nothing to load.
+    pub kernel: Option<&'s Path>,
+    /// The initial RAM file system.
+    pub initrd: Option<&'s Path>,
+    /// What the kernel is told.
+    pub command_line: &'s str,
+    /// The launch configuration.
+    pub config: &'s Path,
+    /// The guest's own firmware.
+    pub firmware: Option<&'s Path>,
+}
+
 /// What a guest starts from.
 #[derive(Clone, Debug)]
 pub struct Inputs {
+    firmware: Vec<u8>,
     kernel: Vec<u8>,
     initrd: Vec<u8>,
     command_line: String,
@@ -86,27 +118,36 @@ impl Inputs {
     ///
     /// # Errors
     /// [`PayloadError`].
-    pub fn read(
-        kernel_path: &Path,
-        initrd_path: Option<&Path>,
-        command_line: &str,
-        config_path: &Path,
-        memory_mib: u64,
-    ) -> Result<Self, PayloadError> {
-        let kernel = read("kernel", kernel_path)?;
-        let initrd = initrd_path.map_or(Ok(Vec::new()), |path| read("initrd", path))?;
+    pub fn read(sources: &Sources<'_>, memory_mib: u64) -> Result<Self, PayloadError> {
+        let Sources { command_line, config: config_path, .. } = *sources;
+        let some = |what, path: Option<&Path>| path.map_or(Ok(Vec::new()), |path| read(what, path));
+        let kernel = some("kernel", sources.kernel)?;
+        let initrd = some("initrd", sources.initrd)?;
         let config = read("launch configuration", config_path)?;
         let launch = parse_config(&config)
             .map_err(|why| PayloadError::Config { path: config_path.to_owned(), why })?;
-        let header = header(&kernel, command_line)
-            .map_err(|why| PayloadError::Kernel { path: kernel_path.to_owned(), why: why.fault() })?;
-        let parts = [&kernel[..], &initrd, command_line.as_bytes(), &config];
+        let firmware = sources.firmware.map_or(Ok(Vec::new()), firmware)?;
+        let header = match (sources.firmware, sources.kernel) {
+            (Some(_), _) => None,
+            (None, path) => Some(header(&kernel, command_line).map_err(|why| PayloadError::Kernel {
+                path: path.unwrap_or(Path::new("")).to_owned(),
+                why: why.fault(),
+            })?),
+        };
+        let parts = [&kernel[..], &initrd, command_line.as_bytes(), &config, &firmware];
         let shape = Shape::of(parts.map(|part| part.len() as u64)).map_err(|_| too_long(&parts))?;
         if command_line.contains('\0') {
             return Err(too_long(&parts));
         }
-        fits(&header, &shape, memory_mib)?;
-        Ok(Self { kernel, initrd, command_line: command_line.to_owned(), config, launch, shape })
+        fits(header.as_ref(), &shape, memory_mib)?;
+        Ok(Self { firmware, kernel, initrd, command_line: command_line.to_owned(), config, launch, shape })
+    }
+
+    /// Where low memory is to end, in MiB, for a guest with a firmware of its own: that one's own ends where the layer's begins, and
+    /// goes on above 4 GiB.
+    #[must_use]
+    pub fn low_memory_mib(&self) -> Option<u64> {
+        (!self.firmware.is_empty()).then(|| low_end(&self.shape) >> 20)
     }
 
     /// Writes the payload.
@@ -122,7 +163,8 @@ impl Inputs {
             Ok::<(), io::Error>(())
         };
         put(0, &self.shape.header())?;
-        let parts = [&self.kernel[..], &self.initrd, self.command_line.as_bytes(), &self.config];
+        let parts =
+            [&self.kernel[..], &self.initrd, self.command_line.as_bytes(), &self.config, &self.firmware];
         for (part, bytes) in Part::ALL.into_iter().zip(parts) {
             put(self.shape.part(part).offset, bytes)?;
         }
@@ -132,6 +174,17 @@ impl Inputs {
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, PayloadError> {
     fs::read(path).map_err(|why| PayloadError::Read { what, path: path.to_owned(), why })
+}
+
+fn firmware(path: &Path) -> Result<Vec<u8>, PayloadError> {
+    let bytes = read("firmware", path)?;
+    let signature = bytes.get(VOLUME_SIGNATURE_AT..VOLUME_SIGNATURE_AT + VOLUME_SIGNATURE.len());
+    let fits = bytes.len() as u64 <= FIRMWARE_BYTES_MAX && (bytes.len() as u64).is_multiple_of(PAGE_BYTES);
+    if fits && signature == Some(VOLUME_SIGNATURE) {
+        Ok(bytes)
+    } else {
+        Err(PayloadError::Firmware { path: path.to_owned() })
+    }
 }
 
 fn parse_config(bytes: &[u8]) -> Result<LaunchConfig, Fault> {
@@ -148,12 +201,13 @@ fn header(kernel: &[u8], command_line: &str) -> Result<Header, GuestFault> {
 }
 
 /// Which part it was.
-fn too_long(parts: &[&[u8]; 4]) -> PayloadError {
+fn too_long(parts: &[&[u8]; PARTS]) -> PayloadError {
     let named = [
         ("the kernel", "pass the distribution's vmlinuz"),
         ("the initrd", "2 GiB is the most"),
         ("the command line", "give at most 2047 bytes, none of them zero"),
         ("the launch configuration", "pass the file that `husk vm enroll` wrote"),
+        ("the firmware", "8 MiB is the most"),
     ];
     let wrong = Part::ALL.iter().zip(parts).position(|(part, bytes)| {
         let (least, most) = part.bounds();
@@ -165,21 +219,36 @@ fn too_long(parts: &[&[u8]; 4]) -> PayloadError {
 }
 
 /// Whether the firmware will find a place for everything in a machine with so much memory.
-fn fits(header: &Header, shape: &Shape, memory_mib: u64) -> Result<(), PayloadError> {
-    let low_end = (memory_mib << 20).min(LOW_MEMORY_END).saturating_sub(KEPT_BYTES);
+fn fits(header: Option<&Header>, shape: &Shape, memory_mib: u64) -> Result<(), PayloadError> {
+    let low_memory_end = if header.is_some() { LOW_MEMORY_END } else { low_end(shape) };
+    let low_end = (memory_mib << 20).min(low_memory_end).saturating_sub(KEPT_BYTES);
     let hidden = [LAYER, PAYLOAD_AT..PAYLOAD_AT + shape.bytes()];
     let hidden_bytes = hidden.iter().map(|range| range.end - range.start).sum();
     let too_little = |_| PayloadError::TooLittleMemory { memory_mib, hidden_bytes };
+    if PAYLOAD_AT + shape.bytes() + USED_BYTES > (memory_mib << 20).min(low_memory_end) {
+        return Err(too_little(GuestFault::NoRoom));
+    }
     let region = |start, end| Region { start, end, kind: USABLE };
     let map = Map::of([region(0, 0x9_F000), region(0x10_0000, low_end)]).map_err(too_little)?;
-    Place::find(&map, &hidden, header, shape.part(Part::Initrd).bytes, CRB_BYTES)
-        .map(drop)
-        .map_err(too_little)
+    match header {
+        Some(header) => {
+            Place::find(&map, &hidden, header, shape.part(Part::Initrd).bytes, CRB_BYTES).map(drop)
+        }
+        None => Told::find(&map, &hidden).map(drop),
+    }
+    .map_err(too_little)
+}
+
+/// The end of low memory for a guest with a firmware: right behind the payload.
+const fn low_end(shape: &Shape) -> u64 {
+    let end = PAYLOAD_AT + shape.bytes() + USED_BYTES;
+    let end = end.next_multiple_of(LOW_MEMORY_UNIT);
+    if end < FLASH_END { end } else { FLASH_END }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Inputs, PayloadError};
+    use super::{Inputs, PayloadError, Sources};
     use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
     use husk_firmware::guest::payload::{HEADER_BYTES, Part, Shape};
     use std::path::Path;
@@ -218,7 +287,21 @@ mod tests {
 
     fn read(folder: &Path, command_line: &str, memory_mib: u64) -> Result<Inputs, PayloadError> {
         let [kernel, initrd, config] = ["kernel", "initrd", "config"].map(|name| folder.join(name));
-        Inputs::read(&kernel, Some(&initrd), command_line, &config, memory_mib)
+        let sources = Sources {
+            kernel: Some(&kernel),
+            initrd: Some(&initrd),
+            command_line,
+            config: &config,
+            firmware: None,
+        };
+        Inputs::read(&sources, memory_mib)
+    }
+
+    /// A firmware of 8 KiB.
+    fn firmware() -> Vec<u8> {
+        let mut firmware = vec![0xF0; 0x2000];
+        firmware[40..44].copy_from_slice(b"_FVH");
+        firmware
     }
 
     #[test]
@@ -237,6 +320,36 @@ mod tests {
         assert_eq!(part(Part::Initrd), [0x1D; 5000]);
         assert_eq!(part(Part::CommandLine), b"console=ttyS0");
         assert_eq!(part(Part::Kernel), std::fs::read(folder.path().join("kernel")).unwrap());
+    }
+
+    #[test]
+    fn a_uefi_firmware_is_packed_with_any_kernel_or_none_and_its_memory_ends_at_the_layer() {
+        let folder = folder();
+        let config = folder.path().join("config");
+        let path = folder.path().join("firmware");
+        let sources =
+            Sources { kernel: None, initrd: None, command_line: "", config: &config, firmware: Some(&path) };
+        std::fs::write(&path, firmware()).unwrap();
+        let inputs = Inputs::read(&sources, 512).unwrap();
+        assert_eq!(
+            inputs.low_memory_mib(),
+            Some(298),
+            "256, the layer's 8, what SeaBIOS uses, and the payload"
+        );
+        let mut blob = Vec::new();
+        inputs.write(&mut blob).unwrap();
+        let shape = Shape::parse(blob[..HEADER_BYTES].try_into().unwrap()).unwrap();
+        assert_eq!(shape.part(Part::Firmware).bytes, 0x2000);
+        assert!(blob.ends_with(&firmware()));
+        let program = folder.path().join("initrd");
+        assert!(Inputs::read(&Sources { kernel: Some(&program), ..sources }, 512).is_ok());
+        let too_little = Inputs::read(&sources, 200).err().unwrap().to_string();
+        assert!(too_little.contains("give more --memory"), "{too_little}");
+        for wrong in [&firmware()[..0x1800], &[0; 0x2000], &[], &firmware().repeat(1025)] {
+            std::fs::write(&path, wrong).unwrap();
+            let refused = Inputs::read(&sources, 512).err().unwrap();
+            assert!(matches!(refused, PayloadError::Firmware { .. }), "{refused}");
+        }
     }
 
     #[test]

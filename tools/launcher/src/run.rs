@@ -107,6 +107,7 @@ impl Plan {
             control: folder.join("control"),
             guest_cpus: self.guest_cpus,
             memory_mib: self.memory_mib,
+            low_memory_mib: self.inputs.low_memory_mib(),
             acceleration: self.acceleration,
             ways: self.ways,
             extra: self.extra.clone(),

@@ -15,7 +15,7 @@ pub(crate) const RSDP_AT: u64 = 0x100;
 pub(crate) fn additions(hidden_apic: u32) -> Additions {
     let identity = Identity { vendor: 0x1AF4, device: 1, revision: 0 };
     let crb = Layout::new(0xFED4_0000, Localities::All, Buffer::OwnPage, identity).unwrap();
-    Additions { hidden_apic, crb, log: EventLog { address: 0x7000, area_bytes: 0x1000 } }
+    Additions { hidden_apic, crb, log: Some(EventLog { address: 0x7000, area_bytes: 0x1000 }) }
 }
 
 fn table(signature: &[u8; 4], body: &[u8]) -> Vec<u8> {

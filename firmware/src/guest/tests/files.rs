@@ -14,6 +14,7 @@ use std::vec::Vec;
 
 const KERNEL: Range<u64> = 0x1000..0x1000 + 10_007;
 const INITRD: Range<u64> = 0x8000..0x8000 + 70_001;
+const FIRMWARE: Range<u64> = 0x1C000..0x1D000;
 
 fn memory() -> Memory {
     let mut memory = Memory::of(0x2_0000);
@@ -54,7 +55,7 @@ fn expected(memory: &Memory, range: Range<u64>, bank: Bank) -> Vec<u8> {
 }
 
 fn check(files: &Files, ram: &dyn Reach, memory: &Memory, banks: &Banks) {
-    for (file, range) in [(File::Kernel, KERNEL), (File::Initrd, INITRD)] {
+    for (file, range) in [(File::Kernel, KERNEL), (File::Initrd, INITRD), (File::Firmware, FIRMWARE)] {
         let digests = files.digests(ram, file, banks).unwrap();
         assert_eq!(digests.iter().count(), banks.iter().count());
         for (bank, digest) in digests.iter() {
@@ -67,14 +68,14 @@ fn check(files: &Files, ram: &dyn Reach, memory: &Memory, banks: &Banks) {
 fn digests_are_those_of_the_files_and_worked_out_once_by_any_number_of_processors() {
     let memory = memory();
     let counted = Counted(&memory, AtomicU64::new(0));
-    let files = Files::new([KERNEL, INITRD]);
+    let files = Files::new([KERNEL, INITRD, FIRMWARE]);
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| files.work(&counted, || false).unwrap());
         }
         check(&files, &counted, &memory, &banks(4));
     });
-    let all = (KERNEL.end - KERNEL.start) + (INITRD.end - INITRD.start);
+    let all = [KERNEL, INITRD, FIRMWARE].iter().map(|file| file.end - file.start).sum::<u64>();
     assert_eq!(counted.1.load(Ordering::Relaxed), 4 * all);
 }
 
@@ -82,9 +83,9 @@ fn digests_are_those_of_the_files_and_worked_out_once_by_any_number_of_processor
 fn nothing_is_worked_out_ahead_that_a_new_tpm_does_not_ask_for() {
     let memory = memory();
     let counted = Counted(&memory, AtomicU64::new(0));
-    let files = Files::new([KERNEL, INITRD]);
+    let files = Files::new([KERNEL, INITRD, FIRMWARE]);
     files.work(&counted, || false).unwrap();
-    let all = (KERNEL.end - KERNEL.start) + (INITRD.end - INITRD.start);
+    let all = [KERNEL, INITRD, FIRMWARE].iter().map(|file| file.end - file.start).sum::<u64>();
     assert_eq!(counted.1.load(Ordering::Relaxed), 2 * all);
     check(&files, &counted, &memory, &start_up(&mut Pcrs::with(&ALL[1..3])).unwrap());
     assert_eq!(counted.1.load(Ordering::Relaxed), 2 * all);
@@ -94,11 +95,11 @@ fn nothing_is_worked_out_ahead_that_a_new_tpm_does_not_ask_for() {
 fn only_what_is_asked_for_is_waited_for() {
     let memory = memory();
     let counted = Counted(&memory, AtomicU64::new(0));
-    let files = Files::new([KERNEL, INITRD]);
+    let files = Files::new([KERNEL, INITRD, FIRMWARE]);
     files.work(&counted, || true).unwrap();
     assert_eq!(counted.1.load(Ordering::Relaxed), 0, "enough is enough");
     check(&files, &counted, &memory, &banks(1));
-    let all = (KERNEL.end - KERNEL.start) + (INITRD.end - INITRD.start);
+    let all = [KERNEL, INITRD, FIRMWARE].iter().map(|file| file.end - file.start).sum::<u64>();
     assert_eq!(counted.1.load(Ordering::Relaxed), all);
     // The guest has activated another bank meanwhile.
     check(&files, &counted, &memory, &banks(2));
@@ -107,7 +108,7 @@ fn only_what_is_asked_for_is_waited_for() {
 #[test]
 fn a_file_out_of_reach_is_a_fault_to_everybody() {
     let memory = memory();
-    let files = Files::new([KERNEL, 0x1_0000..0x3_0000]);
+    let files = Files::new([KERNEL, 0x1_0000..0x3_0000, FIRMWARE]);
     for _ in 0..2 {
         assert_eq!(files.digests(&memory, File::Initrd, &banks(4)), Err(GuestFault::OutOfRange));
     }

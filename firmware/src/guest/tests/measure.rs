@@ -1,6 +1,6 @@
 //! Laws of the measurements: the log tells exactly what the TPM was told.
 
-use super::{Bank, Banks, Digests, Facts, extend, measure, start_up};
+use super::{Bank, Banks, Digests, Facts, Firmware, extend, measure, start_up};
 use crate::guest::GuestFault;
 use crate::guest::log::Log;
 use husk::engine::Locality;
@@ -126,6 +126,7 @@ fn facts<'f>(kernel: &'f Digests, initrd: &'f Digests) -> Facts<'f> {
         command_line: b"console=ttyS0",
         kernel,
         initrd,
+        firmware: None,
     }
 }
 
@@ -196,6 +197,32 @@ fn every_fact_reaches_the_pcr_that_the_plan_names() {
         tpm.values[&(pcr, 0xB)].clone()
     });
     assert!(kernel != value(&same, 4) && initrd != value(&same, 9));
+}
+
+/// Separators, Secure Boot and the program that is started are the firmware's own to measure.
+#[test]
+fn before_a_firmware_only_what_it_cannot_vouch_for_is_measured() {
+    let started = |firmware_bytes: &[u8], has_kernel, command_line: &'static [u8]| {
+        let mut tpm = Pcrs::with(&ALL[1..3]);
+        let banks = start_up(&mut tpm).unwrap();
+        let [kernel, file] = [b"K", firmware_bytes].map(|bytes| Digests::of(&banks, bytes).unwrap());
+        let mut facts = facts(&kernel, &kernel);
+        facts.command_line = command_line;
+        facts.firmware = Some(Firmware { file: &file, base: 0xFFC8_4000, bytes: 0x37_C000, has_kernel });
+        let mut log = Log::empty();
+        measure(&mut tpm, &banks, &mut log, &facts).unwrap();
+        assert_eq!(replayed(log.bytes()), tpm.values);
+        tpm.values
+    };
+    let pcrs = |values: &BTreeMap<(u32, u16), Vec<u8>>| -> Vec<u32> {
+        values.keys().filter(|(_, bank)| *bank == 0xB).map(|(pcr, _)| *pcr).collect()
+    };
+    let first = started(b"F", true, b"quiet");
+    assert_eq!(pcrs(&first), [0, 1, 8, 9]);
+    assert_eq!(pcrs(&started(b"F", false, b"")), [0, 1]);
+    assert_ne!(first[&(0, 0xB)], started(b"G", true, b"quiet")[&(0, 0xB)]);
+    assert_ne!(first[&(8, 0xB)], started(b"F", true, b"loud")[&(8, 0xB)]);
+    assert_eq!(first[&(1, 0xB)], started(b"G", true, b"loud")[&(1, 0xB)]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Laws of a start: everything at its place, and a reboot finds what the host brought.
 
-use super::{Description, Entry, Guest, Machine};
+use super::{Begin, Description, Guest, Machine, Way};
+use crate::fw_cfg::Cabinet;
 use crate::guest::GuestFault;
 use crate::guest::acpi::tests::{RSDP_AT, write_machine};
 use crate::guest::bzimage::tests::front;
@@ -27,8 +28,12 @@ fn kernel() -> Vec<u8> {
 }
 
 fn payload() -> Vec<u8> {
+    payload_with(&[])
+}
+
+fn payload_with(firmware: &[u8]) -> Vec<u8> {
     let kernel = kernel();
-    let parts = [&kernel[..], &INITRD, COMMAND_LINE, b"config"];
+    let parts = [&kernel[..], &INITRD, COMMAND_LINE, b"config", firmware];
     let shape = Shape::of(parts.map(|part| part.len() as u64)).unwrap();
     let mut blob = shape.header().to_vec();
     for (part, bytes) in Part::ALL.into_iter().zip(parts) {
@@ -57,12 +62,20 @@ fn booted() -> (Memory, Machine) {
     (memory, machine)
 }
 
-fn started(guest: &mut Guest<'_>, memory: &mut Memory) -> (Entry, Vec<Vec<u8>>, Pcrs) {
+fn place<'g>(guest: &'g Guest<'_>) -> &'g crate::guest::place::Place {
+    match &guest.way {
+        Way::Kernel(_, place) => place,
+        Way::Firmware(_) => panic!("there is no firmware"),
+    }
+}
+
+fn started(guest: &mut Guest<'_>, memory: &mut Memory) -> (Begin, Vec<Vec<u8>>, Pcrs) {
     let mut tpm = Pcrs::with(&ALL);
     let files = guest.files();
     let measured = guest.measure(memory, &mut tpm, &[7; 48], &files).unwrap();
-    let entry = guest.load(memory, measured).unwrap();
-    let place = &guest.place;
+    let mut cabinet = std::boxed::Box::new(Cabinet::empty());
+    let entry = guest.load(memory, &mut cabinet, measured).unwrap();
+    let place = place(guest);
     let area = |at: u64, bytes: usize| {
         let mut content = vec![0; bytes];
         memory.copy_in(at, &mut content).unwrap();
@@ -88,11 +101,12 @@ fn everything_is_at_its_place() {
     let mut guest = Guest::plan(&memory, machine, &mut description).unwrap();
     let (entry, content, _) = started(&mut guest, &mut memory);
     assert_eq!(content[0], kernel()[1024..]);
-    assert_eq!(u64::from(guest.crb().unwrap().base()), guest.place.crb.start, "the tables say where it is");
+    assert_eq!(u64::from(guest.crb().unwrap().base()), place(&guest).crb.start, "the tables say where it is");
     assert_eq!(content[1], INITRD);
     assert_eq!(content[2], [COMMAND_LINE, b"\0"].concat());
-    assert_eq!(u64::from(entry.eip), guest.place.kernel_at);
-    assert_eq!(u64::from(entry.esi), guest.place.boot_params_at);
+    let Begin::Kernel(entry) = entry else { panic!("it begins in its kernel") };
+    assert_eq!(u64::from(entry.eip), place(&guest).kernel_at);
+    assert_eq!(u64::from(entry.esi), place(&guest).boot_params_at);
     let mut config = [0; husk::attest::launch::CONFIG_BYTES_MAX];
     assert_eq!(guest.config(&memory, &mut config), Ok(&b"config"[..]));
 }
@@ -112,6 +126,41 @@ fn a_reboot_finds_what_the_host_brought_and_not_what_the_guest_left() {
     }
     let second = started(&mut guest, &mut memory);
     assert!((first.0, first.1) == (second.0, second.1) && first.2.values == second.2.values);
+}
+
+/// The memory below the layer of these tests is less than a firmware wants, so it begins where this machine's would end.
+#[test]
+fn a_firmware_begins_at_the_reset_vector_with_its_file_below_4_gib() {
+    let (mut memory, machine) = booted();
+    let firmware = vec![0xF0; 0x3000];
+    memory.copy_out(PAYLOAD_AT, &payload_with(&firmware)).unwrap();
+    let roomy = Machine { layer: 0x400_0000..0x440_0000, crb: CrbPlace::Trapped, ..machine };
+    let refused = |machine: Machine| Guest::plan(&memory, machine, &mut Description::empty()).map(|_| ());
+    assert_eq!(
+        refused(Machine { crb: CrbPlace::Private, ..roomy.clone() }),
+        Err(GuestFault::FirmwareUnserved)
+    );
+    assert_eq!(refused(Machine { layer: LAYER, ..roomy.clone() }), Err(GuestFault::NoRoom));
+    let mut description = Description::empty();
+    let mut guest = Guest::plan(&memory, roomy, &mut description).unwrap();
+    let flash = guest.flash().unwrap();
+    assert_eq!(flash.window, 0xFFFF_D000..0x1_0000_0000);
+    let mut first = [0; 1];
+    memory.copy_in(flash.source(&(0xFFFF_FFFF..0x1_0000_0000)).unwrap(), &mut first).unwrap();
+    assert_eq!(first, [0xF0]);
+    for range in [0xFFFF_CFFF..0xFFFF_E000, 0xFFFF_F000..0x1_0000_0001, 0..1] {
+        assert_eq!(flash.source(&range), None, "{range:x?}");
+    }
+    assert!(guest.hidden().iter().any(|range| range.contains(&flash.at)), "no guest reaches the file itself");
+    let mut tpm = Pcrs::with(&ALL);
+    let files = guest.files();
+    let measured = guest.measure(&memory, &mut tpm, &[7; 48], &files).unwrap();
+    let mut cabinet = std::boxed::Box::new(Cabinet::empty());
+    assert_eq!(guest.load(&mut memory, &mut cabinet, measured), Ok(Begin::ResetVector));
+    let mut kernel = [0; 4];
+    cabinet.select(0x11);
+    cabinet.read(&memory, &mut kernel);
+    assert_eq!(kernel, front()[..4]);
 }
 
 /// TPM2_PCR_Allocate takes effect at a reset: a bank that is new must not be left to the guest.

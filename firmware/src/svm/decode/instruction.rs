@@ -88,6 +88,8 @@ pub enum Strings {
     Store,
     /// LODS.
     Load,
+    /// INS of bytes, whose source is a port.
+    Input,
 }
 
 /// What is to be done with the memory operand.

@@ -1,6 +1,6 @@
 //! Instructions on a bus whose every access is written down.
 
-use super::{Bus, Event, Registers, Size, Verdict, emulate};
+use super::{Bus, Event, Registers, Size, Verdict, emulate, input};
 use crate::svm::vmcb::{Save, Vmcb};
 use crate::svm::walk::GuestMemory;
 use proptest::prelude::{any, prop_assert, proptest};
@@ -119,6 +119,60 @@ fn a_long_string_move_lets_the_guest_be_interrupted() {
     let (world, registers, _, verdict) = run(&[0xF3, 0xAA], true, &[(7, DEVICE), (1, 1 << 40)]);
     assert_eq!((verdict, world.seen.len()), (Verdict::Again, 256));
     assert_eq!((registers.0[1], registers.0[7]), ((1 << 40) - 256, DEVICE + 256));
+}
+
+/// Runs INS, with a source that counts up from 1.
+fn run_input(code: &[u8], set: &[(usize, u64)], rflags: u64) -> (World, Registers, Verdict, usize) {
+    let mut world = World::new(code);
+    let mut registers = Registers::default();
+    for (register, value) in set {
+        registers.0[*register] = *value;
+    }
+    let mut save = flat(true);
+    save.rflags = rflags;
+    let mut taken = 0_usize;
+    let verdict = input(&mut save, &mut registers, &mut world, &mut |into| {
+        for byte in into {
+            taken += 1;
+            *byte = taken.to_le_bytes()[0];
+        }
+    });
+    (world, registers, verdict, taken)
+}
+
+#[test]
+fn bytes_from_a_port_go_to_memory_in_order_and_a_page_at_a_time() {
+    let (world, registers, verdict, taken) = run_input(&[0xF3, 0x6C], &[(1, 5), (7, 0x2000)], 2);
+    assert_eq!((verdict, taken, registers.0[1], registers.0[7]), (Verdict::Done(2), 5, 0, 0x2005));
+    assert_eq!(world.ram[0x1FFF..0x2006], [0, 1, 2, 3, 4, 5, 0]);
+    let (world, registers, verdict, taken) = run_input(&[0xF3, 0x6C], &[(1, 4100), (7, 0x2FFD)], 2);
+    assert_eq!((verdict, taken, registers.0[1], registers.0[7]), (Verdict::Again, 3, 4097, 0x3000));
+    assert_eq!(world.ram[0x2FFC..0x3001], [0, 1, 2, 3, 0]);
+    let (_, registers, verdict, taken) = run_input(&[0x6C], &[(1, 9), (7, 0x2000)], 2);
+    assert_eq!((verdict, taken, registers.0[1], registers.0[7]), (Verdict::Done(1), 1, 9, 0x2001));
+    let (_, _, verdict, taken) = run_input(&[0xF3, 0x6C], &[(7, 0x2000)], 2);
+    assert_eq!((verdict, taken), (Verdict::Done(2), 0));
+}
+
+#[test]
+fn bytes_from_a_port_to_a_device_are_what_it_is_written() {
+    let (world, ..) = run_input(&[0xF3, 0x6C], &[(1, 2), (7, DEVICE + 0x80)], 2);
+    let byte = |at, value| (DEVICE + at, Size::Byte, Some(value));
+    assert_eq!(world.seen, [byte(0x80, 1), byte(0x81, 2)]);
+}
+
+#[test]
+fn what_reads_a_port_otherwise_is_a_protection_fault_and_takes_nothing() {
+    const DOWN: u64 = 1 << 10;
+    for (code, rflags) in
+        [(&[0xF3, 0x6D][..], 2), (&[0xF3, 0xA4], 2), (&[0xEC], 2), (&[0xF3, 0x6C], 2 | DOWN)]
+    {
+        let (_, registers, verdict, taken) = run_input(code, &[(1, 2), (7, 0x2000)], rflags);
+        assert_eq!(verdict, Verdict::Raise(Event::GeneralProtection, 0), "{code:02x?}");
+        assert_eq!((taken, registers.0[1], registers.0[7]), (0, 2, 0x2000));
+    }
+    let (.., verdict) = run(&[0x6C], true, &[(7, DEVICE)]);
+    assert_eq!(verdict, Verdict::Raise(Event::GeneralProtection, 0), "its port was not what exited");
 }
 
 #[test]

@@ -20,7 +20,7 @@ const LEASE_SECONDS: &str = "3";
 const MEMORY_MIB: &str = "512";
 const MEMORY_BYTES: usize = 512 << 20;
 /// A payload's header, whose last eight bytes are the length of the whole (`guest::payload` of the firmware).
-const PAYLOAD_HEADER_BYTES: usize = 56;
+const PAYLOAD_HEADER_BYTES: usize = 64;
 const PT_LOAD: u32 = 1;
 const WRITE: u32 = 2;
 

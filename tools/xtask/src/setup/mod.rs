@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub(crate) use kernel::{Kernel, fetched_kernel, newest_kernel};
+pub(crate) use packages::OVMF;
 pub(crate) use python::{Python, python};
 
 pub(crate) const HELP: &str = "\

@@ -5,6 +5,9 @@ use crate::process;
 use std::collections::BTreeSet;
 use std::process::Command;
 
+/// Debian's UEFI firmware without system management mode, of the package `ovmf`.
+pub(crate) const OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+
 /// What is needed, and why. Each entry lists the names that Debian releases give it; one of them is enough.
 const NEEDED: &[&[&str]] = &[
     &["gcc"],                                             // links, and compiles SQLite
@@ -32,13 +35,13 @@ const NEEDED: &[&[&str]] = &[
     &["libvirt-clients"],                                 // judges domain definitions
     &["libxml2-utils"],                                   // for it
     &["strace"],                                          // counts flushes
-    &["ovmf"],                 // a firmware with SEV metadata, whose launch is measured
-    &["python3"],              // runs sev-snp-measure, a peer
+    &["ovmf"],    // a firmware with SEV metadata, whose launch is measured, and which guests begin in
+    &["python3"], // runs sev-snp-measure, a peer
     &["python3-cryptography"], // which it needs for ID blocks
-    &["procps"],               // kill, which tests send signals with
-    &["rt-tests"],             // cyclictest: how late a guest's timers are
-    &["softhsm2"],             // a PKCS #11 token in software
-    &["postgresql"],           // the broker's other database; tests run servers of their own
+    &["procps"],  // kill, which tests send signals with
+    &["rt-tests"], // cyclictest: how late a guest's timers are
+    &["softhsm2"], // a PKCS #11 token in software
+    &["postgresql"], // the broker's other database; tests run servers of their own
 ];
 
 /// Installs what is missing.
