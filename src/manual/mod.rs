@@ -12,6 +12,7 @@
 //! | [`hw_sealed`] | a TPM without a network: what it keeps, what it gives up, what goes into its key |
 //! | [`kbs`] | a static key from a CoCo KBS beside the broker: what it adds, how to use Trustee, what the VM believes |
 //! | [`broker`] | which database, how many instances, what it does when something fails |
+//! | [`policy`] | what a tenant may demand of the machine that runs a VM, and how a refusal reads |
 //! | [`bench`](mod@bench) | what each promise costs, measured |
 //! | [`fuzzing`] | which bytes from outside are tried, how to try more, how to add a target |
 //! | [`building`] | the seams, what each must promise, and the order of calls |
@@ -50,6 +51,9 @@ pub mod kbs {}
 
 #[doc = include_str!("broker.md")]
 pub mod broker {}
+
+#[doc = include_str!("policy.md")]
+pub mod policy {}
 
 #[doc = include_str!("building.md")]
 pub mod building {}

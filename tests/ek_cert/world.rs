@@ -23,7 +23,7 @@ use husk::seams::{
 use husk_broker::authority::{AuthorityKey, certificate};
 use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::ids::{TenantId, VmId, VmName};
-use husk_broker::policy::{Genuine, Policy};
+use husk_broker::policy::{Genuine, Policy, Signer};
 use husk_broker::service::Service;
 use husk_broker::store::{Authority, Endorsed, Enrolment, Serving, Store, Tenant};
 use husk_broker::vault::{RootKeys, TenantRoot, fresh_secret};
@@ -86,7 +86,7 @@ struct Believes;
 
 impl Evidence for Believes {
     fn verify(&self, _: &[u8; REPORT_BYTES], _: &[u8]) -> Result<Genuine, EvidenceRefused> {
-        Ok(Genuine { generation: Generation::Milan, chip: None })
+        Ok(Genuine { generation: Generation::Milan, signer: Signer::Provider(String::new()) })
     }
 }
 
@@ -138,7 +138,7 @@ impl World {
         let world =
             Self { dice, keys, root, service: None, database, _folder: folder, launches: Cell::new(0) };
         for vm in FRIENDS.iter().chain([&STRANGERS]) {
-            let policy = Policy { measurements: vec![MEASUREMENT], min_tcb: None, chips: Vec::new() };
+            let policy = Policy { measurements: vec![MEASUREMENT], ..Policy::default() };
             let host_data = world.config(vm).host_data();
             store.enrol(vm, &Enrolment { host_data, policy }).unwrap();
         }

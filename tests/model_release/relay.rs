@@ -106,7 +106,7 @@ pub(crate) fn request(state: &State, sent: &Sent) -> Request {
         reset_base: 0,
     };
     match sent.what {
-        What::Grant => Request::Grant { report_id: [sent.instance; 32] },
+        What::Grant => Request::Grant { report_id: [sent.instance; 32], guest_svn: 0 },
         What::Confirm { token, epoch, previous, new } => {
             Request::Confirm(movement(token, epoch, previous, new))
         }

@@ -455,7 +455,7 @@ impl Rules {
             return;
         }
         let later = Moment { now_ms: state.row.lease_until_ms.saturating_add(1), lease_ms: TICK_MS };
-        let asked = Request::Grant { report_id: [9; 32] };
+        let asked = Request::Grant { report_id: [9; 32], guest_svn: 0 };
         let boots = match (self.step)(&state.row, later, instance_id(99), &asked).1 {
             Reply::Granted(Grant { current, head, .. }) if head.sequence > 0 => {
                 let object = state.object(id_of(&head));

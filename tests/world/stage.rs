@@ -28,7 +28,7 @@ use husk::secret::Secret;
 use husk::vtpm::{Asked, Cold, Served, Vtpm};
 use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::ids::{TenantId, VmId, VmName};
-use husk_broker::policy::{Genuine, Policy};
+use husk_broker::policy::{Genuine, Policy, Signer};
 use husk_broker::service::Service;
 use husk_broker::store::{Enrolment, Serving, Store, Tenant};
 use husk_broker::vault::{RootKeys, TenantRoot};
@@ -114,7 +114,7 @@ struct Believes;
 
 impl Evidence for Believes {
     fn verify(&self, _: &[u8; REPORT_BYTES], _: &[u8]) -> Result<Genuine, EvidenceRefused> {
-        Ok(Genuine { generation: Generation::Milan, chip: None })
+        Ok(Genuine { generation: Generation::Milan, signer: Signer::Provider(String::new()) })
     }
 }
 
@@ -209,7 +209,7 @@ impl Stage {
         let mut store = Store::create(&database, &keys).expect("a database");
         let certificate = root.certify(NAME.tenant, &keys).expect("a certificate");
         store.register(NAME.tenant, &Tenant { root: *root.point(), certificate }).expect("a tenant");
-        let policy = Policy { measurements: vec![MEASUREMENT], min_tcb: None, chips: Vec::new() };
+        let policy = Policy { measurements: vec![MEASUREMENT], ..Policy::default() };
         store.enrol(&NAME, &Enrolment { host_data: launch.host_data(), policy }).expect("a VM");
         drop(store);
         let mut config = String::new();

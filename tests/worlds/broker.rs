@@ -6,7 +6,7 @@ use husk::attest::report::Generation;
 use husk::seams::REPORT_BYTES;
 use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::http;
-use husk_broker::policy::{Genuine, Policy};
+use husk_broker::policy::{Genuine, Policy, Signer};
 use husk_broker::service::Service;
 use husk_broker::store::{Enrolment, Serving, Store, Tenant};
 use husk_broker::world::World;
@@ -27,7 +27,7 @@ struct Believes;
 
 impl Evidence for Believes {
     fn verify(&self, _: &[u8; REPORT_BYTES], _: &[u8]) -> Result<Genuine, EvidenceRefused> {
-        Ok(Genuine { generation: Generation::Milan, chip: None })
+        Ok(Genuine { generation: Generation::Milan, signer: Signer::Provider(String::new()) })
     }
 }
 
@@ -56,7 +56,7 @@ impl<'r> Broker<'r> {
         let mut store = Store::create(&path.join("db"), keys).expect("a database");
         let name = tenancy.name();
         store.register(name.tenant, &Tenant { root: *root, certificate: *certificate }).expect("a tenant");
-        let policy = Policy { measurements: vec![MEASUREMENT], min_tcb: None, chips: Vec::new() };
+        let policy = Policy { measurements: vec![MEASUREMENT], ..Policy::default() };
         store.enrol(&name, &Enrolment { host_data: launch.host_data(), policy }).expect("a VM");
         drop(store);
         Self::serve(runtime, tenancy, nature, folder)

@@ -13,7 +13,7 @@ use husk::release::wire::{
 };
 use husk::seams::Reporter;
 use husk_broker::ids::{TenantId, VmId};
-use husk_broker::policy::{Policy, chip, measurement, tcb};
+use husk_broker::policy::{Floors, Policy, chip, measurement, tcb};
 use husk_broker::world::WorldEntropy;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -269,13 +269,22 @@ pub(crate) fn http_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// A policy as it rests in the database, and the words of the command line. What is read can be written and read again.
+/// A policy as it rests in the database and as a file, and the words of the command line. What is read can be written and read again; what
+/// a file says, somebody can meet, and an error has a place in it.
 pub(crate) fn policy(data: &[u8]) {
     if let Ok(policy) = serde_json::from_slice::<Policy>(data) {
         let text = serde_json::to_string(&policy).unwrap();
         assert_eq!(serde_json::from_str::<Policy>(&text).unwrap(), policy);
     }
     let Ok(text) = std::str::from_utf8(data) else { return };
+    match Policy::from_file(text) {
+        Ok(policy) => {
+            assert!(policy.contradiction().is_none());
+            let text = serde_json::to_string(&policy).unwrap();
+            assert_eq!(serde_json::from_str::<Policy>(&text).unwrap(), policy);
+        }
+        Err(error) => assert!(error.line <= text.lines().count() + 1 && error.column > 0),
+    }
     if let Ok(floor) = tcb(text) {
         assert!(floor.covers(floor));
     }
@@ -287,10 +296,12 @@ pub(crate) fn policy(data: &[u8]) {
 }
 
 pub(crate) fn policy_seeds() -> Vec<Vec<u8>> {
-    let min_tcb = Some(tcb("fmc=1,bootloader=4,tee=0,snp=22,microcode=213").unwrap());
-    let policy = Policy { measurements: vec![[1; 48], [7; 48]], min_tcb, chips: vec![[8; 64]] };
+    let min_tcb = Floors::Every(tcb("fmc=1,bootloader=4,tee=0,snp=22,microcode=213").unwrap());
+    let policy =
+        Policy { measurements: vec![[1; 48], [7; 48]], min_tcb, chips: vec![[8; 64]], ..Policy::default() };
     let texts = [
         serde_json::to_string(&policy).unwrap(),
+        include_str!("../../../tools/broker/src/cli/policy.toml").to_owned(),
         r#"{"measurements":[],"min_tcb":null,"chips":["0102030405060708"]}"#.to_owned(),
         "bootloader=4,tee=0,snp=22,microcode=213".to_owned(),
         "a5".repeat(16),

@@ -1,9 +1,9 @@
 //! Whether a report is a genuine processor's: the seam to `husk-evidence`.
 
-use crate::policy::Genuine;
+use crate::policy::{Genuine, Signer};
 use husk::attest::report::Report;
 use husk::seams::REPORT_BYTES;
-use husk_evidence::{Endorsement, EvidenceError, Verifier};
+use husk_evidence::{Endorsement, EvidenceError, Vek, Verifier};
 use sha2::{Digest as _, Sha384};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -89,12 +89,15 @@ impl Judge {
         if verified.silicon.is_simulated() {
             eprintln!("husk-broker: accepted a report of SIMULATED silicon, as this broker was told to");
         }
-        let chip = verified.chip().map(|hwid| {
-            let mut padded = [0; 64];
-            padded.iter_mut().zip(hwid).for_each(|(to, from)| *to = *from);
-            padded
-        });
-        Ok(Genuine { generation: verified.silicon.generation(), chip })
+        let signer = match &verified.vek {
+            Vek::Vcek { hwid } => {
+                let mut padded = [0; 64];
+                padded.iter_mut().zip(hwid).for_each(|(to, from)| *to = *from);
+                Signer::Chip(padded)
+            }
+            Vek::Vlek { csp } => Signer::Provider(csp.clone()),
+        };
+        Ok(Genuine { generation: verified.silicon.generation(), signer })
     }
 }
 

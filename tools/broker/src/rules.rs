@@ -86,6 +86,8 @@ pub struct Row {
     pub overlap_until_ms: u64,
     /// The state at `head` counts resetCount from here: the token less this.
     pub reset_base: u64,
+    /// The highest GUEST_SVN that was granted; nothing older is.
+    pub guest_svn: u32,
 }
 
 /// When a request is decided, and how long a lease is.
@@ -104,6 +106,8 @@ pub enum Request {
     Grant {
         /// REPORT_ID of that attestation.
         report_id: [u8; 32],
+        /// Its GUEST_SVN.
+        guest_svn: u32,
     },
     /// To come back in a new session with the grant it holds.
     Resume {
@@ -229,6 +233,7 @@ impl Row {
             forced: false,
             overlap_until_ms: 0,
             reset_base: 0,
+            guest_svn: 0,
         }
     }
 
@@ -296,7 +301,9 @@ impl Row {
 #[must_use]
 pub fn step(row: &Row, at: Moment, caller: InstanceId, request: &Request) -> (Option<Row>, Reply) {
     let decided = match *request {
-        Request::Grant { report_id } => grant(row, at, Holder { instance: caller, report_id }),
+        Request::Grant { report_id, guest_svn } => {
+            grant(row, at, (Holder { instance: caller, report_id }, guest_svn))
+        }
         Request::Resume { token } => resume(row, at, caller, token),
         Request::Confirm(to) => confirm(row, at, caller, &to),
         Request::Anchor(to) => anchor(row, at, caller, &to),
@@ -320,9 +327,12 @@ fn lease(row: Row, at: Moment) -> (Option<Row>, Reply) {
 /// A fresh token for every grant, also for the instance that asks again because the answer was lost: what it was
 /// given before can never be confirmed any more, so nothing durable can depend on it, and no two answers are alike
 /// to be confused. The old epoch's secret stays until CONFIRM: until then the disk still needs it.
-fn grant(row: &Row, at: Moment, holder: Holder) -> Decision {
+fn grant(row: &Row, at: Moment, (holder, guest_svn): (Holder, u32)) -> Decision {
     if matches!(row.life, Life::Halted | Life::Retired) {
         return Err(Reply::Denied(DeniedReason::Lifecycle));
+    }
+    if guest_svn < row.guest_svn {
+        return Err(Reply::Denied(DeniedReason::GuestPolicy));
     }
     let waits = !row.released && at.now_ms < row.lease_until_ms;
     if waits && !row.forced {
@@ -344,7 +354,7 @@ fn grant(row: &Row, at: Moment, holder: Holder) -> Decision {
     // Forced: the windows of older tokens end by themselves, and until then there is no saying that they have.
     let overlap_until_ms = if waits { row.lease_until_ms } else { row.overlap_until_ms };
     let (next, holder) = (Some(next), Some(holder));
-    let row = Row { token, next, holder, bumped_from: None, overlap_until_ms, ..row.clone() };
+    let row = Row { token, next, holder, bumped_from: None, overlap_until_ms, guest_svn, ..row.clone() };
     Ok((Some(row), Reply::Granted(granted)))
 }
 

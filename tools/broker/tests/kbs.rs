@@ -62,7 +62,7 @@ impl Broker {
         store.register(ONE.tenant, &Tenant { root: *root.point(), certificate }).unwrap();
         for (vm, content) in [(ONE, b"secret of one"), (OTHER, b"secret of two")] {
             let measurements = vec![expected_measurement(FIRMWARE)];
-            let policy = Policy { measurements, min_tcb: None, chips: Vec::new() };
+            let policy = Policy { measurements, ..Policy::default() };
             let host_data = config(&root, &vm).host_data();
             store.enrol(&vm, &Enrolment { host_data, policy }).unwrap();
             let sealed = keys.wrap_resource(&*world, &vm, PATH, content).unwrap();

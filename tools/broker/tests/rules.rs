@@ -43,9 +43,15 @@ fn a_commit_moves_the_head_by_compare_and_swap() {
 #[test]
 fn busy_changes_nothing_and_ends_with_the_lease() {
     let mut vm = Vm::serving();
-    assert_eq!(vm.refused(B, Request::Grant { report_id: [0; 32] }), Reply::Busy { retry_ms: LEASE_MS });
+    assert_eq!(
+        vm.refused(B, Request::Grant { report_id: [0; 32], guest_svn: 0 }),
+        Reply::Busy { retry_ms: LEASE_MS }
+    );
     vm.now_ms += u64::from(LEASE_MS) - 1;
-    assert_eq!(vm.refused(B, Request::Grant { report_id: [0; 32] }), Reply::Busy { retry_ms: 1 });
+    assert_eq!(
+        vm.refused(B, Request::Grant { report_id: [0; 32], guest_svn: 0 }),
+        Reply::Busy { retry_ms: 1 }
+    );
     vm.now_ms += 1;
     assert!(matches!(vm.grant(B), Reply::Granted(_)));
 }
@@ -167,7 +173,7 @@ fn an_order_fences_and_shortens_no_lease() {
         assert_eq!((vm.row.token, vm.row.lease_until_ms), (2, lease));
         assert_eq!(vm.refused(A, vm.anchor_by(1, head(2, 1))), Reply::Fenced);
         assert_eq!(vm.refused(A, vm.renew(2)), Reply::Fenced);
-        let asked = vm.refused(B, Request::Grant { report_id: [0; 32] });
+        let asked = vm.refused(B, Request::Grant { report_id: [0; 32], guest_svn: 0 });
         assert_eq!(asked, Reply::Denied(DeniedReason::Lifecycle));
     }
     let mut vm = Vm::serving();
@@ -294,7 +300,7 @@ fn counters_at_their_end_refuse() {
     vm.row.token = u64::MAX;
     assert_eq!(vm.refused(A, vm.bump(u64::MAX)), Reply::Denied(DeniedReason::Lifecycle));
     vm.now_ms = u64::MAX;
-    let asked = vm.refused(B, Request::Grant { report_id: [0; 32] });
+    let asked = vm.refused(B, Request::Grant { report_id: [0; 32], guest_svn: 0 });
     assert_eq!(asked, Reply::Denied(DeniedReason::Lifecycle));
     assert_eq!(vm.ask(A, vm.renew(u64::MAX)), leased());
     assert_eq!(vm.row.lease_until_ms, u64::MAX);

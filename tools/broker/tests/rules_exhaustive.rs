@@ -36,7 +36,7 @@ struct World {
 
 fn requests(row: &Row) -> Vec<Request> {
     let heads = [head(1, 1), head(2, 1), head(2, 2), head(3, 1)];
-    let mut all = vec![Request::Grant { report_id: [0xA; 32] }];
+    let mut all = vec![Request::Grant { report_id: [0xA; 32], guest_svn: 0 }];
     for token in row.token.saturating_sub(1)..=row.token + 1 {
         all.push(Request::Resume { token });
         all.push(Request::StateMissing { token });
@@ -341,12 +341,12 @@ fn rows() -> [Row; 5] {
         step(row, at, A, &request).0.expect("it is answered")
     };
     let enrolled = Row::enrolled();
-    let granted = ask(&enrolled, 1, Request::Grant { report_id: [0xA; 32] });
+    let granted = ask(&enrolled, 1, Request::Grant { report_id: [0xA; 32], guest_svn: 0 });
     let to = Move { token: 1, generation: 0, epoch: 1, previous: Head::NONE, new: head(1, 1), reset_base: 0 };
     let serving = ask(&granted, 2, Request::Confirm(to));
-    let again = ask(&serving, 50, Request::Grant { report_id: [0xA; 32] });
+    let again = ask(&serving, 50, Request::Grant { report_id: [0xA; 32], guest_svn: 0 });
     let forced = operate(&serving, Order::Force).expect("it makes sense");
-    let overlapping = ask(&forced, 5, Request::Grant { report_id: [0xB; 32] });
+    let overlapping = ask(&forced, 5, Request::Grant { report_id: [0xB; 32], guest_svn: 0 });
     [enrolled, serving, again, forced, overlapping]
 }
 

@@ -202,6 +202,33 @@ fn every_rule_of_the_policy_has_its_fault() {
     drop(granted(&mut bench.launch(&VM, 1)));
 }
 
+/// The row remembers it, whatever becomes of the policy; the tenant's log names both.
+#[test]
+fn a_guest_svn_that_had_keys_is_never_gone_below() {
+    let folder = std::env::temp_dir().join(format!("husk-svn-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("db");
+    let bench = Bench::with(Some(&path), true);
+    let launch = |number, svn| {
+        let mut launch = bench.launch(&VM, number);
+        launch.processor.layout.guest_svn.set(svn);
+        launch
+    };
+    drop(granted(&mut launch(1, 3)));
+    assert_eq!(refusal(&mut launch(2, 2)), ReleaseFault::DeniedPolicy);
+    drop(granted(&mut launch(3, 3)));
+    Store::open(&path).unwrap().amend(&VM, |policy| policy.min_guest_svn = 0).unwrap();
+    assert_eq!(refusal(&mut launch(4, 0)), ReleaseFault::DeniedPolicy);
+    Store::open(&path).unwrap().amend(&VM, |policy| policy.min_guest_svn = 5).unwrap();
+    assert_eq!(refusal(&mut launch(5, 4)), ReleaseFault::DeniedPolicy);
+    let log = Store::open(&path).unwrap().audit(TENANT, 0).unwrap();
+    let refused: Vec<_> = log.iter().filter(|(entry, _)| entry.event == Event::Refused).collect();
+    let told: Vec<&str> = refused.iter().map(|(entry, _)| entry.detail.as_str()).collect();
+    let said = ["at least 3; seen 2", "at least 3; seen 0", "at least 5; seen 4"];
+    assert_eq!(told, said.map(|said| format!("guest-svn: wanted {said}")));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 /// Also one that attested before and waits.
 #[test]
 fn a_forbidden_firmware_is_granted_nothing_more() {
@@ -220,7 +247,10 @@ fn a_forbidden_firmware_is_granted_nothing_more() {
     assert_eq!(refusal(&mut bench.launch(&VM, 3)), ReleaseFault::DeniedMeasurement);
     let log = Store::open(&path).unwrap().audit(TENANT, 0).unwrap();
     let refused: Vec<_> = log.iter().filter(|(entry, _)| entry.event == Event::Refused).collect();
-    assert!(matches!(refused[..], [(entry, _)] if entry.detail == "Measurement"), "{refused:?}");
+    assert!(
+        matches!(refused[..], [(entry, _)] if entry.detail.starts_with("measurement: wanted one of an empty list; seen 0707")),
+        "{refused:?}"
+    );
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

@@ -1,9 +1,7 @@
 //! A launch configuration as a file.
 
-use crate::{PrivateFileError, write_new};
+use crate::{PrivateFileError, read_public, write_new};
 use husk::attest::launch::{CONFIG_BYTES_MAX, LaunchConfig};
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 /// Why a launch configuration was not written or read.
@@ -35,12 +33,6 @@ pub fn write_config(path: &Path, config: &LaunchConfig) -> Result<[u8; 32], Conf
 /// # Errors
 /// [`ConfigFileError`].
 pub fn read_config(path: &Path) -> Result<LaunchConfig, ConfigFileError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => PrivateFileError::Missing(path.to_owned()),
-        _ => PrivateFileError::Io { path: path.to_owned(), source },
-    };
-    let mut text = Vec::new();
-    let longest = CONFIG_BYTES_MAX as u64 + 1;
-    File::open(path).and_then(|file| file.take(longest).read_to_end(&mut text)).map_err(failed)?;
+    let text = read_public(path, CONFIG_BYTES_MAX)?;
     LaunchConfig::parse(&text).map_err(|_| ConfigFileError::Malformed(path.to_owned()))
 }

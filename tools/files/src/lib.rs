@@ -41,6 +41,14 @@ pub enum PrivateFileError {
     /// Not a regular file of a sensible size.
     #[error("{0} is not a key file")]
     NotAKeyFile(PathBuf),
+    /// It is too long.
+    #[error("{path} is longer than the {bytes_max} bytes that such a file may have")]
+    Long {
+        /// The file.
+        path: PathBuf,
+        /// The most.
+        bytes_max: usize,
+    },
     /// The machine failed.
     #[error("{path}: {source}")]
     Io {
@@ -49,6 +57,24 @@ pub enum PrivateFileError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// Reads a file without secrets, which anybody may read.
+///
+/// # Errors
+/// [`PrivateFileError::Missing`], [`PrivateFileError::Long`], [`PrivateFileError::Io`].
+pub fn read_public(path: &Path, bytes_max: usize) -> Result<Vec<u8>, PrivateFileError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => PrivateFileError::Missing(path.to_owned()),
+        _ => PrivateFileError::Io { path: path.to_owned(), source },
+    };
+    let mut bytes = Vec::new();
+    let longest = u64::try_from(bytes_max).map_or(u64::MAX, |most| most.saturating_add(1));
+    File::open(path).and_then(|file| file.take(longest).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() > bytes_max {
+        return Err(PrivateFileError::Long { path: path.to_owned(), bytes_max });
+    }
+    Ok(bytes)
 }
 
 /// Creates `path` with mode 0600 and writes `text` durably.

@@ -44,6 +44,35 @@ fn a_vm_from_enrolment_to_its_end() {
 }
 
 #[test]
+fn a_policy_is_a_file_that_is_checked_before_it_counts() {
+    let (site, tenant) = Site::with_tenant();
+    let example = site.run(&["vm", "policy", "example"]).stdout;
+    fs::write(site.path("policy"), &example).unwrap();
+    assert!(site.json(&["vm", "policy", "check", "policy", "--json"])["min_tcb"]["turin"].is_string());
+    let fixed = ["vm", "enroll", "--database", "db", "--tenant", &tenant, "--json"];
+    let enrolled = site.json(&[&fixed[..], &["--config-out", "config", "--policy", "policy"]].concat());
+    let vm = enrolled["vm"].as_str().unwrap();
+    let one = ["--database", "db", "--tenant", &tenant, "--vm", vm, "--json"];
+    let shown = site.json(&[&["vm", "policy", "show"], &one[..]].concat());
+    assert_eq!(shown["platform"]["required"][0], "ALIAS_CHECK_COMPLETE");
+    assert_eq!(shown["guest_svn_granted"], 0);
+    let of_options = site.enrol_as(&tenant, &[7; 48], "other", &[]);
+    let other = ["--database", "db", "--tenant", &tenant, "--vm", of_options["vm"].as_str().unwrap()];
+    let shown_other = site.json(&[&["vm", "policy", "show", "--json"], &other[..]].concat());
+    assert_eq!(shown_other["platform"], shown["platform"], "options demand it too");
+    let newer = String::from_utf8(example).unwrap().replacen("[min_tcb]", "min_guest_svn = 4\n[min_tcb]", 1);
+    fs::write(site.path("newer"), &newer).unwrap();
+    site.json(&[&["vm", "policy", "set", "--policy", "newer"], &one[..]].concat());
+    fs::write(site.path("wrong"), newer.replace("turin = \"fmc", "turin = \"fcm")).unwrap();
+    let (code, line) = fails(&site, &[&["vm", "policy", "set", "--policy", "wrong"], &one[..]].concat());
+    assert_eq!((code, line.contains("line 14, column 9") && line.contains("`fcm`")), (1, true), "{line}");
+    let kept = site.json(&[&["vm", "policy", "show"], &one[..]].concat());
+    assert_eq!(kept["min_guest_svn"], 4, "a wrong file changes nothing");
+    let (code, line) = fails(&site, &["vm", "policy", "check", "nowhere"]);
+    assert_eq!((code, line.contains("does not exist")), (3, true), "{line}");
+}
+
+#[test]
 fn each_mistake_has_its_code_and_one_line() {
     let (site, tenant) = Site::with_tenant();
     let measurement = "07".repeat(48);

@@ -111,7 +111,7 @@ impl Site {
             staleness: None,
         };
         let measurements = vec![expected_measurement(&FIRMWARE)];
-        let policy = Policy { measurements, min_tcb: None, chips: vec![] };
+        let policy = Policy { measurements, ..Policy::default() };
         let name = VmName { tenant: TENANT, vm: VmId(vm) };
         let enrolment = Enrolment { host_data: config.host_data(), policy };
         Store::open_at(&self.location)?.enrol(&name, &enrolment)?;

@@ -9,6 +9,7 @@ mod audit;
 mod authority;
 mod broker;
 mod order;
+mod policy;
 mod resource;
 mod tenant;
 mod tls;

@@ -1,6 +1,7 @@
 //! `husk vm`: enrolment and what the operator sees of it.
 
 use super::order::{OrderArgs, StatusArgs, TicketArgs};
+use super::policy::{self, PolicyCommand};
 use super::resource::ResourceCommand;
 use super::{Database, Shape, or_remove, order, random_id};
 use crate::ids::{TenantId, VmId, VmName};
@@ -37,6 +38,9 @@ pub enum VmCommand {
     Order(OrderArgs),
     /// Ask the broker for its signed word on where a VM stands.
     Status(StatusArgs),
+    /// The whole of what a VM's tenant demands, as a file.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// What this broker, as a CoCo KBS, gives to a VM.
     #[command(subcommand)]
     Resource(ResourceCommand),
@@ -54,7 +58,7 @@ pub struct EnrolArgs {
     #[arg(long, value_name = "HEX")]
     vm: Option<VmId>,
     /// A firmware's launch digest that may have the keys; repeat for more.
-    #[arg(long = "measurement", value_name = "HEX", required = true, value_parser = measurement)]
+    #[arg(long = "measurement", value_name = "HEX", required_unless_present = "policy", value_parser = measurement)]
     measurements: Vec<Measurement>,
     /// Lowest patch levels, such as bootloader=4,tee=0,snp=22,microcode=213 (and fmc=1 for Turin).
     #[arg(long, value_name = "LEVELS", value_parser = tcb)]
@@ -62,6 +66,9 @@ pub struct EnrolArgs {
     /// A chip that may run the VM; repeat for more; any genuine chip if not given.
     #[arg(long = "chip", value_name = "HEX", value_parser = chip)]
     chips: Vec<ChipId>,
+    /// The tenant's whole policy, a TOML file (`husk vm policy example`), in place of the options above.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["measurements", "min_tcb", "chips"])]
+    policy: Option<PathBuf>,
     /// What keeps a second instance from answering: lease (needs Secure TSC), percmd (the broker permits each command) or
     /// detect (nothing: it shows in resetCount only).
     #[arg(long, value_name = "WORD", default_value = Serve::Lease.word(), value_parser = serve)]
@@ -136,6 +143,7 @@ impl VmCommand {
             Self::Ticket(args) => order::ticket(&args),
             Self::Order(args) => order::hand_in(&args),
             Self::Status(args) => order::status(&args),
+            Self::Policy(command) => command.run(),
             Self::Resource(command) => command.run(),
         }
     }
@@ -152,6 +160,10 @@ fn kbs(text: &str) -> Result<Kbs, String> {
 }
 
 fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
+    let policy = match &args.policy {
+        Some(file) => policy::read(file)?,
+        None => policy::of_options(args.measurements, args.min_tcb, args.chips)?,
+    };
     let mut store = args.database.open()?;
     let tenant = store.tenant(args.tenant)?;
     let vm = args.vm.map_or_else(|| random_id().map(VmId), Ok)?;
@@ -168,7 +180,6 @@ fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
         staleness: args.staleness.staleness(),
     };
     let host_data = write_config(&args.config_out, &config)?;
-    let policy = Policy { measurements: args.measurements, min_tcb: args.min_tcb, chips: args.chips };
     or_remove(&args.config_out, || Ok(store.enrol(&name, &Enrolment { host_data, policy })?))?;
     args.shape.print(&json!({
         "tenant": args.tenant.to_string(),
@@ -201,6 +212,7 @@ fn shown(name: &VmName, row: &Row) -> Value {
         "digest": hex::encode(row.head.digest),
         "confirmed": row.next.is_none(),
         "released": row.released,
+        "guest_svn": row.guest_svn,
     })
 }
 

@@ -5,7 +5,7 @@ use crate::ids::{TenantId, VmId, VmName};
 use crate::kbs::jwe::sealed_to;
 use crate::kbs::{Answer, Attestation, Proof, Said, Sessions, is_path, request_is_spoken};
 use crate::kbs::{PROTOCOL, Proven};
-use crate::policy::{Genuine, guest_is_closed, refused};
+use crate::policy::{Genuine, Refusal, Rule, holds};
 use crate::rules::Life;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -82,15 +82,24 @@ impl Service {
         let attestation = Attestation::parse(body).ok_or(Refused::Denied)?;
         let report = Report::parse(&attestation.report).map_err(|_| Refused::Denied)?;
         let vm = self.kbs_vm(report.host_data())?;
-        let genuine = self.genuine(&vm, &attestation.report, &attestation.certificate);
+        let genuine = self.genuine(&attestation.report, &attestation.certificate);
         let judged = genuine.and_then(|genuine| {
-            refused(nonce == attestation.nonce, DeniedReason::Binding)?;
-            refused(Some(*report.report_data()) == attestation.report_data(), DeniedReason::Binding)?;
+            let seen = report.report_data();
+            let is_bound = nonce == attestation.nonce && Some(*seen) == attestation.report_data();
+            holds(is_bound, || {
+                Refusal::new(Rule::Binding, "REPORT_DATA of this KBS session", hex::encode(seen))
+            })?;
             let named = attestation.init_data.as_ref().map(|text| <[u8; 32]>::from(Sha256::digest(text)));
-            refused(named.is_none_or(|named| named == *report.host_data()), DeniedReason::LaunchConfig)?;
+            holds(named.is_none_or(|named| named == *report.host_data()), || {
+                let seen = hex::encode(named.unwrap_or_default());
+                Refusal::new(Rule::Configuration, hex::encode(report.host_data()), seen)
+            })?;
             Ok(genuine)
         });
-        let genuine = judged.map_err(|reason| denied(&vm, reason))?;
+        let genuine = match judged {
+            Ok(genuine) => genuine,
+            Err(refusal) => return Err(self.kbs_refuse(&vm, &refusal)),
+        };
         self.kbs_admits(&vm, &attestation.report, &genuine)?;
         let token = self.token()?;
         let proven = Proven { vm, key: attestation.key, report: attestation.report, genuine };
@@ -111,16 +120,16 @@ impl Service {
 
     /// The whole policy, as for a grant; it may have changed since the session attested.
     fn kbs_admits(&self, vm: &VmName, report: &[u8; REPORT_BYTES], genuine: &Genuine) -> Result<(), Refused> {
-        let (enrolment, row) = self.stored(vm, |serving| {
-            let store = serving.store();
-            Ok((store.enrolment(vm)?, store.row(vm)?))
-        })?;
-        let report = Report::parse(report).map_err(|_| Refused::Denied)?;
-        let judged = guest_is_closed(&report)
-            .and_then(|()| refused(*report.host_data() == enrolment.host_data, DeniedReason::LaunchConfig))
-            .and_then(|()| enrolment.policy.admits(&report, genuine))
-            .and_then(|()| refused(matches!(row.life, Life::Virgin | Life::Active), DeniedReason::Lifecycle));
-        judged.map_err(|reason| denied(vm, reason))
+        let row = self.stored(vm, |serving| serving.store().row(vm))?;
+        let lives = matches!(row.life, Life::Virgin | Life::Active);
+        let judged = self.admits(vm, report, genuine)?;
+        let judged = judged.and_then(|()| holds(lives, || DeniedReason::Lifecycle.into()));
+        judged.map_err(|refusal| self.kbs_refuse(vm, &refusal))
+    }
+
+    /// Tells the tenant why; the client learns nothing.
+    fn kbs_refuse(&self, vm: &VmName, refusal: &Refusal) -> Refused {
+        self.refuse(vm, refusal).map_or_else(Refused::from, |_| Refused::Denied)
     }
 
     fn kbs_resource(&self, proof: Proof<'_>, path: &str) -> Result<Answer, Refused> {
@@ -156,10 +165,4 @@ impl Service {
         let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
         Ok(format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode(self.drawn::<32>()?)))
     }
-}
-
-/// Says in the log which rule failed.
-fn denied(vm: &VmName, reason: DeniedReason) -> Refused {
-    eprintln!("husk-broker: {vm}: KBS: denied: {reason:?}");
-    Refused::Denied
 }

@@ -18,7 +18,7 @@ pub use sessions::{ESTABLISHED_MAX, GREETED_MAX, GREETED_OF_PEER_MAX};
 
 use crate::evidence::{Evidence, EvidenceRefused};
 use crate::ids::{TenantId, VmId, VmName};
-use crate::policy::{Genuine, Measurement, guest_is_closed, refused};
+use crate::policy::{Genuine, Refusal, Rule, guest_is_closed, holds, svn_reaches};
 use crate::rules::{Grant, InstanceId, Order, Reply, Request};
 use crate::store::{Ask, Decided, Enrolment, GrantSecrets, Group, GroupError, Serving, StoreError, Tenant};
 use crate::vault::RootKeys;
@@ -35,7 +35,7 @@ use husk::release::wire::{
 };
 use husk::seams::REPORT_BYTES;
 use husk::volume::VolumeFault;
-use sessions::{Session, Sessions, Stage};
+use sessions::{Proven, Session, Sessions, Stage};
 use sha2::{Digest as _, Sha256, Sha384};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -142,6 +142,7 @@ impl Service {
             vm,
             instance: InstanceId(point_digest(&hello.instance)),
             stage: Stage::Greeted,
+            proven: None,
             challenged: None,
         };
         locked(&self.sessions)?.greet(peer, session);
@@ -205,9 +206,6 @@ impl Service {
         }
         let (answer, secrets) = self.decide(&mut session, operation, body)?;
         note(&session.vm, operation, &answer);
-        if let (Operation::Attest | Operation::Grant, Reply::Denied(rule)) = (operation, answer) {
-            self.stored(&session.vm, |serving| serving.store().refused(&session.vm, rule))?;
-        }
         self.seal(&session, asked, (&answer, secrets), reply)
     }
 
@@ -216,8 +214,11 @@ impl Service {
         match (operation, session.stage) {
             (Operation::Attest, Stage::Greeted) => self.attest(session, body),
             (Operation::Resume, Stage::Greeted) => self.resume(session, body),
-            (Operation::Grant, Stage::Attested { report_id, measurement, .. }) if body.is_empty() => {
-                self.grant(session, report_id, &measurement)
+            (Operation::Grant, Stage::Attested { report_id, .. }) if body.is_empty() => {
+                self.grant(session, report_id)
+            }
+            (Operation::Attest | Operation::Grant, _) => {
+                self.refuse(&session.vm, &DeniedReason::Order.into())
             }
             (
                 Operation::Confirm
@@ -268,13 +269,46 @@ impl Service {
         Ok(outcome)
     }
 
-    /// The tenant may have forbidden the firmware while its instance waited for another's lease to end.
-    fn grant(&self, session: &Session, report_id: [u8; 32], measurement: &Measurement) -> Outcome {
-        let policy = self.enrolment(&session.vm)?.policy;
-        if !policy.measurements.contains(measurement) {
-            return Ok((Reply::Denied(DeniedReason::Measurement), None));
+    /// The tenant may demand more than when the instance attested, while it waited for another's lease to end.
+    fn grant(&self, session: &Session, report_id: [u8; 32]) -> Outcome {
+        let vm = &session.vm;
+        let Some(proven) = &session.proven else {
+            return self.refuse(vm, &DeniedReason::Order.into());
+        };
+        if let Err(refusal) = self.admits(vm, &proven.report, &proven.genuine)? {
+            return self.refuse(vm, &refusal);
         }
-        self.ask(session, &Request::Grant { report_id })
+        let guest_svn = Report::parse(&proven.report).map_err(|_| RefusalReason::Malformed)?.guest_svn();
+        let outcome = self.ask(session, &Request::Grant { report_id, guest_svn })?;
+        match outcome.0 {
+            Reply::Denied(reason) => self.refuse(vm, &reason.into()),
+            _ => Ok(outcome),
+        }
+    }
+
+    /// Denies an instance, and tells its tenant why. Everybody else who reads along learns where the tenant has it.
+    fn refuse(&self, vm: &VmName, refusal: &Refusal) -> Outcome {
+        let entry = self.stored(vm, |serving| serving.store().refused(vm, refusal))?;
+        eprintln!("husk-broker: {vm}: refused, {entry}");
+        Ok((Reply::Denied(refusal.reason()), None))
+    }
+
+    /// Whether a report that is genuine may have this VM's keys, as its tenant has it now.
+    fn admits(
+        &self,
+        vm: &VmName,
+        report: &[u8; REPORT_BYTES],
+        genuine: &Genuine,
+    ) -> Result<Result<(), Refusal>, RefusalReason> {
+        let (enrolment, row) = self.stored(vm, |serving| {
+            let store = serving.store();
+            Ok((store.enrolment(vm)?, store.row(vm)?))
+        })?;
+        let report = Report::parse(report).map_err(|_| RefusalReason::Malformed)?;
+        Ok(guest_is_closed(&report)
+            .and_then(|()| bears(&report, &enrolment))
+            .and_then(|()| enrolment.policy.admits(&report, genuine))
+            .and_then(|()| svn_reaches(&report, row.guest_svn)))
     }
 
     fn resume(&self, session: &mut Session, body: &[u8]) -> Outcome {
@@ -291,60 +325,56 @@ impl Service {
 
     fn attest(&self, session: &mut Session, body: &[u8]) -> Outcome {
         let Some(parts) = bodies::attest(body) else {
-            return Ok((Reply::Denied(DeniedReason::Order), None));
+            return self.refuse(&session.vm, &DeniedReason::Order.into());
         };
         match self.judge(session, &parts)? {
-            Ok((report_id, measurement)) => {
-                let report_digest = Sha384::digest(parts.fixed.report).into();
-                session.stage = Stage::Attested { report_digest, report_id, measurement };
+            Ok((report_id, genuine)) => {
+                let report = parts.fixed.report;
+                let report_digest = Sha384::digest(report).into();
+                session.stage = Stage::Attested { report_digest, report_id };
+                session.proven = Some(Box::new(Proven { report, genuine }));
                 locked(&self.sessions)?.establish(&session.id);
                 Ok((Reply::Done, None))
             }
-            Err(reason) => Ok((Reply::Denied(reason), None)),
+            Err(refusal) => self.refuse(&session.vm, &refusal),
         }
     }
 
-    /// The whole policy, in order; yields REPORT_ID and MEASUREMENT.
+    /// The whole policy, in order; yields REPORT_ID and what the certificate says.
     fn judge(
         &self,
         session: &Session,
         parts: &AttestParts<'_>,
-    ) -> Result<Result<([u8; 32], Measurement), DeniedReason>, RefusalReason> {
+    ) -> Result<Result<([u8; 32], Genuine), Refusal>, RefusalReason> {
         let vm = &session.vm;
         let enrolment = self.enrolment(vm)?;
-        let judged = self.genuine(vm, &parts.fixed.report, parts.certificate).and_then(|genuine| {
-            let report = Report::parse(&parts.fixed.report).map_err(|_| DeniedReason::Evidence)?;
-            let config_is_enrolled = <[u8; 32]>::from(Sha256::digest(parts.config)) == enrolment.host_data;
-            let config_digest = Sha384::digest(parts.config).into();
-            let bound = report_data(session.answerer.transcript(), &config_digest);
-            guest_is_closed(&report)?;
-            refused(*report.host_data() == enrolment.host_data, DeniedReason::LaunchConfig)?;
-            refused(config_is_enrolled, DeniedReason::LaunchConfig)?;
-            refused(*report.report_data() == bound, DeniedReason::Binding)?;
-            enrolment.policy.admits(&report, &genuine)?;
-            Ok((*report.report_id(), *report.measurement()))
-        });
-        let Ok((report_id, measurement)) = judged else { return Ok(judged) };
+        let raw = &parts.fixed.report;
+        let genuine = match self.genuine(raw, parts.certificate) {
+            Ok(genuine) => genuine,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let report = Report::parse(raw).map_err(|_| RefusalReason::Malformed)?;
+        let in_session = guest_is_closed(&report)
+            .and_then(|()| bears(&report, &enrolment))
+            .and_then(|()| shown(parts.config, &enrolment))
+            .and_then(|()| bound(&report, session.answerer.transcript(), parts.config));
+        if let Err(refusal) = in_session {
+            return Ok(Err(refusal));
+        }
+        if let Err(refusal) = self.admits(vm, raw, &genuine)? {
+            return Ok(Err(refusal));
+        }
+        let report_id = *report.report_id();
         let bind = |serving: &mut Serving| serving.store().bind_launch(vm, &report_id, session.instance);
         let first = self.stored(vm, bind)?;
-        Ok(refused(first, DeniedReason::InstanceReused).map(|()| (report_id, measurement)))
+        let reused = || Refusal::new(Rule::Instance, "one instance key for a launch", "another one for it");
+        Ok(holds(first, reused).map(|()| (report_id, genuine)))
     }
 
-    fn genuine(
-        &self,
-        vm: &VmName,
-        report: &[u8; REPORT_BYTES],
-        certificate: &[u8],
-    ) -> Result<Genuine, DeniedReason> {
+    fn genuine(&self, report: &[u8; REPORT_BYTES], certificate: &[u8]) -> Result<Genuine, Refusal> {
         self.evidence.verify(report, certificate).map_err(|refused| match refused {
-            EvidenceRefused::Unsound(why) => {
-                eprintln!("husk-broker: {vm}: report refused: {why}");
-                DeniedReason::Evidence
-            }
-            EvidenceRefused::Simulated(why) => {
-                eprintln!("husk-broker: {vm}: report refused: {why}");
-                DeniedReason::SimulatedSilicon
-            }
+            EvidenceRefused::Unsound(why) => Refusal::new(Rule::Evidence, "a genuine report", why),
+            EvidenceRefused::Simulated(why) => Refusal::new(Rule::Silicon, "silicon", why),
         })
     }
 
@@ -401,6 +431,26 @@ impl Service {
     }
 }
 
+/// The report is of a launch with the enrolled configuration.
+fn bears(report: &Report<'_>, enrolment: &Enrolment) -> Result<(), Refusal> {
+    let (wanted, seen) = (enrolment.host_data, report.host_data());
+    holds(*seen == wanted, || Refusal::new(Rule::HostData, hex::encode(wanted), hex::encode(seen)))
+}
+
+/// The configuration is the enrolled one.
+fn shown(config: &[u8], enrolment: &Enrolment) -> Result<(), Refusal> {
+    let (wanted, seen) = (enrolment.host_data, <[u8; 32]>::from(Sha256::digest(config)));
+    holds(seen == wanted, || {
+        Refusal::new(Rule::Configuration, format!("SHA-256 {}", hex::encode(wanted)), hex::encode(seen))
+    })
+}
+
+/// The report was made for this very session.
+fn bound(report: &Report<'_>, transcript: &[u8; 48], config: &[u8]) -> Result<(), Refusal> {
+    let (wanted, seen) = (report_data(transcript, &Sha384::digest(config).into()), report.report_data());
+    holds(*seen == wanted, || Refusal::new(Rule::Binding, "REPORT_DATA of this session", hex::encode(seen)))
+}
+
 /// Nobody else may have panicked in the middle; if so, this broker answers no more.
 fn locked<T>(mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>, RefusalReason> {
     mutex.lock().map_err(|_| RefusalReason::Unavailable)
@@ -427,6 +477,7 @@ fn note(vm: &VmName, operation: Operation, answer: &Reply) {
             let what = if grant.current.is_some() { "open" } else { "create" };
             eprintln!("husk-broker: {vm}: granted token {} to {what} epoch {}", grant.token, grant.epoch);
         }
+        (Operation::Attest | Operation::Grant, Reply::Denied(_)) => {}
         (_, Reply::Busy { .. } | Reply::Denied(_) | Reply::Fenced | Reply::Conflict) => {
             eprintln!("husk-broker: {vm}: {operation:?} answered {answer:?}");
         }

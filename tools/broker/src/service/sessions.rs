@@ -7,8 +7,10 @@
 
 use super::endorsement::Challenged;
 use crate::ids::VmName;
+use crate::policy::Genuine;
 use crate::rules::InstanceId;
 use husk::release::record::Answerer;
+use husk::seams::REPORT_BYTES;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -34,11 +36,15 @@ pub(super) enum Stage {
         report_digest: [u8; 48],
         /// REPORT_ID.
         report_id: [u8; 32],
-        /// MEASUREMENT, which must still be allowed when the grant is asked for.
-        measurement: [u8; 48],
     },
     /// The instance has proven its key and holds a token.
     Resumed,
+}
+
+/// What an attestation proved.
+pub(super) struct Proven {
+    pub(super) report: [u8; REPORT_BYTES],
+    pub(super) genuine: Genuine,
 }
 
 /// One conversation.
@@ -48,6 +54,8 @@ pub(super) struct Session {
     pub(super) vm: VmName,
     pub(super) instance: InstanceId,
     pub(super) stage: Stage,
+    /// What was proven, which must still be admitted when the grant is asked for.
+    pub(super) proven: Option<Box<Proven>>,
     /// Endorsement keys that it was asked to show.
     pub(super) challenged: Option<Challenged>,
 }
@@ -202,6 +210,7 @@ mod tests {
             instance: InstanceId([instance; 48]),
             stage: Stage::Greeted,
             challenged: None,
+            proven: None,
         }
     }
 

@@ -1,11 +1,11 @@
 //! Entries of tenants' logs: made in the transaction of what they tell, so that neither is there without the other.
 //!
-//! Renewals and anchors are not entered: they are many, and the other entries say where the state's head stands. A VM's complaint or its refusal
-//! by one rule is entered once between two other events, so that whoever knocks cannot fill the disk.
+//! Renewals and anchors are not entered: they are many, and the other entries say where the state's head stands. A VM's complaint is entered
+//! once between two other events, and so is each refusal, a few by one rule at most: whoever knocks cannot fill the disk.
 
 use super::StoreError;
 use super::clock::Shared;
-use super::sql::{Columns, Sql, Value, to_sql};
+use super::sql::{Columns, Sql, to_sql};
 use crate::audit::{Entry, Event, Head};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::rules::{Order, Reply, Request, Row};
@@ -13,6 +13,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The most entries that one look gives.
 pub const ENTRIES_MAX: u32 = 100;
+
+/// How many refusals by one rule are entered between two other events.
+const KIND_MAX: usize = 4;
 
 /// Enters an event at a moment of the database's clock.
 pub(super) fn enter(
@@ -50,24 +53,34 @@ pub(super) fn enter_now(sql: &mut dyn Sql, vm: &VmName, what: (Event, String)) -
     enter(sql, vm, now_ms, what)
 }
 
-/// Enters a complaint, unless the VM has had the same one since anything else happened to it.
+/// Enters a complaint, unless the VM has had the same one since anything else happened to it, or [`KIND_MAX`] that begin with `kind`;
+/// the number of the entry that stands for it.
 pub(super) fn enter_once(
     sql: &mut dyn Sql,
     vm: &VmName,
     (event, detail): (Event, String),
-) -> Result<(), StoreError> {
-    let name: [Value; 2] = [vm.tenant.0.into(), vm.vm.0.into()];
-    let [tenant, id] = name;
+    kind: &str,
+) -> Result<u64, StoreError> {
     let [refused, missing] = [Event::Refused, Event::StateMissing].map(|event| event.word().to_owned());
-    let statement = "SELECT number FROM audit WHERE tenant = ?1 AND vm = ?2 AND event = ?3 AND detail = ?4
-        AND number > COALESCE((SELECT number FROM audit WHERE tenant = ?1 AND vm = ?2
-            AND event <> ?5 AND event <> ?6 ORDER BY number DESC LIMIT 1), 0) LIMIT 1";
+    let since = "SELECT COALESCE(MAX(number), 0) FROM audit WHERE tenant = ?1 AND vm = ?2
+        AND event <> ?3 AND event <> ?4";
+    let values = [vm.tenant.0.into(), vm.vm.0.into(), refused.into(), missing.into()];
+    let since = sql.one(since, &values)?.ok_or(StoreError::Damaged)?.integer()?;
+    let statement = "SELECT number, detail FROM audit WHERE tenant = ?1 AND vm = ?2 AND event = ?3
+        AND number > ?4 AND SUBSTR(detail, 1, LENGTH(CAST(?5 AS TEXT))) = CAST(?5 AS TEXT) ORDER BY number";
     let word = event.word().to_owned();
-    let values = [tenant, id, word.into(), detail.clone().into(), refused.into(), missing.into()];
-    if sql.one(statement, &values)?.is_some() {
-        return Ok(());
+    let values = [vm.tenant.0.into(), vm.vm.0.into(), word.into(), since.into(), kind.to_owned().into()];
+    let mut found = Vec::new();
+    for mut columns in sql.query(statement, &values)? {
+        found.push((columns.number()?, columns.text()?));
     }
-    enter_now(sql, vm, (event, detail))
+    let same = found.iter().find(|(_, known)| *known == detail);
+    let full = || found.last().filter(|_| !kind.is_empty() && found.len() >= KIND_MAX);
+    if let Some((number, _)) = same.or_else(full) {
+        return Ok(*number);
+    }
+    enter_now(sql, vm, (event, detail))?;
+    Ok(head(sql, vm.tenant)?.number)
 }
 
 /// What a decision is in the log, if it is one to tell of.

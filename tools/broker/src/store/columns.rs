@@ -9,7 +9,7 @@ use husk::release::Head;
 /// The last column is how far the newest start of a broker assumed every lease that was not released.
 const SELECT: &str = "SELECT life, generation, token, epoch, sequence, digest, current_token, next_token,
     holder, holder_report, lease_until_ms, released, bumped_from, forced, overlap_until_ms,
-    reset_base, (SELECT assumed_until_ms FROM broker)
+    reset_base, guest_svn, (SELECT assumed_until_ms FROM broker)
     FROM vms WHERE tenant = ?1 AND vm = ?2";
 
 /// The compare-and-swap: nothing changes unless token, generation, epoch and head are what the decision was made on.
@@ -17,7 +17,8 @@ const UPDATE: &str = "UPDATE vms SET life = ?3, generation = ?4, token = ?5, epo
     sequence = ?7, digest = ?8, current_token = ?9, next_token = ?10,
     holder = ?11, holder_report = ?12,
     lease_until_ms = CASE WHEN lease_until_ms > ?13 THEN lease_until_ms ELSE ?13 END,
-    released = ?14, bumped_from = ?15, forced = ?16, overlap_until_ms = ?17, reset_base = ?18
+    released = ?14, bumped_from = ?15, forced = ?16, overlap_until_ms = ?17, reset_base = ?18,
+    guest_svn = CASE WHEN guest_svn > ?24 THEN guest_svn ELSE ?24 END
     WHERE tenant = ?1 AND vm = ?2 AND token = ?19 AND generation = ?20
     AND epoch = ?21 AND sequence = ?22 AND digest = ?23";
 
@@ -43,6 +44,7 @@ fn read(mut columns: Columns) -> Result<Row, StoreError> {
     let (lease_until_ms, released) = (columns.number()?, columns.flag()?);
     let (bumped_from, forced) = (columns.maybe_number()?, columns.flag()?);
     let (overlap_until_ms, reset_base) = (columns.number()?, columns.integer()?.cast_unsigned());
+    let guest_svn = u32::try_from(columns.integer()?).map_err(|_| StoreError::Damaged)?;
     let assumed_until_ms = columns.number()?;
     let lease_until_ms = if released { lease_until_ms } else { lease_until_ms.max(assumed_until_ms) };
     Ok(Row {
@@ -60,6 +62,7 @@ fn read(mut columns: Columns) -> Result<Row, StoreError> {
         forced,
         overlap_until_ms,
         reset_base,
+        guest_svn,
     })
 }
 
@@ -67,7 +70,7 @@ fn read(mut columns: Columns) -> Result<Row, StoreError> {
 /// secrets whose names are gone; whether there were any.
 pub(super) fn swap(sql: &mut dyn Sql, vm: &VmName, old: &Row, new: &Row) -> Result<bool, StoreError> {
     let token = |name: Option<SecretName>| name.map(|name| to_sql(name.token)).transpose();
-    let values: [Value; 23] = [
+    let values: [Value; 24] = [
         vm.tenant.0.into(),
         vm.vm.0.into(),
         life_number(new.life).into(),
@@ -92,6 +95,7 @@ pub(super) fn swap(sql: &mut dyn Sql, vm: &VmName, old: &Row, new: &Row) -> Resu
         to_sql(old.epoch)?.into(),
         to_sql(old.head.sequence)?.into(),
         old.head.digest.into(),
+        i64::from(new.guest_svn).into(),
     ];
     if sql.execute(UPDATE, &values)? != 1 {
         return Err(StoreError::Raced);

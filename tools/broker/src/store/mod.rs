@@ -37,13 +37,13 @@ pub use serving::{Ask, Decided, GrantSecrets, Serving, Standing};
 use self::postgres::Postgres;
 use crate::audit::{Entry, Event, Head};
 use crate::ids::{TenantId, VmId, VmName};
-use crate::policy::Policy;
+use crate::policy::{Policy, Refusal};
 use crate::rules::{InstanceId, Order, Row, SecretName, operate};
 use crate::vault::{RootKeys, VaultError, Wrapped};
 use crate::world::World;
 use clock::Shared;
 use columns::{load, swap};
-use husk::release::wire::{BrokerCertificate, DeniedReason, POINT_BYTES};
+use husk::release::wire::{BrokerCertificate, POINT_BYTES};
 use sql::{Columns, Database, Sql, to_sql, transact};
 use sqlite::Sqlite;
 use std::path::Path;
@@ -330,13 +330,13 @@ impl Store {
         })
     }
 
-    /// Enters in the tenant's log that an instance of `vm` was refused by that rule.
+    /// Enters in the tenant's log that an instance of `vm` was refused, by which rule and why; the entry's number.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn refused(&mut self, vm: &VmName, rule: DeniedReason) -> Result<(), StoreError> {
-        let rule = format!("{rule:?}");
-        self.transact(|sql| audit::enter_once(sql, vm, (Event::Refused, rule)))
+    pub fn refused(&mut self, vm: &VmName, refusal: &Refusal) -> Result<u64, StoreError> {
+        let kind = format!("{}: ", refusal.rule.word());
+        self.transact(|sql| audit::enter_once(sql, vm, (Event::Refused, refusal.to_string()), &kind))
     }
 
     /// Enters in the tenant's log that an instance does not find the newest state, and why.
@@ -344,7 +344,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn missing(&mut self, vm: &VmName, why: String) -> Result<(), StoreError> {
-        self.transact(|sql| audit::enter_once(sql, vm, (Event::StateMissing, why)))
+        self.transact(|sql| audit::enter_once(sql, vm, (Event::StateMissing, why), "").map(drop))
     }
 
     /// A tenant's log behind entry `after`, [`ENTRIES_MAX`] entries at most.

@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 7;
+pub(super) const VERSION: u32 = 8;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -132,6 +132,10 @@ CREATE TABLE resources (
     FOREIGN KEY (tenant, vm) REFERENCES vms (tenant, vm)
 ) STRICT;
 CREATE INDEX vms_by_host_data ON vms (host_data);
+",
+    // The highest GUEST_SVN that a VM had keys with.
+    "
+ALTER TABLE vms ADD COLUMN guest_svn INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

@@ -7,7 +7,7 @@ use husk::seams::{EntropyError, REPORT_BYTES};
 use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::http;
 use husk_broker::ids::{TenantId, VmId, VmName};
-use husk_broker::policy::{Genuine, Policy};
+use husk_broker::policy::{Genuine, Policy, Signer};
 use husk_broker::service::Service;
 use husk_broker::store::{Enrolment, Location, Serving, Store, Tenant};
 use husk_broker::vault::{RootKeys, TenantRoot};
@@ -77,7 +77,7 @@ impl Cluster {
         let mut store = Store::create_at(&Location::Postgres(url.to_owned()), &keys).unwrap();
         store.register(TENANT, &Tenant { root: *root.point(), certificate }).unwrap();
         for vm in 0..vms {
-            let policy = Policy { measurements: vec![MEASUREMENT], min_tcb: None, chips: vec![] };
+            let policy = Policy { measurements: vec![MEASUREMENT], ..Policy::default() };
             let host_data = config(vm, root.point()).host_data();
             store.enrol(&name(vm), &Enrolment { host_data, policy }).unwrap();
         }
@@ -188,7 +188,7 @@ struct Believes;
 
 impl Evidence for Believes {
     fn verify(&self, _: &[u8; REPORT_BYTES], _: &[u8]) -> Result<Genuine, EvidenceRefused> {
-        Ok(Genuine { generation: Generation::Milan, chip: None })
+        Ok(Genuine { generation: Generation::Milan, signer: Signer::Provider(String::new()) })
     }
 }
 

@@ -3,9 +3,9 @@
 use crate::bench::{
     A, B, Bench, LEASE_MS, Place, TENANT, VM, anchor, ask, confirm, create, grant, head, release,
 };
-use husk::release::wire::DeniedReason;
 use husk_broker::audit::{Event, Head, Log, exported};
 use husk_broker::ids::{TenantId, VmId, VmName};
+use husk_broker::policy::{Refusal, Rule};
 use husk_broker::rules::{Order, Reply, Request};
 use husk_broker::store::{ENTRIES_MAX, Store, StoreError};
 
@@ -72,15 +72,24 @@ pub(crate) fn an_audit_log_is_not_filled_by_knocking(place: Place) {
     let mut serving = bench.serving();
     let store = serving.store();
     for _ in 0..5 {
-        store.refused(&VM, DeniedReason::Measurement).unwrap();
-        store.refused(&VM, DeniedReason::Evidence).unwrap();
+        store.refused(&VM, &refusal(Rule::Measurement, 0)).unwrap();
+        store.refused(&VM, &refusal(Rule::Evidence, 0)).unwrap();
         store.missing(&VM, "token 1, fault 0x04040010".to_owned()).unwrap();
     }
     let thrice = [Event::Enrolled, Event::Refused, Event::Refused, Event::StateMissing];
     assert_eq!(events(store), thrice);
     store.amend(&VM, |_| ()).unwrap();
-    store.refused(&VM, DeniedReason::Measurement).unwrap();
+    store.refused(&VM, &refusal(Rule::Measurement, 0)).unwrap();
     assert_eq!(events(store)[4..], [Event::Amended, Event::Refused], "it happened again since");
+    // What a report says is the host's choice, so each rule has a few entries and no more.
+    let numbers: Vec<u64> =
+        (0..9).map(|seen| store.refused(&VM, &refusal(Rule::Measurement, seen)).unwrap()).collect();
+    assert_eq!(numbers, [6, 7, 8, 9, 9, 9, 9, 9, 9]);
+    assert_eq!(store.refused(&VM, &refusal(Rule::Chip, 0)).unwrap(), 10, "another rule has its own");
+}
+
+fn refusal(rule: Rule, seen: u32) -> Refusal {
+    Refusal::new(rule, "something else", seen)
 }
 
 pub(crate) fn an_audit_log_is_its_tenants_alone(place: Place) {

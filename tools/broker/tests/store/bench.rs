@@ -79,7 +79,7 @@ impl Bench {
     }
 
     pub(crate) fn enrol(&self, store: &mut Store, vm: &VmName) {
-        let policy = Policy { measurements: vec![[7; 48]], min_tcb: None, chips: vec![] };
+        let policy = Policy { measurements: vec![[7; 48]], ..Policy::default() };
         store.enrol(vm, &Enrolment { host_data: [3; 32], policy }).unwrap();
     }
 
@@ -110,7 +110,8 @@ pub(crate) fn grant(
     serving: &mut Serving,
     caller: InstanceId,
 ) -> (Reply, Option<[u8; 32]>, Option<[u8; 32]>) {
-    let Decided { reply, secrets } = ask(serving, caller, Request::Grant { report_id: [9; 32] });
+    let Decided { reply, secrets } =
+        ask(serving, caller, Request::Grant { report_id: [9; 32], guest_svn: 0 });
     let Some(secrets) = secrets else { return (reply, None, None) };
     let current = secrets.current.map(|secret| secret.with(|bytes| *bytes));
     (reply, current, Some(secrets.next.with(|bytes| *bytes)))

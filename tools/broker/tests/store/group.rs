@@ -28,7 +28,10 @@ fn each_thread_gets_its_own_answer() {
             scope.spawn(move || {
                 // A VM of number n is granted n times, so that every answer tells whose it is.
                 for token in 1..=number {
-                    let reply = group.decide(ask(*vm, Request::Grant { report_id: [9; 32] })).unwrap().reply;
+                    let reply = group
+                        .decide(ask(*vm, Request::Grant { report_id: [9; 32], guest_svn: 0 }))
+                        .unwrap()
+                        .reply;
                     assert!(matches!(reply, Reply::Granted(grant) if grant.token == token));
                 }
                 let to = |epoch, previous, new| Move {
@@ -76,7 +79,7 @@ fn a_decision_that_dies_fails_everybody_and_hangs_nobody() {
     let group = Group::new(serving);
     assert!(group.is_well());
     world.1.store(true, Ordering::SeqCst);
-    let grant = ask(crate::bench::VM, Request::Grant { report_id: [9; 32] });
+    let grant = ask(crate::bench::VM, Request::Grant { report_id: [9; 32], guest_svn: 0 });
     std::thread::scope(|scope| {
         let askers: Vec<_> = (0..8).map(|_| scope.spawn(|| group.decide(grant))).collect();
         let outcomes: Vec<_> = askers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();

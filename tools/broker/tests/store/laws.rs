@@ -60,6 +60,7 @@ laws! {
     tickets_are_of_vms_that_are_there,
     an_audit_log_tells_a_vms_life,
     an_audit_log_is_not_filled_by_knocking,
+    the_highest_guest_svn_is_kept_in_the_transaction_that_grants,
     an_audit_log_is_its_tenants_alone,
     an_audit_entry_is_there_with_what_it_tells_or_neither_is,
     an_audit_log_is_read_in_pages,
@@ -208,7 +209,7 @@ fn many_vms_share_a_transaction_and_none_fails_its_neighbours(place: Place) {
     let mut serving = bench.serve(store, LEASE_MS);
     let grants: Vec<Ask> = vms
         .iter()
-        .map(|vm| Ask { vm: *vm, caller: A, request: Request::Grant { report_id: [9; 32] } })
+        .map(|vm| Ask { vm: *vm, caller: A, request: Request::Grant { report_id: [9; 32], guest_svn: 0 } })
         .collect();
     let granted = serving.decide_all(&grants).unwrap();
     assert!(granted.iter().all(|one| matches!(one.as_ref().unwrap().reply, Reply::Granted(_))));
@@ -255,4 +256,16 @@ fn requests_of_one_vm_are_decided_in_their_order(place: Place) {
     let replies: Vec<Reply> = decided.into_iter().map(|one| one.unwrap().reply).collect();
     let leased = Reply::Leased { lease_ms: LEASE_MS };
     assert_eq!(replies, [leased, leased, leased, Reply::Conflict]);
+}
+
+fn the_highest_guest_svn_is_kept_in_the_transaction_that_grants(place: Place) {
+    let bench = Bench::at(place);
+    let mut serving = bench.serving();
+    let denied = Reply::Denied(husk::release::wire::DeniedReason::GuestPolicy);
+    for (guest_svn, kept) in [(3, 3), (2, 3), (3, 3), (7, 7), (0, 7)] {
+        let reply = ask(&mut serving, A, Request::Grant { report_id: [9; 32], guest_svn }).reply;
+        assert_eq!(matches!(reply, Reply::Granted(_)), guest_svn == kept, "{guest_svn}");
+        assert!(guest_svn == kept || reply == denied, "{guest_svn}: {reply:?}");
+        assert_eq!(bench.open().row(&VM).unwrap().guest_svn, kept);
+    }
 }

@@ -101,14 +101,14 @@ fn a_damaged_row_is_refused_and_not_repaired() {
     for change in ["life = 9", "epoch = 0", "sequence = 0", "current_token = NULL", "life = 0", "token = -1"]
     {
         connection.execute_batch(&format!("BEGIN; UPDATE vms SET {change}; COMMIT")).unwrap();
-        let refused = serving.decide(&VM, B, &Request::Grant { report_id: [0; 32] });
+        let refused = serving.decide(&VM, B, &Request::Grant { report_id: [0; 32], guest_svn: 0 });
         assert!(matches!(refused, Err(StoreError::Damaged)), "{change}");
         connection
             .execute_batch("UPDATE vms SET life = 1, epoch = 1, sequence = 1, token = 1, current_token = 1")
             .unwrap();
     }
     connection.execute_batch("UPDATE secrets SET salt = zeroblob(32)").unwrap();
-    let refused = serving.decide(&VM, B, &Request::Grant { report_id: [0; 32] });
+    let refused = serving.decide(&VM, B, &Request::Grant { report_id: [0; 32], guest_svn: 0 });
     assert!(matches!(refused, Err(StoreError::Vault(_))));
     let row = serving.store().row(&VM).unwrap();
     assert_eq!((row.token, row.next), (1, None), "a failed decision is no decision");
@@ -125,7 +125,7 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
             "ALTER TABLE broker DROP COLUMN server_ms; ALTER TABLE broker DROP COLUMN assumed_until_ms;
              ALTER TABLE broker DROP COLUMN commits; ALTER TABLE launches DROP COLUMN bound;
              ALTER TABLE vms DROP COLUMN forced; ALTER TABLE vms DROP COLUMN overlap_until_ms;
-             ALTER TABLE vms DROP COLUMN reset_base;
+             ALTER TABLE vms DROP COLUMN reset_base; ALTER TABLE vms DROP COLUMN guest_svn;
              ALTER TABLE tenants DROP COLUMN operator_generation; DROP TABLE tickets;
              DROP TABLE endorsements; DROP TABLE authorities;
              DROP TABLE audit;
@@ -153,8 +153,11 @@ fn a_row_that_the_database_refuses_fails_alone() {
              BEGIN SELECT RAISE(ABORT, 'barred'); END",
         )
         .unwrap();
-    let grant =
-        |vm| husk_broker::store::Ask { vm, caller: A, request: Request::Grant { report_id: [1; 32] } };
+    let grant = |vm| husk_broker::store::Ask {
+        vm,
+        caller: A,
+        request: Request::Grant { report_id: [1; 32], guest_svn: 0 },
+    };
     let decided = serving.decide_all(&[grant(other), grant(VM)]).unwrap();
     assert!(matches!(&decided[0], Err(StoreError::Database(_))));
     assert!(matches!(decided[1].as_ref().unwrap().reply, Reply::Granted(_)));

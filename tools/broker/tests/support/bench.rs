@@ -18,7 +18,7 @@ use husk::seams::{
 };
 use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::ids::{TenantId, VmId, VmName};
-use husk_broker::policy::{Genuine, Policy, tcb};
+use husk_broker::policy::{Floors, Genuine, Policy, Signer, tcb};
 use husk_broker::service::Service;
 use husk_broker::store::{Enrolment, Serving, Store, Tenant};
 use husk_broker::vault::{OperatorKey, RootKeys, TenantRoot};
@@ -66,7 +66,7 @@ impl Evidence for TestEvidence {
         if !self.is_silicon {
             return Err(EvidenceRefused::Simulated("simulated".to_owned()));
         }
-        Ok(Genuine { generation: Generation::Milan, chip: Some(*report.chip_id()) })
+        Ok(Genuine { generation: Generation::Milan, signer: Signer::Chip(*report.chip_id()) })
     }
 }
 
@@ -95,8 +95,9 @@ impl Bench {
         let mut store = store.unwrap();
         store.register(TENANT, &Tenant { root: *root.point(), certificate }).unwrap();
         for vm in [VM, OTHER_VM] {
-            let min_tcb = Some(tcb("bootloader=4,tee=0,snp=22,microcode=213").unwrap());
-            let policy = Policy { measurements: vec![[7; 48]], min_tcb, chips: vec![[8; 64]] };
+            let min_tcb = Floors::Every(tcb("bootloader=4,tee=0,snp=22,microcode=213").unwrap());
+            let policy =
+                Policy { measurements: vec![[7; 48]], min_tcb, chips: vec![[8; 64]], ..Policy::default() };
             let host_data = config(&vm, root.point()).host_data();
             store.enrol(&vm, &Enrolment { host_data, policy }).unwrap();
         }

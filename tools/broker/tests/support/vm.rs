@@ -59,7 +59,7 @@ impl Vm {
 
     /// Asks for a grant.
     pub(crate) fn grant(&mut self, caller: InstanceId) -> Reply {
-        self.ask(caller, Request::Grant { report_id: [caller.0[0]; 32] })
+        self.ask(caller, Request::Grant { report_id: [caller.0[0]; 32], guest_svn: 0 })
     }
 
     /// The confirmation that the newest token wants.
