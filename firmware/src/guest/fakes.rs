@@ -31,4 +31,11 @@ impl Reach for Memory {
         self.0[range].copy_from_slice(from);
         Ok(())
     }
+
+    fn carry(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), OutOfReach> {
+        let bytes = usize::try_from(bytes).map_err(|_| OutOfReach)?;
+        let (from, to) = (self.range(from, bytes)?, self.range(to, bytes)?);
+        self.0.copy_within(from, to.start);
+        Ok(())
+    }
 }

@@ -27,7 +27,7 @@ pub mod uefi;
 
 pub use fault::GuestFault;
 
-use crate::memory::{OutOfReach, Reach};
+use crate::memory::OutOfReach;
 
 impl From<OutOfReach> for GuestFault {
     fn from(_: OutOfReach) -> Self {
@@ -37,19 +37,6 @@ impl From<OutOfReach> for GuestFault {
 
 /// How much is copied at a time, in bytes.
 const CHUNK_BYTES: usize = 4096;
-
-/// Copies `bytes` bytes from `from` to `to`; the ranges do not overlap.
-pub(crate) fn copy(ram: &mut dyn Reach, from: u64, to: u64, bytes: u64) -> Result<(), GuestFault> {
-    let mut chunk = [0; CHUNK_BYTES];
-    let mut done = 0;
-    while done < bytes {
-        let piece = piece(&mut chunk, bytes - done);
-        ram.copy_in(from + done, piece)?;
-        ram.copy_out(to + done, piece)?;
-        done += piece.len() as u64;
-    }
-    Ok(())
-}
 
 /// The front of `chunk`, not longer than `left`.
 fn piece(chunk: &mut [u8; CHUNK_BYTES], left: u64) -> &mut [u8] {

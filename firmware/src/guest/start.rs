@@ -10,7 +10,7 @@ use super::measure::{Facts, Firmware, measure, start_up};
 use super::payload::{Extent, HEADER_BYTES, Part, Shape};
 use super::place::{LOG_BYTES, Place};
 use super::uefi::{FLASH_END, Handover, Told};
-use super::{CHUNK_BYTES, GuestFault, copy, piece};
+use super::{CHUNK_BYTES, GuestFault, piece};
 use crate::crb_device;
 use crate::fw_cfg::{self, Cabinet};
 use crate::memory::Reach;
@@ -300,8 +300,8 @@ impl<'m> Guest<'m> {
 
     fn place_all(&self, ram: &mut dyn Reach, header: &Header, place: &Place) -> Result<(), GuestFault> {
         let [kernel, initrd] = [Part::Kernel, Part::Initrd].map(|part| self.shape.part(part));
-        copy(ram, self.at(kernel) + header.code_offset, place.kernel_at, header.code_bytes)?;
-        copy(ram, self.at(initrd), place.initrd_at, initrd.bytes)?;
+        ram.carry(self.at(kernel) + header.code_offset, place.kernel_at, header.code_bytes)?;
+        ram.carry(self.at(initrd), place.initrd_at, initrd.bytes)?;
         let mut command_line = [0; COMMAND_LINE_BYTES_MAX + 1];
         let bytes = self.small(ram, Part::CommandLine, &mut command_line)?.len();
         ram.copy_out(place.command_line_at, &command_line[..=bytes])?;

@@ -45,4 +45,10 @@ pub trait Reach {
     /// # Errors
     /// [`OutOfReach`]; nothing was copied then.
     fn copy_out(&mut self, address: u64, from: &[u8]) -> Result<(), OutOfReach>;
+
+    /// Copies `bytes` bytes from address `from` to address `to`; where the two overlap, what arrives is any of what was there.
+    ///
+    /// # Errors
+    /// [`OutOfReach`]; nothing was copied then.
+    fn carry(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), OutOfReach>;
 }

@@ -32,6 +32,12 @@ struct Window(UnsafeCell<[u8; native(PAGE_BYTES)]>);
 unsafe impl Sync for Window {}
 static WINDOW: Window = Window(UnsafeCell::new([0; native(PAGE_BYTES)]));
 
+/// How much is copied between two looks at how much is left, and where its words are.
+const PIECE_BYTES: u64 = 64;
+const PIECE: [usize; 8] = [0, 8, 16, 24, 32, 40, 48, 56];
+/// How much is copied at a time where words cannot be.
+const CHUNK_BYTES: usize = 512;
+
 static MAP: Once<Map> = Once::new();
 
 unsafe extern "C" {
@@ -95,6 +101,16 @@ impl Physical {
         self.0
     }
 
+    fn carry_by_chunks(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), OutOfReach> {
+        let mut chunk = [0; CHUNK_BYTES];
+        for at in (0..bytes).step_by(CHUNK_BYTES) {
+            let chunk = &mut chunk[..native(bytes - at).min(CHUNK_BYTES)];
+            self.copy_in(from + at, chunk)?;
+            self.copy_out(to + at, chunk)?;
+        }
+        Ok(())
+    }
+
     fn admit(&self, address: u64, bytes: usize) -> Result<(), OutOfReach> {
         let end = address.checked_add(bytes as u64).ok_or(OutOfReach)?;
         if self.0.may_copy(&(address..end)) { Ok(()) } else { Err(OutOfReach) }
@@ -119,6 +135,23 @@ impl Reach for Physical {
         }
         Ok(())
     }
+
+    fn carry(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), OutOfReach> {
+        let whole = bytes & !(PIECE_BYTES - 1);
+        let rest = native(bytes - whole);
+        self.admit(from, native(bytes))?;
+        self.admit(to, native(bytes))?;
+        if from.min(to) < PAGE_BYTES || !(from | to).is_multiple_of(8) {
+            return self.carry_by_chunks(from, to, bytes);
+        }
+        for at in (0..whole).step_by(native(PIECE_BYTES)) {
+            // SAFETY: admitted above, beyond page 0, and aligned.
+            unsafe { carry_piece(native(from + at), native(to + at)) };
+        }
+        let mut tail = [0; native(PIECE_BYTES)];
+        self.copy_in(from + whole, &mut tail[..rest])?;
+        self.copy_out(to + whole, &tail[..rest])
+    }
 }
 
 /// Memory before the layer's own tables are in place: the first GiB, but for the layer.
@@ -137,6 +170,10 @@ impl Reach for Early {
     }
 
     fn copy_out(&mut self, _address: u64, _from: &[u8]) -> Result<(), OutOfReach> {
+        Err(OutOfReach)
+    }
+
+    fn carry(&mut self, _from: u64, _to: u64, _bytes: u64) -> Result<(), OutOfReach> {
         Err(OutOfReach)
     }
 }
@@ -192,6 +229,20 @@ fn virtual_of(address: u64) -> u64 {
     if address < PAGE_BYTES { WINDOW.0.get().expose_provenance() as u64 + address } else { address }
 }
 
+/// Copies [`PIECE_BYTES`] bytes, word by word, with no loop: a kernel and its initrd are millions of words, and under emulation a turn of a
+/// loop costs as much as they do.
+///
+/// # Safety
+/// So many bytes from both addresses are mapped and lie in no Rust object, and both are multiples of eight.
+unsafe fn carry_piece(from: usize, to: usize) {
+    // SAFETY: by this function's contract.
+    let words = PIECE.map(|at| unsafe { ptr::with_exposed_provenance::<u64>(from + at).read_volatile() });
+    for (at, word) in PIECE.into_iter().zip(words) {
+        // SAFETY: as above.
+        unsafe { ptr::with_exposed_provenance_mut::<u64>(to + at).write_volatile(word) };
+    }
+}
+
 /// # Safety
 /// `into.len()` bytes from `address` are mapped and lie in no Rust object.
 unsafe fn read(address: u64, into: &mut [u8]) {
@@ -207,9 +258,18 @@ unsafe fn read(address: u64, into: &mut [u8]) {
         // SAFETY: by this function's contract.
         *byte = unsafe { ptr::with_exposed_provenance::<u8>(at).read_volatile() };
     }
+    let (pieces, rest) = rest.as_chunks_mut::<{ native(PIECE_BYTES) }>();
+    let rest_start = start + head + pieces.len() * native(PIECE_BYTES);
+    for (at, piece) in (start + head..).step_by(native(PIECE_BYTES)).zip(pieces) {
+        for (word, offset) in piece.as_chunks_mut::<8>().0.iter_mut().zip(PIECE) {
+            // SAFETY: as above, and aligned.
+            let read = unsafe { ptr::with_exposed_provenance::<u64>(at + offset).read_volatile() };
+            *word = read.to_ne_bytes();
+        }
+    }
     let (words, tail) = rest.as_chunks_mut::<8>();
-    let tail_start = start + head + words.len() * 8;
-    for (at, word) in (start + head..).step_by(8).zip(words) {
+    let tail_start = rest_start + words.len() * 8;
+    for (at, word) in (rest_start..).step_by(8).zip(words) {
         // SAFETY: as above, and aligned.
         *word = unsafe { ptr::with_exposed_provenance::<u64>(at).read_volatile() }.to_ne_bytes();
     }

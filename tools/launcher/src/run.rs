@@ -5,7 +5,7 @@ use crate::child;
 use crate::image::Image;
 use crate::machine::{self, Acceleration, Machine};
 use crate::payload::Inputs;
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use husk::fault::Family;
 use husk_firmware::wishes::Ways;
 use husk_psp::RemoteGuest;
@@ -120,13 +120,19 @@ impl Plan {
     /// What kept the machine from starting, or [`Ended`].
     pub fn run(&self, broker: Arc<dyn Pipe>) -> anyhow::Result<()> {
         let _volume = lock(&self.volume)?;
-        machine::check(&self.qemu, self.acceleration)?;
         let folder = tempfile::tempdir().context("cannot make a folder for this run")?;
         let machine = self.machine(folder.path());
-        write(&machine.payload, |file| self.inputs.write(file))?;
         let host_data = self.inputs.launch.host_data();
-        let (guest, secrets) =
-            RemoteGuest::launch_stretches(&self.psp, &self.image.stretches, &host_data, GUEST_POLICY)?;
+        // QEMU takes a while to say its version, and the payload to be written.
+        let (guest, secrets) = std::thread::scope(|scope| {
+            let checked = scope.spawn(|| machine::check(&self.qemu, self.acceleration));
+            let written = write(&machine.payload, |file| self.inputs.write(file));
+            let launched =
+                RemoteGuest::launch_stretches(&self.psp, &self.image.stretches, &host_data, GUEST_POLICY);
+            checked.join().map_err(|_| anyhow!("the check of QEMU broke off"))??;
+            written?;
+            anyhow::Ok(launched?)
+        })?;
         write(&machine.secrets, |file| file.write_all(secrets.as_slice()))?;
         let ends = Ends { broker, processor: Arc::new(Mutex::new(guest)) };
         listen(&machine.channel, ends)?;

@@ -36,6 +36,10 @@ impl Reach for Counted<'_> {
     fn copy_out(&mut self, _: u64, _: &[u8]) -> Result<(), OutOfReach> {
         Err(OutOfReach)
     }
+
+    fn carry(&mut self, _: u64, _: u64, _: u64) -> Result<(), OutOfReach> {
+        Err(OutOfReach)
+    }
 }
 
 fn banks(count: usize) -> Banks {
