@@ -64,7 +64,10 @@ mod tpm;
 #[path = "../../../tools/broker/tests/support/world.rs"]
 mod world;
 
-/// What `permall.rs` finds in the crate that it is part of.
+#[expect(dead_code, reason = "`permall.rs` uses a part of it")]
+#[path = "../../../src/engine/reference/walk.rs"]
+mod walk;
+/// What `permall.rs` and `walk.rs` find in the crate that they are part of.
 mod bytes {
     pub(crate) use husk::bytes::{Reader, Short};
 }
