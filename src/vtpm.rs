@@ -1,7 +1,7 @@
 //! The whole: a TPM that boots from a grant, serves commands, and shuts down in order.
 //!
 //! **What.** [`Vtpm`] joins engine, memory and anchor of trust. `boot` is the chain of states
-//! `Cold → Identified → Released → Unsealed → Running`, `disconnected` its way without a broker; `serve` runs one command; `power` resets and shuts down; `certify` has the endorsement keys certified; `stale` says what
+//! `Cold → Identified → Released → Unsealed → Running`, `disconnected` its way without a broker; `serve` runs one command; `power` resets and shuts down; `certify` has the endorsement keys certified; `backup` seals a copy for the tenant; `stale` says what
 //! may be answered before it is anchored; `suspend`
 //! saves a running TPM for the same launch; `blobs` gives a test TPM's state away.
 //! **Trust.** Only what the boxes to its right have proved.
@@ -10,6 +10,7 @@
 //! **Not here.** Registers and calls: `frontend`. Mechanisms: every other box.
 
 mod attested;
+mod backup;
 mod blobs;
 mod boot;
 mod certify;
@@ -22,6 +23,7 @@ mod stale;
 mod suspend;
 mod trust;
 
+pub use backup::Backup;
 pub use blobs::PERMANENT_BYTES_MAX;
 pub use boot::{Asked, Cold, Identified, Memory, Released, Storage, Unsealed};
 pub use certify::Certification;

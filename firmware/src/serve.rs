@@ -220,8 +220,8 @@ fn boot(
         }
         is_worth_it
     })?;
-    let certification = vtpm.certify(platform)?;
-    console::line(certification.text(), certification.number());
+    vtpm.certify(platform)?.show(platform.console);
+    vtpm.back_up(platform)?.show(platform.console);
     Ok(vtpm)
 }
 

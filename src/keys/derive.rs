@@ -11,6 +11,8 @@
 //! | record key | `HUSK v1 record` | volume key; object salt; token, sequence, previous digest | [`ObjectKey`] | `volume/seal.rs` |
 //! | suspend salt | `HUSK v1 suspend salt` | mode, tenant, VM, generation, epoch | SHA-384 | the next line |
 //! | suspend key | `HUSK v1 suspend` | [`SuspendSecret`]; suspend salt; token, sequence, head digest | [`ObjectKey`] | `volume/suspend.rs` |
+//! | backup salt | `HUSK v1 backup salt` | the backup's header | SHA-384 | the next line |
+//! | backup part key | `HUSK v1 backup` | [`BackupSecret`](super::BackupSecret), which is random; backup salt; number of the part | [`ObjectKey`] | `volume/backup.rs` |
 //!
 //! Extraction and expansion are HKDF-SHA-384 (RFC 5869). Integers are little-endian and of fixed width, labels differ, and no
 //! label is the beginning of another with the same inputs, so that no two lines of the table can meet. A further secret is appended
@@ -259,7 +261,7 @@ pub struct ObjectName<'n> {
 
 /// The AES-256 key of one object.
 #[derive(Debug)]
-pub struct ObjectKey(Secret<32>);
+pub struct ObjectKey(pub(super) Secret<32>);
 
 impl ObjectKey {
     /// The key, for the cipher alone.
@@ -289,7 +291,7 @@ fn processor_key(processor: &ProcessorSecret) -> Secret<32> {
     hkdf(&salt, processor.secret(), &[b"HUSK v1 processor"])
 }
 
-fn hkdf(salt: &[u8], input: &Secret<32>, info: &[&[u8]]) -> Secret<32> {
+pub(super) fn hkdf(salt: &[u8], input: &Secret<32>, info: &[&[u8]]) -> Secret<32> {
     input.with(|input| filled(|out| Hkdf::<Sha384>::new(Some(salt), input).expand_multi_info(info, out)))
 }
 

@@ -2,15 +2,17 @@
 //!
 //! **What.** [`mod@derive`] turns what was released into the key of one epoch of one VM's volume ([`VolumeKey`]), and that
 //! into one key per stored object. [`CreateKey`] is a volume key under a grant to create, [`SuspendSecret`] the random secret of
-//! one suspension.
+//! one suspension, [`BackupSecret`] that of one backup.
 //! **Trust.** The secrets that `release` yields.
 //! **Laws.** A key that is not in the table does not exist. The epoch secret is an input of every key of a volume that a broker
 //! releases, and the static key of a KBS wherever the configuration requires one; the processor's key alone is one of its own mode. Mode, tenant, VM,
 //! generation and epoch are inputs too, so no volume opens as another.
 //! **Not here.** Which secrets may be used: the signed grant says that. Ciphers: `volume/seal.rs`.
 
+mod backup;
 pub mod derive;
 
+pub use backup::BackupSecret;
 pub use derive::{
     CreateKey, Further, Identity, Mode, ObjectKey, ObjectName, ObjectSort, SuspendSecret, VolumeKey,
 };

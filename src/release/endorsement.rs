@@ -28,7 +28,7 @@ pub fn conversation(transcript: &Digest) -> Digest {
 
 impl Tenure<'_> {
     /// Token and generation, as the requests here repeat them.
-    const fn named(&self) -> (U64, U32) {
+    pub(super) const fn named(&self) -> (U64, U32) {
         (U64::new(self.standing().token()), U32::new(self.standing().generation()))
     }
 

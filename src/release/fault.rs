@@ -51,6 +51,8 @@ crate::faults! {
         PermitRefused = 24, Seal, "the volume's permit to make a TPM is not the tenant's for this launch configuration", "make a volume with the permit of `husk tenant permit` for this very configuration";
         /// **Means** the disk did not take the spent permit away. **Left** the new TPM, which nobody has heard of. **Next** check the device.
         PermitKept = 25, Host, "the disk failed to take the spent permit away", "check the host's storage and start again";
+        /// **Means** the broker showed an order that the tenant's root key does not vouch for. **Left** everything. **Next** suspect the broker.
+        OrderUntrusted = 26, Broker, "the broker showed an order that is not the tenant's", "sign the order anew, with keys that the tenant's root key certifies; if it comes back, suspect the broker";
         /// **Means** no answer came from the KBS. **Left** everything. **Next** reach it.
         KbsUnreachable = 32, Broker, "the KBS did not answer", "check that the KBS runs and that the relay reaches it";
         /// **Means** the configuration requires a KBS and the relay was told of none. **Left** everything. **Next** tell it.

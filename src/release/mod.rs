@@ -3,13 +3,14 @@
 //! **What.** One conversation with the broker: a session bound to this VM's report ([`session`]), a signed grant
 //! ([`open`]), then confirming, anchoring, renewing and releasing under a fencing token ([`tenure`], which obeys the pure
 //! [`standing`]). Where the launch configuration names it, [`hw_sealed`] does without a broker, or a static key comes from a KBS ([`kbs`]). [`protocol`] is normative; [`wire`], [`mod@frame`], [`transcript`] and [`record`] are compiled by both ends,
-//! [`ticket`] and [`statement`] by the broker and those who order or ask.
+//! [`ticket`] and [`statement`] by the broker and those who order or ask. [`backup`] hands a copy of the state over, sealed to the tenant's [`recovery`] key.
 //! **Trust.** The tenant root key that the launch configuration names, and what it signed. Nothing in between.
 //! **Laws.** No key without a signed grant for this session and this report; [`Anchored`] only for a reply to the very
 //! request that is outstanding; no answer outside the lease.
 //! **Not here.** What the keys open (`keys`, `volume`); what a report binds (`attest`).
 
 mod anchor;
+pub mod backup;
 pub mod endorsement;
 mod fault;
 pub mod frame;
@@ -20,6 +21,7 @@ pub mod open;
 #[doc = include_str!("protocol.md")]
 pub mod protocol {}
 pub mod record;
+pub mod recovery;
 pub mod session;
 pub mod standing;
 pub mod statement;

@@ -33,6 +33,8 @@ numbers! {
         Retire = 3,
         /// Grant the next time without waiting for the lease.
         Force = 4,
+        /// Make a backup at the next launch, for the recovery key that [`Ticket::subject`] names.
+        Backup = 5,
     }
 }
 
@@ -41,6 +43,15 @@ impl TicketOrder {
     #[must_use]
     pub const fn bit(self) -> u32 {
         1 << self as u8
+    }
+
+    /// Whether it is about something beside the VM.
+    #[must_use]
+    pub const fn has_subject(self) -> bool {
+        match self {
+            Self::Halt | Self::Resume | Self::Retire | Self::Force => false,
+            Self::Backup => true,
+        }
     }
 }
 
@@ -77,6 +88,9 @@ wire! {
         pub generation: U32,
         /// The token that the VM must have.
         pub token: U64,
+        /// What the order is about beside the VM, by its SHA-384: of [`TicketOrder::Backup`] the recovery key's point
+        /// ([`point_digest`](super::transcript::point_digest)); zero where there is nothing.
+        pub subject: Digest,
         /// The last moment of the broker's clock, in milliseconds, at which it works; [`u64::MAX`]: no end.
         pub until_ms: U64,
         /// By the operator's key.
@@ -120,7 +134,8 @@ impl Ticket {
     #[must_use]
     pub fn order(&self, tenant: &[u8; 16], root: &[u8; POINT_BYTES]) -> Option<TicketOrder> {
         let order = TicketOrder::from_number(self.order)?;
-        let allowed = self.certificate.orders.get() & order.bit() != 0 && self.reserved == [0; 3];
+        let is_whole = self.reserved == [0; 3] && order.has_subject() == (self.subject != [0; 48]);
+        let allowed = self.certificate.orders.get() & order.bit() != 0 && is_whole;
         let holds = allowed
             && self.certificate.is_by(tenant, root)
             && verifies(&self.certificate.key, &self.digest(), &self.signature);
@@ -174,11 +189,15 @@ mod tests {
         let mut ticket = ticket(&root, &operator);
         for &order in TicketOrder::ALL {
             ticket.order = order as u8;
+            ticket.subject = [u8::from(order.has_subject()); 48];
             ticket.sign(&operator).unwrap();
             let allowed = matches!(order, TicketOrder::Halt | TicketOrder::Force);
             assert_eq!(ticket.order(&TENANT, root.point()), allowed.then_some(order));
         }
-        ticket.order = TicketOrder::Halt as u8;
+        (ticket.order, ticket.subject) = (TicketOrder::Halt as u8, [1; 48]);
+        ticket.sign(&operator).unwrap();
+        assert_eq!(ticket.order(&TENANT, root.point()), None, "it is about nothing beside the VM");
+        ticket.subject = [0; 48];
         ticket.reserved[1] = 1;
         ticket.sign(&operator).unwrap();
         assert_eq!(ticket.order(&TENANT, root.point()), None, "reserved bytes are zero");

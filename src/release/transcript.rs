@@ -91,6 +91,14 @@ key_pair!(AgreementKey);
 key_pair!(SigningKey);
 
 impl AgreementKey {
+    /// The private half, a big-endian scalar.
+    pub(super) fn with_scalar<R>(&self, using: impl FnOnce(&[u8]) -> R) -> R {
+        let mut scalar = self.secret.to_bytes();
+        let used = using(&scalar);
+        scalar.zeroize();
+        used
+    }
+
     /// Adds the secret shared with the holder of `peer` to a key extraction.
     fn agree(&self, peer: &PublicKey, into: &mut HkdfExtract<Sha384>) {
         into.input_ikm(self.secret.diffie_hellman(peer).raw_secret_bytes());

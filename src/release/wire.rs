@@ -64,8 +64,13 @@ macro_rules! numbers {
 
 pub(super) use {numbers, wire};
 
+mod backup;
 mod endorsement;
 
+pub use backup::{
+    BACKUP_CHUNK_BYTES, BACKUP_PART_BYTES_MAX, BackupAsked, BackupPart, BackupPartKept, BackupPiece,
+    BackupRequest, BackupState, BackupVerdict, BackupWanted,
+};
 pub use endorsement::{
     Activate, CERTIFICATE_BYTES_MAX, CREDENTIAL_BYTES_MAX, CREDENTIAL_SECRET_BYTES, Certificates, Certified,
     Challenge, ENCRYPTED_SECRET_BYTES_MAX, ENDORSEMENT_KEYS, Endorse, EndorsementRequest, EndorsementVerdict,
@@ -83,12 +88,17 @@ numbers! {
         Request = 0x02,
         /// Broker to VM: [`RecordHeader`], ciphertext, tag.
         Reply = 0x82,
-        /// Operator to broker: [`Ticket`](super::ticket::Ticket). Needs no session: it is signed.
+        /// Operator to broker: [`Ticket`](super::ticket::Ticket), and behind one to back up the
+        /// [`RecoveryCertificate`](super::recovery::RecoveryCertificate) that it names. Needs no session: it is signed.
         Ticket = 0x03,
         /// Anyone to broker: [`StatusRequest`](super::statement::StatusRequest).
         StatusRequest = 0x04,
         /// Broker to both: [`Statement`](super::statement::Statement).
         Statement = 0x83,
+        /// Whoever knows a backup's id to broker: [`BackupAsked`].
+        BackupAsked = 0x05,
+        /// Broker to them: [`BackupPiece`].
+        BackupPiece = 0x85,
         /// VM to relay: RCAR's request, which the relay posts to the KBS.
         KbsAuth = 0x10,
         /// VM to relay: [`KbsAttest`](super::kbs::frames::KbsAttest) and its variable parts.
@@ -143,6 +153,10 @@ numbers! {
         Endorse = 0x1A,
         /// [`Activate`].
         Activate = 0x1B,
+        /// [`BackupRequest`]: whether the tenant wants a backup, and sealed to whom.
+        Backup = 0x1C,
+        /// [`BackupPart`].
+        BackupPart = 0x1D,
     }
 
     /// How a request ended.

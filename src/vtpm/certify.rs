@@ -17,7 +17,7 @@ use crate::release::tenure::Tenure;
 use crate::release::wire::{
     self, Activate, Certificates, Challenge, ENDORSEMENT_KEYS, Endorse, EndorsementVerdict, WireCredential,
 };
-use crate::seams::Platform;
+use crate::seams::{Console, Platform};
 use zerocopy::FromZeros;
 use zerocopy::byteorder::little_endian::U16;
 use zeroize::Zeroize;
@@ -62,6 +62,11 @@ impl Certification {
             Self::Refused(_) => "husk: the endorsement keys were not certified: refused",
             Self::Unanswered(_) => "husk: the endorsement keys were not certified: no answer",
         }
+    }
+
+    /// Says it.
+    pub fn show(self, console: &mut dyn Console) {
+        console.line(self.text(), self.number());
     }
 
     /// What goes with the text: a verdict or a fault's code.

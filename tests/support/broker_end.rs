@@ -276,7 +276,11 @@ impl BrokerEnd {
                 (Status::Ok, Vec::new())
             }
             // No authority is here, and no session of these tests asks for one.
-            Operation::Endorsement | Operation::Endorse | Operation::Activate => denied(DeniedReason::Order),
+            Operation::Endorsement
+            | Operation::Endorse
+            | Operation::Activate
+            | Operation::Backup
+            | Operation::BackupPart => denied(DeniedReason::Order),
         }
     }
 

@@ -23,7 +23,7 @@ use husk::fault::Fault;
 use husk::frontend::Tpm as _;
 use husk::release::ReleaseFault;
 use husk::release::transcript::point_digest;
-use husk::seams::{Clock, DerivedKeyRequest, EntropyError, Platform, REPORT_BYTES};
+use husk::seams::{Clock, DerivedKeyRequest, Entropy, EntropyError, Platform, REPORT_BYTES};
 use husk::secret::Secret;
 use husk::vtpm::{Asked, Cold, Served, Vtpm};
 use husk_broker::evidence::{Evidence, EvidenceRefused};
@@ -89,6 +89,13 @@ impl Nature {
             let draw = self.draws.fetch_add(1, Ordering::SeqCst);
             chunk.copy_from_slice(&Sha384::digest(draw.to_le_bytes())[..chunk.len()]);
         }
+    }
+}
+
+impl Entropy for &Nature {
+    fn fill(&mut self, into: &mut [u8]) -> Result<(), EntropyError> {
+        self.draw(into);
+        Ok(())
     }
 }
 
@@ -261,7 +268,14 @@ impl Stage {
         }
     }
 
-    fn broker(&self, frame: &[u8]) -> Vec<u8> {
+    /// The details of what the tenant's log tells.
+    pub(crate) fn log(&self) -> Vec<String> {
+        let mut store = Store::open(&self.database).expect("the database opens");
+        let entries = store.audit(NAME.tenant, 0).expect("a log");
+        entries.into_iter().map(|(entry, _)| entry.detail).collect()
+    }
+
+    pub(crate) fn broker(&self, frame: &[u8]) -> Vec<u8> {
         self.service.borrow().as_ref().expect("a broker").handle(frame)
     }
 

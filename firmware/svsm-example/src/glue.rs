@@ -75,8 +75,8 @@ fn wake(memory: &'static mut TpmMemory, config: &[u8]) -> Result<(), Fault> {
     let mut wait = |ms| waits.next().map(|_| kernel.cpu.pause_ms(ms)).is_some();
     let vtpm = with(*kernel, &mut reporter, |seams| {
         let mut vtpm = Cold::new(storage.lend(), engine).identify(seams, config)?.earn(seams, &mut wait)?;
-        let certification = vtpm.certify(seams)?;
-        seams.console.line(certification.text(), certification.number());
+        vtpm.certify(seams)?.show(seams.console);
+        vtpm.back_up(seams)?.show(seams.console);
         vtpm.offer_attestation(seams).map(|()| vtpm)
     })?;
     *VTPM.lock() = Some(Instance { kernel: *kernel, vtpm, reporter, call });

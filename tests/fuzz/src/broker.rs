@@ -7,13 +7,15 @@ use husk::release::frame;
 use husk::release::record::{Caller, REQUEST_BODY_AT};
 use husk::release::statement::{Outcome, Statement};
 use husk::release::ticket::TicketOrder;
-use husk::release::transcript::{AgreementKey, vm_keys};
+use husk::release::transcript::{AgreementKey, point_digest, vm_keys};
 use husk::release::wire::{
-    Attest, FRAME_BYTES_MAX, FrameKind, Hello, Operation, PROTOCOL, RecordHeader, SUITE, ServerHello, Status,
+    Attest, BackupPart, FRAME_BYTES_MAX, FrameKind, Hello, Operation, PROTOCOL, RecordHeader, SUITE,
+    ServerHello, Status,
 };
 use husk::seams::Reporter;
 use husk_broker::ids::{TenantId, VmId};
 use husk_broker::policy::{Floors, Policy, chip, measurement, tcb};
+use husk_broker::vault::RecoveryKey;
 use husk_broker::world::WorldEntropy;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -83,7 +85,7 @@ impl Script<'_> {
     fn ask(&mut self, operation: Operation, body: &[u8], tamper: bool) {
         let Some(mut session) = self.session.take() else { return };
         let mut bytes = vec![0; FRAME_BYTES_MAX];
-        let body = &body[..body.len().min(4096)];
+        let body = &body[..body.len().min(BackupPart::BYTES)];
         bytes[REQUEST_BODY_AT..REQUEST_BODY_AT + body.len()].copy_from_slice(body);
         let (length, asked) = session.caller.seal(operation, &mut bytes, body.len()).unwrap();
         bytes.truncate(length);
@@ -151,12 +153,20 @@ impl Script<'_> {
     fn ticket(&mut self) {
         let order = TicketOrder::ALL[self.input.below(TicketOrder::ALL.len())];
         let mut ticket = self.bench.ticket(&VM, order);
+        let mut certificate = Vec::new();
+        if order.has_subject() {
+            let world = &*self.bench.world;
+            let (_, recovery) = RecoveryKey::generate(world, self.bench.root(), VM.tenant).unwrap();
+            ticket.subject = point_digest(&recovery.key);
+            certificate.extend_from_slice(recovery.as_bytes());
+        }
         self.bench.operator(&[order]).sign(&*self.bench.world, &mut ticket).unwrap();
-        let honest = ticket;
-        patch(ticket.as_mut_bytes(), &mut self.input);
+        let honest = [ticket.as_bytes(), &certificate].concat();
+        let mut bytes = honest.clone();
+        patch(&mut bytes, &mut self.input);
         let before = self.bench.asked(&VM, [5; 32]);
-        let (kind, body) = self.handle(&framed(FrameKind::Ticket, ticket.as_bytes()));
-        if ticket.as_bytes() == honest.as_bytes() {
+        let (kind, body) = self.handle(&framed(FrameKind::Ticket, &bytes));
+        if bytes == honest {
             return;
         }
         if kind == FrameKind::Statement {
@@ -186,7 +196,7 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
     let attest = [&[1][..], &UNPATCHED].concat();
     let granted = [&hello[..], &attest, &[2]].concat();
     let mut seeds = vec![hello.clone(), granted.clone(), [&hello[..], &[2]].concat()];
-    let lengths = [2, 8, 0, 140, 140, 12, 12, 68, 12, 12, 986, 108];
+    let lengths = [2, 8, 0, 140, 140, 12, 12, 68, 12, 12, 986, 108, 12, BackupPart::BYTES];
     for (number, length) in (0u8..).zip(lengths) {
         seeds.push([&granted[..], &[3, number], &sized(&vec![1; length])].concat());
         seeds.push([&hello[..], &[4, number, number, 0], &sized(&[0xFF])].concat());

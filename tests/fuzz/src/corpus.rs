@@ -83,6 +83,7 @@ each_target! {
     volume_delta
     release_wire
     release_client
+    release_backup
     kbs_answers
     broker_frames
     broker_http

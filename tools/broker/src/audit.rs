@@ -65,6 +65,8 @@ events! {
     Refused = "refused",
     /// An order about the VM was carried out; the detail is the order.
     Ordered = "ordered",
+    /// An instance made a backup, and the broker keeps it.
+    BackedUp = "backed-up",
 }
 
 /// One decision.

@@ -193,7 +193,7 @@ fn explore(step: Step) -> Result<usize, &'static str> {
                 next.push(after(&world, &request, &decided));
             }
         }
-        for order in [Order::Halt, Order::Resume, Order::Retire, Order::Force] {
+        for order in [Order::Halt, Order::Resume, Order::Retire, Order::Force, Order::Backup] {
             next.extend(operate(&world.row, order).map(|row| World { row, ..world.clone() }));
         }
         let restarted = assume_lease(&world.row, world.now_ms, LEASE_MS);
@@ -348,6 +348,31 @@ fn rows() -> [Row; 5] {
     let forced = operate(&serving, Order::Force).expect("it makes sense");
     let overlapping = ask(&forced, 5, Request::Grant { report_id: [0xB; 32], guest_svn: 0 });
     [enrolled, serving, again, forced, overlapping]
+}
+
+/// BACKUP leaves a row as it is: the instance that runs makes the backup, or its successor.
+#[test]
+fn a_backup_order_changes_no_row_and_every_mutant_of_it_is_caught() {
+    type Backup = fn(&Row) -> Option<Row>;
+    let broken = |backup: Backup| {
+        rows().into_iter().any(|row| {
+            let wanted = (row.life == Life::Active).then(|| row.clone());
+            backup(&row) != wanted
+        })
+    };
+    assert!(!broken(|row| operate(row, Order::Backup).ok()));
+    let mutants: [(&str, Backup); 3] = [
+        ("a backup fences", |row| {
+            operate(row, Order::Backup).ok().map(|new| Row { token: new.token + 1, holder: None, ..new })
+        }),
+        ("a backup does not wait", |row| {
+            operate(row, Order::Backup).and_then(|new| operate(&new, Order::Force)).ok()
+        }),
+        ("a backup of no TPM", |row| Some(row.clone())),
+    ];
+    for (name, mutant) in mutants {
+        assert!(broken(mutant), "nothing noticed the mutant \"{name}\"");
+    }
 }
 
 /// An order or a start, whether it stops the VM, and when the broker starts.

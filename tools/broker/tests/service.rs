@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where its world fails")]
 
+#[path = "service/backups.rs"]
+mod backups;
 #[path = "support/bench.rs"]
 mod bench;
 #[path = "service/bytes.rs"]

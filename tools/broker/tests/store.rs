@@ -6,6 +6,8 @@
 mod audit;
 #[path = "store/back.rs"]
 mod back;
+#[path = "store/backups.rs"]
+mod backups;
 #[path = "store/bench.rs"]
 mod bench;
 #[path = "store/endorsements.rs"]

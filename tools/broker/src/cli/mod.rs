@@ -7,6 +7,7 @@
 
 mod audit;
 mod authority;
+mod backup;
 mod broker;
 mod order;
 mod policy;

@@ -9,14 +9,16 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use husk::attest::launch::LaunchConfig;
 use husk::release::frame;
+use husk::release::recovery::RecoveryCertificate;
 use husk::release::statement::{LifeWord, Outcome, Statement, StatusRequest};
 use husk::release::ticket::{Ticket, TicketOrder};
-use husk::release::wire::{FRAME_BYTES_MAX, FrameKind, Refusal, RefusalReason, Wire};
+use husk::release::transcript::point_digest;
+use husk::release::wire::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameKind, Refusal, RefusalReason};
 use husk_files::{read_config, write_new};
 use husk_relay::client::{BrokerCa, is_url};
 use husk_relay::pipe::{HttpPipe, Pipe};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -31,6 +33,7 @@ pub struct TicketArgs {
     vm: VmId,
     /// halt: fence the running instance and grant to nobody. resume: grant to a halted VM again. retire: end the VM for good.
     /// force: grant the next time without waiting for the lease; until that would have ended, two instances may answer.
+    /// backup: have the next launch make a backup, for the recovery key that --recovery names.
     #[arg(long, value_name = "WORD", value_parser = order)]
     order: TicketOrder,
     /// The token that the VM has (`husk vm status`): the ticket is void once it has another.
@@ -42,6 +45,9 @@ pub struct TicketArgs {
     /// The last moment of the broker's clock (`time_ms` of `husk vm status`) at which the ticket works; no end if not given.
     #[arg(long, value_name = "MS")]
     until_ms: Option<u64>,
+    /// With backup: the recovery key's certificate, as `husk tenant recovery` wrote it.
+    #[arg(long, value_name = "FILE", required_if_eq("order", "backup"))]
+    recovery: Option<PathBuf>,
     /// With retire: there is no way back; say that you know.
     #[arg(long)]
     for_good: bool,
@@ -62,9 +68,21 @@ pub(super) struct Asked {
     ca: BrokerCa,
     /// The VM's launch configuration: names the VM, and the tenant root key that the answer must be certified by.
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    pub(super) config: PathBuf,
     #[command(flatten)]
-    shape: Shape,
+    pub(super) shape: Shape,
+}
+
+impl Asked {
+    /// One frame out, one frame back.
+    pub(super) fn exchanged(&self, (kind, body): (FrameKind, &[u8])) -> anyhow::Result<Vec<u8>> {
+        let mut bytes = vec![0; FRAME_BYTES_MAX];
+        let room = bytes.get_mut(FRAME_HEADER_BYTES..).and_then(|room| room.get_mut(..body.len()));
+        room.context("it does not fit into a frame")?.copy_from_slice(body);
+        let length = frame::frame(kind, &mut bytes, body.len()).map_err(husk::fault::Fault::from)?;
+        let pipe = HttpPipe::new(&self.broker, self.ca.roots(&self.broker)?);
+        pipe.carry(&bytes[..length]).with_context(|| self.broker.clone())
+    }
 }
 
 /// `husk vm order`
@@ -91,11 +109,12 @@ pub struct StatusArgs {
 }
 
 /// Each order's word.
-const ORDERS: [(&str, TicketOrder); 4] = [
+const ORDERS: [(&str, TicketOrder); 5] = [
     ("halt", TicketOrder::Halt),
     ("resume", TicketOrder::Resume),
     ("retire", TicketOrder::Retire),
     ("force", TicketOrder::Force),
+    ("backup", TicketOrder::Backup),
 ];
 
 /// Reads an order's word.
@@ -126,8 +145,15 @@ pub(super) fn ticket(args: &TicketArgs) -> anyhow::Result<()> {
     (ticket.vm, ticket.order) = (args.vm.0, args.order as u8);
     (ticket.token, ticket.generation) = (U64::new(args.token), U32::new(args.generation));
     ticket.until_ms = U64::new(args.until_ms.unwrap_or(u64::MAX));
+    let recovery = args.recovery.as_deref().map(|path| recovery(path, &certificate.tenant)).transpose()?;
+    match (&recovery, args.order.has_subject()) {
+        (Some(recovery), true) => ticket.subject = point_digest(&recovery.key),
+        (None, false) => {}
+        _ => bail!("--recovery goes with --order backup, and with no other"),
+    }
     operator.sign(&Machine::start(), &mut ticket)?;
-    write_new(&args.out, ticket.as_bytes(), 0o600)?;
+    let certificate_bytes = recovery.as_ref().map_or(&[][..], IntoBytes::as_bytes);
+    write_new(&args.out, &[ticket.as_bytes(), certificate_bytes].concat(), 0o600)?;
     args.shape.print(&json!({
         "ticket": args.out.display().to_string(),
         "id": hex::encode(ticket.id),
@@ -138,18 +164,39 @@ pub(super) fn ticket(args: &TicketArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(super) fn hand_in(args: &OrderArgs) -> anyhow::Result<()> {
-    let (ticket, name) = (&args.ticket, || args.ticket.display().to_string());
-    let bytes = std::fs::read(ticket).with_context(name)?;
-    let ticket = Ticket::read_from_bytes(&bytes);
-    let ticket =
-        ticket.map_err(|_| anyhow::anyhow!("this is no ticket of `husk vm ticket`")).with_context(name)?;
-    let config = read_config(&args.asked.config)?;
+/// The certificate of a recovery key of that tenant.
+fn recovery(path: &Path, tenant: &[u8; 16]) -> anyhow::Result<RecoveryCertificate> {
+    let name = || path.display().to_string();
+    let bytes = std::fs::read(path).with_context(name)?;
+    let certificate = RecoveryCertificate::read_from_bytes(&bytes).ok();
+    let certificate =
+        certificate.context("this is no certificate of `husk tenant recovery`").with_context(name)?;
+    if certificate.tenant != *tenant {
+        bail!("{} is of another tenant's recovery key than the operator's", path.display());
+    }
+    Ok(certificate)
+}
+
+/// A ticket as a file holds it, about the VM of `config`; the file's bytes, which are what is handed in.
+pub(super) fn read_ticket(path: &Path, config: &LaunchConfig) -> anyhow::Result<(Ticket, Vec<u8>)> {
+    let name = || path.display().to_string();
+    let bytes = std::fs::read(path).with_context(name)?;
+    let read = Ticket::read_from_prefix(&bytes).ok().filter(|(ticket, rest)| {
+        let is_for_backup = ticket.order == TicketOrder::Backup as u8;
+        rest.len() == if is_for_backup { RecoveryCertificate::BYTES } else { 0 }
+    });
+    let (ticket, _) = read.context("this is no ticket of `husk vm ticket`").with_context(name)?;
     if (ticket.certificate.tenant, ticket.vm) != (config.tenant, config.vm) {
         bail!("the ticket is about another VM than the launch configuration's");
     }
+    Ok((ticket, bytes))
+}
+
+pub(super) fn hand_in(args: &OrderArgs) -> anyhow::Result<()> {
+    let config = read_config(&args.asked.config)?;
+    let (ticket, bytes) = read_ticket(&args.ticket, &config)?;
     let nonce = Statement::nonce_of_ticket(&ticket.id);
-    let statement = ask(&args.asked, &config, (FrameKind::Ticket, &ticket), &nonce)?;
+    let statement = ask(&args.asked, &config, (FrameKind::Ticket, &bytes), &nonce)?;
     let outcome = Outcome::from_number(statement.outcome);
     let mut value = statement_shown(&statement);
     let why = match outcome {
@@ -183,6 +230,9 @@ fn warning(ticket: &Ticket) -> &'static str {
             "the next boot does not wait; from then on, until the older instance's lease would have ended, two instances \
              may answer"
         }
+        Some(TicketOrder::Backup) => {
+            "the next boot makes the backup; fetch it then with `husk vm backup`, and this ticket"
+        }
         _ => "the next boot carries it out",
     }
 }
@@ -200,7 +250,7 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
         getrandom::fill(&mut nonce).context("the machine's entropy source failed")?;
     }
     let request = StatusRequest { tenant: config.tenant, vm: config.vm, nonce };
-    let statement = ask(&args.asked, &config, (FrameKind::StatusRequest, &request), &nonce)?;
+    let statement = ask(&args.asked, &config, (FrameKind::StatusRequest, request.as_bytes()), &nonce)?;
     if let Some(path) = &args.signed {
         write_new(path, statement.as_bytes(), 0o644)?;
     }
@@ -214,13 +264,10 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
 fn ask(
     asked: &Asked,
     config: &LaunchConfig,
-    (kind, body): (FrameKind, &impl Wire),
+    frame: (FrameKind, &[u8]),
     nonce: &[u8; 32],
 ) -> anyhow::Result<Statement> {
-    let mut bytes = vec![0; FRAME_BYTES_MAX];
-    let length = frame::frame_of(kind, &mut bytes, body).map_err(husk::fault::Fault::from)?;
-    let pipe = HttpPipe::new(&asked.broker, asked.ca.roots(&asked.broker)?);
-    let mut answer = pipe.carry(&bytes[..length]).with_context(|| asked.broker.clone())?;
+    let mut answer = asked.exchanged(frame)?;
     match frame::open(&mut answer) {
         Ok((FrameKind::Statement, body)) => {
             let statement: Option<Statement> = frame::exactly(body).ok();
@@ -234,7 +281,7 @@ fn ask(
     }
 }
 
-fn refused(config: &LaunchConfig, body: &[u8]) -> anyhow::Error {
+pub(super) fn refused(config: &LaunchConfig, body: &[u8]) -> anyhow::Error {
     let reason = frame::exactly::<Refusal>(body).ok();
     match reason.and_then(|refusal| RefusalReason::from_number(refusal.reason.get())) {
         Some(RefusalReason::UnknownVm) => {

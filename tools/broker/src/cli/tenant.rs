@@ -1,6 +1,7 @@
 //! `husk tenant`: a tenant's root key, its registration, and who may give orders for it.
 
 use super::authority::AuthorityCommand;
+use super::backup::{self, CheckArgs, RecoveryArgs};
 use super::{Database, RootKey, Shape, or_remove, random_id};
 use crate::ids::TenantId;
 use crate::store::Tenant;
@@ -28,6 +29,10 @@ pub enum TenantCommand {
     Root(RootArgs),
     /// Make a key that may give orders about the tenant's VMs (`husk vm ticket`), certified by the tenant's root key.
     Operator(OperatorArgs),
+    /// Make the key that backups of the tenant's TPMs are sealed to, and its certificate by the tenant's root key.
+    Recovery(RecoveryArgs),
+    /// Look whether the recovery key opens a backup, without a broker.
+    CheckBackup(CheckArgs),
     /// Permit that a TPM is made WITHOUT protection against rollback, under one launch configuration that names hw-sealed.
     Permit(PermitArgs),
     /// Who certifies the endorsement keys of the tenant's VMs.
@@ -56,7 +61,7 @@ pub struct OperatorArgs {
     /// The tenant's id.
     #[arg(long, value_name = "HEX")]
     tenant: TenantId,
-    /// The orders that it may give: halt, resume, retire, force; repeat for more.
+    /// The orders that it may give: halt, resume, retire, force, backup; repeat for more.
     #[arg(long = "order", value_name = "WORD", required = true, value_parser = super::order::order)]
     orders: Vec<TicketOrder>,
     /// Once a broker has carried out a ticket of a higher generation, it refuses those of lower ones: that is how a key is
@@ -132,6 +137,8 @@ impl TenantCommand {
             Self::Init(args) => init(&args),
             Self::Root(args) => make_root(&args),
             Self::Operator(args) => operator(&args),
+            Self::Recovery(args) => backup::recovery(&args),
+            Self::CheckBackup(args) => backup::check(&args),
             Self::Permit(args) => permit(&args),
             Self::Authority(command) => command.run(),
             Self::Envelope(args) => envelope(&args),

@@ -1,9 +1,10 @@
 //! `husk vm`: enrolment and what the operator sees of it.
 
+use super::backup::BackupArgs;
 use super::order::{OrderArgs, StatusArgs, TicketArgs};
 use super::policy::{self, PolicyCommand};
 use super::resource::ResourceCommand;
-use super::{Database, Shape, or_remove, order, random_id};
+use super::{Database, Shape, backup, or_remove, order, random_id};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::{ChipId, Measurement, Policy, chip, measurement, tcb};
 use crate::rules::{Life, Order, Row};
@@ -41,6 +42,8 @@ pub enum VmCommand {
     /// The whole of what a VM's tenant demands, as a file.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Fetch a backup that a launch made, by the ticket that ordered it.
+    Backup(BackupArgs),
     /// What this broker, as a CoCo KBS, gives to a VM.
     #[command(subcommand)]
     Resource(ResourceCommand),
@@ -144,6 +147,7 @@ impl VmCommand {
             Self::Order(args) => order::hand_in(&args),
             Self::Status(args) => order::status(&args),
             Self::Policy(command) => command.run(),
+            Self::Backup(args) => backup::fetch(&args),
             Self::Resource(command) => command.run(),
         }
     }

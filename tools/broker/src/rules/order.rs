@@ -13,6 +13,8 @@ pub enum Order {
     Retire,
     /// Grant the next time without waiting for the lease: for at most that long two instances may answer.
     Force,
+    /// Make a backup at the next launch: nothing about the row changes.
+    Backup,
 }
 
 /// Carries out an order, or names the life that bars it.
@@ -41,7 +43,9 @@ pub fn operate(row: &Row, order: Order) -> Result<Row, Life> {
             Ok(Row { current: None, ..stopped(Life::Retired, raised) })
         }
         (Order::Force, Life::Virgin | Life::Active) => Ok(Row { forced: true, ..row.clone() }),
-        (Order::Halt | Order::Force, life @ (Life::Halted | Life::Retired))
+        (Order::Backup, Life::Active) => Ok(row.clone()),
+        (Order::Backup, life @ (Life::Virgin | Life::Halted | Life::Retired))
+        | (Order::Halt | Order::Force, life @ (Life::Halted | Life::Retired))
         | (Order::Resume, life @ (Life::Virgin | Life::Active | Life::Retired))
         | (Order::Retire, life @ Life::Retired) => Err(life),
     }

@@ -19,7 +19,9 @@ pub(super) fn request(operation: Operation, body: &[u8]) -> Option<Request> {
         | Operation::StateMissing
         | Operation::Endorsement
         | Operation::Endorse
-        | Operation::Activate => None,
+        | Operation::Activate
+        | Operation::Backup
+        | Operation::BackupPart => None,
         Operation::Resume => {
             exactly::<Resume>(body).ok().map(|asked| Request::Resume { token: asked.token.get() })
         }

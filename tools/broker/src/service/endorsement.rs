@@ -2,23 +2,23 @@
 //!
 //! **What.** Which keys the tenant's authority certifies; the challenge to keys that were named; what is issued where it was answered.
 //! **Trust.** The session has attested, so that a measured firmware names the keys; the challenge shows that its TPM holds them.
-//! **Laws.** Only the VM's newest instance is heard, as for RENEW. A challenge is of one session, and is answered once.
+//! **Laws.** A challenge is of one session, and is answered once.
 
-use super::sessions::{Session, Stage};
-use super::{Service, bodies};
+use super::Service;
+use super::aside::Answer;
+use super::sessions::Session;
 use crate::authority::AuthorityKey;
 use crate::authority::certificate::{Launch, endorsement};
 use crate::authority::credential::{self, CredentialError};
 use crate::ids::VmName;
-use crate::rules::{Reply, Request};
+use crate::rules::Reply;
 use crate::store::{Authority, Endorsed, NotEndorsed, StoreError};
 use husk::engine::{ChallengeObject, EndorsementKey, Maker};
 use husk::release::endorsement::conversation;
 use husk::release::frame::exactly;
 use husk::release::wire::{
     Activate, Certificates, Certified, Challenge, DeniedReason, ENDORSEMENT_KEYS, Endorse,
-    EndorsementRequest, EndorsementVerdict, Operation, RefusalReason, Status, WireCertificate,
-    WireCredential, WirePublic,
+    EndorsementVerdict, Operation, RefusalReason, WireCertificate, WireCredential, WirePublic,
 };
 use husk_evidence::EndorsementPublic;
 use subtle::ConstantTimeEq;
@@ -31,44 +31,14 @@ pub(super) struct Challenged {
     keys: Vec<(EndorsementPublic, [u8; 32])>,
 }
 
-/// What a request comes to: a status and a body, or an answer of the rules.
-type Answer = Result<Result<Vec<u8>, Reply>, RefusalReason>;
-
-/// Whether an operation is decided here.
-pub(super) const fn concerns(operation: Operation) -> bool {
-    matches!(operation, Operation::Endorsement | Operation::Endorse | Operation::Activate)
-}
-
 impl Service {
-    /// Answers one of the three requests: the status, and the body's length at the front of `room`.
+    /// Answers one of the three requests of who serves.
     pub(super) fn endorsement(
         &self,
         session: &mut Session,
         (operation, body): (Operation, &[u8]),
-        room: &mut [u8],
-    ) -> Result<(Status, usize), RefusalReason> {
-        let answer = self.endorsement_answer(session, operation, body)?;
-        let written = match answer {
-            Ok(body) => room.get_mut(..body.len()).map(|room| {
-                room.copy_from_slice(&body);
-                (Status::Ok, body.len())
-            }),
-            Err(reply) => bodies::reply(&reply, room),
-        };
-        written.ok_or(RefusalReason::Unavailable)
-    }
-
-    fn endorsement_answer(&self, session: &mut Session, operation: Operation, body: &[u8]) -> Answer {
-        let Stage::Attested { report_digest, .. } = session.stage else {
-            return Ok(Err(Reply::Denied(DeniedReason::Order)));
-        };
-        let Some((token, generation)) = named(operation, body) else {
-            return Ok(Err(Reply::Denied(DeniedReason::Order)));
-        };
-        let (standing, _) = self.ask(session, &Request::Renew { token, generation })?;
-        if !matches!(standing, Reply::Leased { .. }) {
-            return Ok(Err(standing));
-        }
+        report_digest: [u8; 48],
+    ) -> Answer {
         let vm = session.vm;
         let authority = self.stored(&vm, |serving| serving.store().authority(vm.tenant))?;
         let challenged = session.challenged.take();
@@ -189,22 +159,6 @@ fn refused(vm: &VmName, verdict: EndorsementVerdict) -> EndorsementVerdict {
 fn failed(vm: &VmName, error: &crate::vault::VaultError) -> RefusalReason {
     eprintln!("husk-broker: {vm}: {error}");
     RefusalReason::Unavailable
-}
-
-/// Token and generation that a request names, if it has its size.
-fn named(operation: Operation, body: &[u8]) -> Option<(u64, u32)> {
-    match operation {
-        Operation::Endorsement => {
-            exactly::<EndorsementRequest>(body).ok().map(|asked| (asked.token.get(), asked.generation.get()))
-        }
-        Operation::Endorse => {
-            exactly::<Endorse>(body).ok().map(|asked| (asked.token.get(), asked.generation.get()))
-        }
-        Operation::Activate => {
-            exactly::<Activate>(body).ok().map(|asked| (asked.token.get(), asked.generation.get()))
-        }
-        _ => None,
-    }
 }
 
 /// The keys that a VM names, if there are any, each is of its template, and all of them are certified here.

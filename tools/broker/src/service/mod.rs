@@ -8,6 +8,8 @@
 //! attestation in the very same session. Tables are bounded.
 //! **Not here.** HTTP (`http`); what is granted to whom (`rules`); the bytes of records (`husk::release::record`).
 
+mod aside;
+mod backup;
 mod bodies;
 mod endorsement;
 mod kbs;
@@ -109,10 +111,12 @@ impl Service {
             Ok((FrameKind::Request, body)) => self.request(body, reply),
             Ok((FrameKind::Ticket, body)) => self.ticket(body, reply),
             Ok((FrameKind::StatusRequest, body)) => self.status(body, reply),
+            Ok((FrameKind::BackupAsked, body)) => self.backup_asked(body, reply),
             Ok((
                 FrameKind::ServerHello
                 | FrameKind::Reply
                 | FrameKind::Statement
+                | FrameKind::BackupPiece
                 | FrameKind::KbsAuth
                 | FrameKind::KbsAttest
                 | FrameKind::KbsResource
@@ -144,6 +148,7 @@ impl Service {
             stage: Stage::Greeted,
             proven: None,
             challenged: None,
+            backup: None,
         };
         locked(&self.sessions)?.greet(peer, session);
         frame::frame_of(FrameKind::ServerHello, reply, &server).map_err(|_| RefusalReason::Unavailable)
@@ -198,9 +203,9 @@ impl Service {
         locked(&self.sessions)?.find(&id).ok_or(RefusalReason::UnknownSession)?;
         let (asked, body) = session.answerer.open(body).map_err(|_| RefusalReason::Malformed)?;
         let operation = asked.operation();
-        if endorsement::concerns(operation) {
+        if aside::concerns(operation) {
             let room = reply.get_mut(REPLY_BODY_AT..).ok_or(RefusalReason::Unavailable)?;
-            let (status, length) = self.endorsement(&mut session, (operation, body), room)?;
+            let (status, length) = self.aside(&mut session, (operation, body), room)?;
             let sealed = session.answerer.seal(asked, status, reply, length);
             return sealed.map_err(|_| RefusalReason::Unavailable);
         }

@@ -5,20 +5,36 @@ use crate::ids::{TenantId, VmId, VmName};
 use crate::rules::{Life, Order};
 use crate::store::Standing;
 use husk::release::frame;
+use husk::release::recovery::RecoveryCertificate;
 use husk::release::statement::{LifeWord, Outcome, Statement, StatusRequest};
 use husk::release::ticket::{Ticket, TicketOrder};
+use husk::release::transcript::point_digest;
 use husk::release::wire::{FrameKind, RefusalReason, SIGNATURE_BYTES, WireHead};
+use zerocopy::FromBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
 
 impl Service {
     /// Carries out a ticket, and says what became of it.
     pub(super) fn ticket(&self, body: &[u8], reply: &mut [u8]) -> Result<usize, RefusalReason> {
-        let ticket: Ticket = frame::exactly(body).map_err(|_| RefusalReason::Malformed)?;
+        let (ticket, rest) = Ticket::read_from_prefix(body).map_err(|_| RefusalReason::Malformed)?;
+        let recovery = match (TicketOrder::from_number(ticket.order), rest) {
+            (Some(TicketOrder::Backup), certificate) => Some(
+                frame::exactly::<RecoveryCertificate>(certificate).map_err(|_| RefusalReason::Malformed)?,
+            ),
+            (_, []) => None,
+            _ => return Err(RefusalReason::Malformed),
+        };
         let vm = VmName { tenant: TenantId(ticket.certificate.tenant), vm: VmId(ticket.vm) };
         let tenant = self.tenant_of(&vm)?;
-        let outcome = match ticket.order(&vm.tenant.0, &tenant.root) {
-            Some(order) => self.stored(&vm, |serving| serving.order(&vm, &ticket, order_of(order)))?,
-            None => Outcome::Untrusted,
+        let certified = recovery.filter(|recovery| {
+            recovery.is_by(&vm.tenant.0, &tenant.root) && point_digest(&recovery.key) == ticket.subject
+        });
+        let outcome = match (ticket.order(&vm.tenant.0, &tenant.root), certified) {
+            (Some(TicketOrder::Backup), Some(recovery)) => {
+                self.stored(&vm, |serving| serving.order_backup(&vm, &ticket, &recovery))?
+            }
+            (Some(TicketOrder::Backup), None) | (None, _) => Outcome::Untrusted,
+            (Some(order), _) => self.stored(&vm, |serving| serving.order(&vm, &ticket, order_of(order)))?,
         };
         let (order, id) = (TicketOrder::from_number(ticket.order), hex::encode(ticket.id));
         eprintln!("husk-broker: {vm}: ticket {id} ({order:?}): {outcome:?}");
@@ -53,6 +69,7 @@ const fn order_of(order: TicketOrder) -> Order {
         TicketOrder::Resume => Order::Resume,
         TicketOrder::Retire => Order::Retire,
         TicketOrder::Force => Order::Force,
+        TicketOrder::Backup => Order::Backup,
     }
 }
 

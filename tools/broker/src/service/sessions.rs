@@ -5,6 +5,7 @@
 //! more drops its own oldest, so that it takes four peers to push out a fifth's. An instance has one established
 //! session: a new one closes the old.
 
+use super::backup::Incoming;
 use super::endorsement::Challenged;
 use crate::ids::VmName;
 use crate::policy::Genuine;
@@ -58,6 +59,8 @@ pub(super) struct Session {
     pub(super) proven: Option<Box<Proven>>,
     /// Endorsement keys that it was asked to show.
     pub(super) challenged: Option<Challenged>,
+    /// A backup whose parts have not all come.
+    pub(super) backup: Option<Incoming>,
 }
 
 type Shared = Arc<Mutex<Session>>;
@@ -211,6 +214,7 @@ mod tests {
             stage: Stage::Greeted,
             challenged: None,
             proven: None,
+            backup: None,
         }
     }
 

@@ -5,6 +5,7 @@ use super::sql::{Columns, Sql, Value, to_sql};
 use crate::ids::VmName;
 use crate::rules::{Holder, InstanceId, Life, Row, SecretName};
 use husk::release::Head;
+use husk::release::ticket::TicketOrder;
 
 /// The last column is how far the newest start of a broker assumed every lease that was not released.
 const SELECT: &str = "SELECT life, generation, token, epoch, sequence, digest, current_token, next_token,
@@ -101,8 +102,9 @@ pub(super) fn swap(sql: &mut dyn Sql, vm: &VmName, old: &Row, new: &Row) -> Resu
         return Err(StoreError::Raced);
     }
     if old.forced && !new.forced {
-        let statement = "UPDATE tickets SET is_open = ?3 WHERE tenant = ?1 AND vm = ?2";
-        sql.execute(statement, &[vm.tenant.0.into(), vm.vm.0.into(), false.into()])?;
+        let statement = "UPDATE tickets SET is_open = ?3 WHERE tenant = ?1 AND vm = ?2 AND given = ?4";
+        let given = i64::from(TicketOrder::Force as u8);
+        sql.execute(statement, &[vm.tenant.0.into(), vm.vm.0.into(), false.into(), given.into()])?;
     }
     let mut erased = false;
     for name in gone(old, new) {

@@ -11,6 +11,7 @@
 //! **Not here.** What the transitions are (`rules`). Everything SQL is below this folder.
 
 mod audit;
+mod backups;
 mod clock;
 mod columns;
 mod counter;
@@ -26,6 +27,8 @@ mod sql;
 mod sqlite;
 
 pub use audit::ENTRIES_MAX;
+pub(crate) use backups::is_of as is_of_newest;
+pub use backups::{BACKUPS_MAX, WantedBackup};
 pub use counter::Counter;
 pub use endorsements::{Authority, Endorsed, NotEndorsed};
 pub use error::{DatabaseError, StoreError};

@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 8;
+pub(super) const VERSION: u32 = 9;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -136,6 +136,23 @@ CREATE INDEX vms_by_host_data ON vms (host_data);
     // The highest GUEST_SVN that a VM had keys with.
     "
 ALTER TABLE vms ADD COLUMN guest_svn INTEGER NOT NULL DEFAULT 0;
+",
+    // Backups: `made` counts each VM's, 0 while one is only wanted, and its file has no length then. `given` is the ticket's order; those
+    // that were open before ordered FORCE.
+    "
+ALTER TABLE tickets ADD COLUMN given INTEGER NOT NULL DEFAULT 4;
+CREATE TABLE backups (
+    tenant BLOB NOT NULL,
+    id BLOB NOT NULL,
+    vm BLOB NOT NULL,
+    ticket BLOB NOT NULL,
+    recovery BLOB NOT NULL,
+    made INTEGER NOT NULL,
+    file BLOB NOT NULL,
+    PRIMARY KEY (tenant, id),
+    FOREIGN KEY (tenant, vm) REFERENCES vms (tenant, vm)
+) STRICT;
+CREATE INDEX backups_of_vm ON backups (tenant, vm, made);
 ",
 ];
 

@@ -12,11 +12,13 @@
 
 mod file;
 mod operator;
+mod recovery;
 mod resource;
 mod tenant;
 
 pub use file::{Opener, Passphrase};
 pub use operator::OperatorKey;
+pub use recovery::RecoveryKey;
 pub use resource::RESOURCE_BYTES_MAX;
 pub use tenant::TenantRoot;
 

@@ -5,6 +5,7 @@ use crate::audit::{
     an_audit_log_is_not_filled_by_knocking, an_audit_log_is_read_in_pages, an_audit_log_tells_a_vms_life,
 };
 use crate::back::a_database_that_goes_back_while_it_is_served_halts_every_vm;
+use crate::backups::{a_backup_order_is_open_until_the_backup_is_kept, the_newest_backups_of_a_vm_are_kept};
 use crate::bench::{
     A, B, Bench, LEASE_MS, Place, TENANT, VM, anchor, ask, confirm, create, grant, head, release,
 };
@@ -58,6 +59,8 @@ laws! {
     a_ticket_that_does_not_fit_changes_nothing,
     a_forced_ticket_is_open_until_confirm,
     tickets_are_of_vms_that_are_there,
+    a_backup_order_is_open_until_the_backup_is_kept,
+    the_newest_backups_of_a_vm_are_kept,
     an_audit_log_tells_a_vms_life,
     an_audit_log_is_not_filled_by_knocking,
     the_highest_guest_svn_is_kept_in_the_transaction_that_grants,

@@ -105,6 +105,11 @@ impl Bench {
         Self { world, chip, service, keys, root }
     }
 
+    /// The tenant's root key.
+    pub(crate) const fn root(&self) -> &TenantRoot {
+        &self.root
+    }
+
     /// An operator of the tenant's that may give `orders`.
     pub(crate) fn operator(&self, orders: &[TicketOrder]) -> OperatorKey {
         OperatorKey::generate(&*self.world, &self.root, TENANT, (orders, 1)).unwrap()

@@ -2,7 +2,7 @@
 //!
 //! **What.** [`Serving::order`] carries out a ticket whose signatures held; [`Serving::standing`] tells where a VM stands.
 //! **Laws.** A ticket's id is kept, for ever, in the transaction that carries it out: it works once, at whichever instance. One
-//! that ends in a boot stays open until the CONFIRM that uses it up. Its end is a moment of the database's clock. A ticket
+//! that ends in a boot stays open until the CONFIRM, or the backup, that uses it up. Its end is a moment of the database's clock. A ticket
 //! that is not carried out changes nothing.
 //! **Not here.** Signatures (`husk::release::ticket`); what an order does to a row (`rules`).
 
@@ -11,9 +11,10 @@ use crate::ids::VmName;
 use crate::rules::{Order, Row, operate};
 use crate::store::columns::{load, swap};
 use crate::store::sql::{Sql, transact};
-use crate::store::{Enrolment, StoreError, Tenant, audit, enrolment, tenant};
+use crate::store::{Enrolment, StoreError, Tenant, audit, backups, enrolment, tenant};
+use husk::release::recovery::RecoveryCertificate;
 use husk::release::statement::Outcome;
-use husk::release::ticket::Ticket;
+use husk::release::ticket::{Ticket, TicketOrder};
 
 /// Where a VM stands at a moment.
 #[derive(Clone, Debug)]
@@ -34,8 +35,30 @@ impl Serving {
     /// # Errors
     /// [`StoreError::UnknownVm`] and others; nothing has changed then.
     pub fn order(&mut self, vm: &VmName, ticket: &Ticket, order: Order) -> Result<Outcome, StoreError> {
+        self.carry_out(vm, (ticket, None), order)
+    }
+
+    /// As [`order`](Self::order), of a ticket that orders a backup for the key that `recovery` certifies.
+    ///
+    /// # Errors
+    /// As those.
+    pub fn order_backup(
+        &mut self,
+        vm: &VmName,
+        ticket: &Ticket,
+        recovery: &RecoveryCertificate,
+    ) -> Result<Outcome, StoreError> {
+        self.carry_out(vm, (ticket, Some(recovery)), Order::Backup)
+    }
+
+    fn carry_out(
+        &mut self,
+        vm: &VmName,
+        (ticket, recovery): (&Ticket, Option<&RecoveryCertificate>),
+        order: Order,
+    ) -> Result<Outcome, StoreError> {
         self.on_the_newest(|serving| {
-            serving.in_time(|sql, now_ms| Ticketed { sql, vm, ticket, order, now_ms }.carry_out())
+            serving.in_time(|sql, now_ms| Ticketed { sql, vm, ticket, recovery, order, now_ms }.carry_out())
         })
     }
 
@@ -62,6 +85,8 @@ struct Ticketed<'t> {
     sql: &'t mut dyn Sql,
     vm: &'t VmName,
     ticket: &'t Ticket,
+    /// What a ticket that orders a backup comes with.
+    recovery: Option<&'t RecoveryCertificate>,
     order: Order,
     now_ms: u64,
 }
@@ -74,6 +99,9 @@ impl Ticketed<'_> {
         }
         let Ok(new) = operate(&row, self.order) else { return Ok((Outcome::Barred, UNCHANGED)) };
         self.keep_id()?;
+        if let Some(recovery) = self.recovery {
+            backups::order(self.sql, self.vm, (self.ticket, recovery))?;
+        }
         let erased = swap(self.sql, self.vm, &row, &new)?;
         let (event, detail) = audit::ordered(self.order, &new);
         let what = (event, format!("{detail}, by ticket {}", hex::encode(self.ticket.id)));
@@ -85,7 +113,8 @@ impl Ticketed<'_> {
     /// Why it is not carried out; in the order in which a reader would ask.
     fn refusal(&mut self, row: &Row) -> Result<Option<Outcome>, StoreError> {
         let Ticket { certificate, token, generation, until_ms, .. } = self.ticket;
-        if certificate.generation.get() < self.operator_generation()? {
+        let is_whole = (self.order == Order::Backup) == self.recovery.is_some();
+        if !is_whole || certificate.generation.get() < self.operator_generation()? {
             return Ok(Some(Outcome::Untrusted));
         }
         if let Some(outcome) = self.used()? {
@@ -99,7 +128,7 @@ impl Ticketed<'_> {
     }
 
     const fn is_for_a_boot(&self) -> bool {
-        matches!(self.order, Order::Force)
+        matches!(self.order, Order::Force | Order::Backup)
     }
 
     fn operator_generation(&mut self) -> Result<u32, StoreError> {
@@ -120,15 +149,33 @@ impl Ticketed<'_> {
 
     /// The ticket is known from now on, and the operator's key makes older ones of its tenant's invalid.
     fn keep_id(&mut self) -> Result<(), StoreError> {
-        let is_open = self.is_for_a_boot();
+        let (is_open, given) = (self.is_for_a_boot(), given(self.order));
         let Self { sql, vm, ticket, .. } = self;
         let (tenant, generation) = (vm.tenant.0, i64::from(ticket.certificate.generation.get()));
         sql.execute(
-            "INSERT INTO tickets (tenant, id, vm, digest, is_open) VALUES (?1, ?2, ?3, ?4, ?5)",
-            &[tenant.into(), ticket.id.into(), vm.vm.0.into(), ticket.digest().into(), is_open.into()],
+            "INSERT INTO tickets (tenant, id, vm, digest, is_open, given) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            &[
+                tenant.into(),
+                ticket.id.into(),
+                vm.vm.0.into(),
+                ticket.digest().into(),
+                is_open.into(),
+                i64::from(given as u8).into(),
+            ],
         )?;
         let statement = "UPDATE tenants SET operator_generation = ?2
             WHERE tenant = ?1 AND operator_generation < ?2";
         sql.execute(statement, &[tenant.into(), generation.into()]).map(drop)
+    }
+}
+
+/// The order as a ticket gives it.
+const fn given(order: Order) -> TicketOrder {
+    match order {
+        Order::Halt => TicketOrder::Halt,
+        Order::Resume => TicketOrder::Resume,
+        Order::Retire => TicketOrder::Retire,
+        Order::Force => TicketOrder::Force,
+        Order::Backup => TicketOrder::Backup,
     }
 }
