@@ -13,6 +13,7 @@
 //! | [`kbs`] | a static key from a CoCo KBS beside the broker: what it adds, how to use Trustee, what the VM believes |
 //! | [`broker`] | which database, how many instances, what it does when something fails |
 //! | [`policy`] | what a tenant may demand of the machine that runs a VM, and how a refusal reads |
+//! | [`tenants`] | what a tenant sees and changes at somebody else's broker, and what is signed |
 //! | [`bench`](mod@bench) | what each promise costs, measured |
 //! | [`fuzzing`] | which bytes from outside are tried, how to try more, how to add a target |
 //! | [`building`] | the seams, what each must promise, and the order of calls |
@@ -54,6 +55,9 @@ pub mod broker {}
 
 #[doc = include_str!("policy.md")]
 pub mod policy {}
+
+#[doc = include_str!("tenants.md")]
+pub mod tenants {}
 
 #[doc = include_str!("building.md")]
 pub mod building {}

@@ -66,7 +66,8 @@ wire! {
         pub key: [u8; POINT_BYTES],
         /// A broker that saw a ticket of a higher generation refuses this one's.
         pub generation: U32,
-        /// One bit ([`TicketOrder::bit`]) for each order that it may give.
+        /// One bit ([`TicketOrder::bit`]) for each order that it may give. Bits from 16 on are no orders: they say what it may ask of a
+        /// broker.
         pub orders: U32,
         /// By the tenant root key.
         pub signature: [u8; SIGNATURE_BYTES],

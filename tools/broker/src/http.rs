@@ -1,4 +1,4 @@
-//! The service on HTTP: `POST /husk/v1/frame`, `GET /healthz`, and a CoCo KBS at `/kbs/v0`.
+//! The service on HTTP: `POST /husk/v1/frame`, `GET /healthz`, signed requests of tenants at `/husk/v1/tenant`, and a CoCo KBS at `/kbs/v0`.
 //!
 //! **What.** One frame per request, one per answer, as `application/octet-stream`; RCAR's JSON (`kbs`).
 //! **Trust.** None: everything that matters is sealed within the frames. TLS ([`Speech`]) hides who talks when.
@@ -7,6 +7,7 @@
 //! looked at.
 //! **Not here.** Certificates (`tls`).
 
+mod admin;
 mod kbs;
 
 use crate::service::Service;
@@ -147,7 +148,7 @@ pub async fn serve_within(
 
 fn router(shared: Shared) -> Router {
     let routes = Router::new().route("/husk/v1/frame", post(frame)).route("/healthz", get(health));
-    routes.merge(kbs::routes()).with_state(shared)
+    routes.merge(admin::routes()).merge(kbs::routes()).with_state(shared)
 }
 
 /// Agrees on keys where TLS is spoken, then serves. Whom the certificate does not please is not answered.

@@ -8,6 +8,7 @@
 //! durable. Nothing secret in a log line, an error or an argument.
 //! **Not here.** Restore and clone.
 
+pub mod admin;
 pub mod audit;
 pub mod authority;
 pub mod cli;

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 
 fn served() -> (Runtime, SocketAddr) {
     let limits = Limits { head_wait: Duration::from_millis(300), connections: 2 };
-    service::served(1, (Speech::Plain, limits))
+    service::served((Speech::Plain, limits))
 }
 
 /// The status and body of one request.

@@ -57,7 +57,7 @@ fn said(name: &str, term: Term) -> Result<Vec<u8>, PipeError> {
     let files = Files::of(name, term);
     let credentials = files.read(term.begin + term.length / 2).unwrap();
     let speech = Speech::Tls(credentials.config().unwrap().into());
-    let (_runtime, address) = service::served(1, (speech, Limits::default()));
+    let (_runtime, address) = service::served((speech, Limits::default()));
     let roots = Roots::of_file(&files.path("authority")).unwrap();
     HttpPipe::new(&format!("https://{address}"), roots).carry(NO_FRAME)
 }
@@ -99,7 +99,7 @@ fn a_slow_handshake_holds_its_connection_for_a_bounded_time() {
     let files = Files::of("127.0.0.1", Term { begin: today() - DAY, length: DAY * 2 });
     let speech = Speech::Tls(files.read(today()).unwrap().config().unwrap().into());
     let limits = Limits { head_wait: Duration::from_secs(2), connections: 2 };
-    let (_runtime, address) = service::served(1, (speech, limits));
+    let (_runtime, address) = service::served((speech, limits));
     let mut silent = TcpStream::connect(address).unwrap();
     let mut plain = TcpStream::connect(address).unwrap();
     plain.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();

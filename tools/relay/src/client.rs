@@ -4,17 +4,23 @@
 //! **Trust.** The VM relies on none of it: its frames are sealed. TLS keeps from the network who talks when, and what an operator asks.
 //! **Laws.** Who names an authority is answered under that authority or not at all.
 
-use crate::pipe::PipeError;
+use crate::pipe::{EXCHANGE_WAIT_MAX, PipeError};
 use rustls::{CertificateError, Error as TlsError, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::Agent;
+use ureq::http::Uri;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// How long a connection may take to come about.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// How much of an answer is read: a hundred entries of a log, each with a long policy, are less.
+const CONTENT_BYTES_MAX: u64 = 8 << 20;
+const OCTETS: &str = "application/octet-stream";
 
 /// Whose certificates are believed.
 #[derive(Clone, Debug)]
@@ -109,6 +115,46 @@ pub fn agent(wait_max: Duration, roots: Roots) -> Agent {
         .tls_config(TlsConfig::builder().root_certs(roots.0).build())
         .build();
     config.into()
+}
+
+/// A client of one server's requests, which are of any kind.
+#[derive(Debug)]
+pub struct Client {
+    agent: Agent,
+    base: String,
+}
+
+impl Client {
+    /// A client of the broker at `base`, whose certificate must come from `roots`. Connects with the first request.
+    #[must_use]
+    pub fn new(base: &str, roots: Roots) -> Self {
+        Self { agent: agent(EXCHANGE_WAIT_MAX, roots), base: base.trim_end_matches('/').to_owned() }
+    }
+
+    /// Whether the network does not see what is said: TLS is spoken, or it stays on this machine.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        let uri: Option<Uri> = self.base.parse().ok();
+        let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
+        let address: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+        let is_here = host == "localhost" || address.is_some_and(|address| address.is_loopback());
+        self.base.starts_with("https://") || is_here
+    }
+
+    /// Gets what is at `path`, or posts a body there; status and content.
+    ///
+    /// # Errors
+    /// [`PipeError`]. Of what was posted, none says whether it was done.
+    pub fn exchange(&self, path: &str, body: Option<&[u8]>) -> Result<(u16, Vec<u8>), PipeError> {
+        let url = format!("{}{path}", self.base);
+        let answer = match body {
+            None => self.agent.get(&url).call(),
+            Some(body) => self.agent.post(&url).header("content-type", OCTETS).send(body),
+        };
+        let mut answer = answer.map_err(broker_failed)?;
+        let content = answer.body_mut().with_config().limit(CONTENT_BYTES_MAX).read_to_vec();
+        Ok((answer.status().as_u16(), content.map_err(broker_failed)?))
+    }
 }
 
 /// Why a broker gave no answer.

@@ -1,6 +1,8 @@
 //! `husk audit`: a tenant's log.
 
-use super::{Database, Shape};
+use super::Shape;
+use super::remote::{Access, Place};
+use crate::admin::Request;
 use crate::audit::{Head, Log, exported};
 use crate::ids::TenantId;
 use anyhow::Context as _;
@@ -23,10 +25,10 @@ pub enum AuditCommand {
 #[derive(Args, Debug)]
 pub struct ExportArgs {
     #[command(flatten)]
-    database: Database,
-    /// Whose log.
-    #[arg(long, value_name = "HEX")]
-    tenant: TenantId,
+    place: Place,
+    /// Whose log; with --broker it is the operator's tenant's.
+    #[arg(long, value_name = "HEX", required_unless_present = "broker")]
+    tenant: Option<TenantId>,
     /// Only what follows this entry.
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     after: u64,
@@ -62,16 +64,35 @@ impl AuditCommand {
 }
 
 fn export(args: &ExportArgs) -> anyhow::Result<()> {
-    let mut store = args.database.open()?;
-    store.tenant(args.tenant)?;
+    let mut access = args.place.access()?;
+    let tenant = access.tenant(args.tenant)?;
+    if let Access::Local(store) = &mut access {
+        store.tenant(tenant)?;
+    }
     let mut out = std::io::stdout().lock();
     let mut after = args.after;
     loop {
-        let entries = store.audit(args.tenant, after)?;
-        let Some((last, _)) = entries.last() else { return Ok(()) };
-        after = last.number;
-        for (entry, head) in &entries {
-            writeln!(out, "{}", exported(args.tenant, entry, head)?).context("standard output")?;
+        let (lines, last) = page(&mut access, tenant, after)?;
+        let Some(last) = last else { return Ok(()) };
+        after = last;
+        for line in &lines {
+            writeln!(out, "{line}").context("standard output")?;
+        }
+    }
+}
+
+/// Some entries behind one, and the number of their last.
+fn page(access: &mut Access, tenant: TenantId, after: u64) -> anyhow::Result<(Vec<String>, Option<u64>)> {
+    match access {
+        Access::Local(store) => {
+            let entries = store.audit(tenant, after)?;
+            let lines = entries.iter().map(|(entry, head)| exported(tenant, entry, head));
+            Ok((lines.collect::<Result<_, _>>()?, entries.last().map(|(entry, _)| entry.number)))
+        }
+        Access::Remote(remote) => {
+            let value = remote.ask(&Request::Audit { after })?;
+            let last = value["last"].as_u64().filter(|last| *last > after);
+            Ok((serde_json::from_value(value["lines"].clone())?, last))
         }
     }
 }

@@ -11,6 +11,7 @@ mod backup;
 mod broker;
 mod order;
 mod policy;
+mod remote;
 mod resource;
 mod tenant;
 mod tls;
@@ -23,6 +24,7 @@ pub use order::statement_shown;
 pub use tenant::TenantCommand;
 pub use vm::VmCommand;
 
+use crate::admin::Failure;
 use crate::store::{Location, Store, StoreError};
 use crate::tls::TlsError;
 use crate::token::{Token, TokenError};
@@ -131,6 +133,11 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
                 | StoreError::Exists,
             ) => return 4,
             Some(StoreError::Served) => return 5,
+            _ => {}
+        }
+        match cause.downcast_ref() {
+            Some(Failure::UnknownVm | Failure::UnknownResource) => return 3,
+            Some(Failure::VmExists | Failure::ResourceExists) => return 4,
             _ => {}
         }
         match in_token(cause) {

@@ -1,8 +1,9 @@
 //! `husk vm policy`: what a VM's tenant demands, as a file.
 
 use super::Shape;
-use super::vm::OneArgs;
-use crate::ids::VmName;
+use super::remote::Access;
+use super::vm::NamedArgs;
+use crate::admin::{Id, Request};
 use crate::policy::{ChipId, FILE_BYTES_MAX, Measurement, Policy};
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
@@ -23,7 +24,7 @@ pub enum PolicyCommand {
     /// Put a file's policy in place of a VM's. Who was granted keys before keeps them.
     Set(SetArgs),
     /// Print a VM's policy.
-    Show(OneArgs),
+    Show(NamedArgs),
 }
 
 /// `husk vm policy check`
@@ -40,7 +41,7 @@ pub struct CheckArgs {
 #[derive(Args, Debug)]
 pub struct SetArgs {
     #[command(flatten)]
-    one: OneArgs,
+    one: NamedArgs,
     /// The policy, a TOML file.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
@@ -51,25 +52,43 @@ impl PolicyCommand {
         match self {
             Self::Example => print!("{EXAMPLE}"),
             Self::Check(args) => args.shape.print(&serde_json::to_value(read(&args.policy)?)?),
-            Self::Set(SetArgs { one, policy }) => {
-                let new = read(&policy)?;
-                let name = VmName { tenant: one.tenant, vm: one.vm };
-                let kept = one.database.open()?.amend(&name, |policy| *policy = new)?;
-                one.shape.print(&serde_json::to_value(kept)?);
-            }
-            Self::Show(one) => {
-                let name = VmName { tenant: one.tenant, vm: one.vm };
-                let mut store = one.database.open()?;
-                let (enrolment, row) = (store.enrolment(&name)?, store.row(&name)?);
-                let mut shown = serde_json::to_value(enrolment.policy)?;
-                if let Some(fields) = shown.as_object_mut() {
-                    fields.insert("guest_svn_granted".to_owned(), json!(row.guest_svn));
-                }
-                one.shape.print(&shown);
-            }
+            Self::Set(args) => set(args)?,
+            Self::Show(args) => show(&args)?,
         }
         Ok(())
     }
+}
+
+fn set(SetArgs { one, policy }: SetArgs) -> anyhow::Result<()> {
+    let policy = read(&policy)?;
+    let access = one.named.place.access()?;
+    let name = one.named.name(&access)?;
+    let kept = match access {
+        Access::Local(mut store) => serde_json::to_value(store.amend(&name, |known| *known = policy)?)?,
+        Access::Remote(remote) => remote.ask(&Request::Policy { vm: Id(name.vm), policy })?["policy"].take(),
+    };
+    one.shape.print(&kept);
+    Ok(())
+}
+
+fn show(one: &NamedArgs) -> anyhow::Result<()> {
+    let access = one.named.place.access()?;
+    let name = one.named.name(&access)?;
+    let (mut shown, guest_svn) = match access {
+        Access::Local(mut store) => {
+            let (enrolment, row) = (store.enrolment(&name)?, store.row(&name)?);
+            (serde_json::to_value(enrolment.policy)?, json!(row.guest_svn))
+        }
+        Access::Remote(remote) => {
+            let mut value = remote.ask(&Request::Vm { vm: Id(name.vm) })?;
+            (value["policy"].take(), value["guest_svn"].take())
+        }
+    };
+    if let Some(fields) = shown.as_object_mut() {
+        fields.insert("guest_svn_granted".to_owned(), guest_svn);
+    }
+    one.shape.print(&shown);
+    Ok(())
 }
 
 /// Reads a file.

@@ -1,12 +1,17 @@
 //! `husk vm resource`: what the broker, as a CoCo KBS, gives to a VM.
 
-use super::vm::OneArgs;
+use super::remote::Access;
+use super::token::TokenPlace;
+use super::vm::NamedArgs;
 use super::{RootKey, Shape};
+use crate::admin::{Id, Request};
 use crate::ids::VmName;
 use crate::kbs::is_path;
 use crate::vault::RESOURCE_BYTES_MAX;
 use crate::world::Machine;
 use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::fs::File;
@@ -20,7 +25,7 @@ pub enum ResourceCommand {
     /// Keep a file as a resource of a VM, wrapped under the broker's root key.
     Put(PutArgs),
     /// The paths of a VM's resources.
-    List(OneArgs),
+    List(NamedArgs),
     /// Remove a resource of a VM.
     Remove(RemoveArgs),
 }
@@ -29,9 +34,15 @@ pub enum ResourceCommand {
 #[derive(Args, Debug)]
 pub struct PutArgs {
     #[command(flatten)]
-    one: OneArgs,
+    one: NamedArgs,
+    /// With --database: the root key file that `husk broker init` wrote.
+    #[arg(long, value_name = "FILE", required_unless_present = "broker", conflicts_with = "broker")]
+    root_key: Option<PathBuf>,
+    /// A private file whose first line is the passphrase that protects the root key file.
+    #[arg(long, value_name = "FILE", requires = "root_key")]
+    passphrase_file: Option<PathBuf>,
     #[command(flatten)]
-    root_key: RootKey,
+    token: TokenPlace,
     /// Where a client of the KBS finds it: repository/type/tag.
     #[arg(long, value_name = "PATH", value_parser = path)]
     path: String,
@@ -47,7 +58,7 @@ pub struct PutArgs {
 #[derive(Args, Debug)]
 pub struct RemoveArgs {
     #[command(flatten)]
-    one: OneArgs,
+    one: NamedArgs,
     /// Where it is: repository/type/tag.
     #[arg(long, value_name = "PATH", value_parser = path)]
     path: String,
@@ -72,14 +83,30 @@ impl ResourceCommand {
     }
 }
 
+impl PutArgs {
+    fn root_key(&self) -> anyhow::Result<RootKey> {
+        let Self { root_key, passphrase_file, token, .. } = self;
+        let root_key = root_key.clone().context("with --database, --root-key is needed")?;
+        Ok(RootKey { root_key, passphrase_file: passphrase_file.clone(), token: token.clone() })
+    }
+}
+
 fn put(args: &PutArgs) -> anyhow::Result<()> {
-    let keys = args.root_key.read()?;
-    let mut store = args.one.database.open()?;
-    store.belongs_to(&keys)?;
-    let name = VmName { tenant: args.one.tenant, vm: args.one.vm };
+    let access = args.one.named.place.access()?;
+    let name = args.one.named.name(&access)?;
     let content = content(&args.file)?;
-    let sealed = keys.wrap_resource(&Machine::start(), &name, &args.path, &content)?;
-    store.keep_resource(&name, &args.path, &sealed, args.replace)?;
+    match access {
+        Access::Local(mut store) => {
+            let keys = args.root_key()?.read()?;
+            store.belongs_to(&keys)?;
+            let sealed = keys.wrap_resource(&Machine::start(), &name, &args.path, &content)?;
+            store.keep_resource(&name, &args.path, &sealed, args.replace)?;
+        }
+        Access::Remote(remote) => {
+            let (path, content) = (args.path.clone(), BASE64_STANDARD.encode(&*content));
+            remote.ask(&Request::PutResource { vm: Id(name.vm), path, content, replace: args.replace })?;
+        }
+    }
     show(args.one.shape, &name, &args.path);
     Ok(())
 }
@@ -95,8 +122,15 @@ fn content(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     Ok(content)
 }
 
-fn list(args: &OneArgs) -> anyhow::Result<()> {
-    let paths = args.database.open()?.resources(&VmName { tenant: args.tenant, vm: args.vm })?;
+fn list(args: &NamedArgs) -> anyhow::Result<()> {
+    let access = args.named.place.access()?;
+    let name = args.named.name(&access)?;
+    let paths: Vec<String> = match access {
+        Access::Local(mut store) => store.resources(&name)?,
+        Access::Remote(remote) => {
+            serde_json::from_value(remote.ask(&Request::Resources { vm: Id(name.vm) })?)?
+        }
+    };
     if args.shape.json {
         println!("{}", json!(paths));
     } else {
@@ -106,8 +140,15 @@ fn list(args: &OneArgs) -> anyhow::Result<()> {
 }
 
 fn remove(args: &RemoveArgs) -> anyhow::Result<()> {
-    let name = VmName { tenant: args.one.tenant, vm: args.one.vm };
-    args.one.database.open()?.remove_resource(&name, &args.path)?;
+    let access = args.one.named.place.access()?;
+    let name = args.one.named.name(&access)?;
+    match access {
+        Access::Local(mut store) => store.remove_resource(&name, &args.path)?,
+        Access::Remote(remote) => {
+            let path = args.path.clone();
+            remote.ask(&Request::RemoveResource { vm: Id(name.vm), path }).map(drop)?;
+        }
+    }
     show(args.one.shape, &name, &args.path);
     Ok(())
 }

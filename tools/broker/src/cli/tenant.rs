@@ -3,6 +3,7 @@
 use super::authority::AuthorityCommand;
 use super::backup::{self, CheckArgs, RecoveryArgs};
 use super::{Database, RootKey, Shape, or_remove, random_id};
+use crate::admin::Right;
 use crate::ids::TenantId;
 use crate::store::Tenant;
 use crate::vault::{OperatorKey, TenantRoot, fresh_secret};
@@ -62,8 +63,11 @@ pub struct OperatorArgs {
     #[arg(long, value_name = "HEX")]
     tenant: TenantId,
     /// The orders that it may give: halt, resume, retire, force, backup; repeat for more.
-    #[arg(long = "order", value_name = "WORD", required = true, value_parser = super::order::order)]
+    #[arg(long = "order", value_name = "WORD", required_unless_present = "rights", value_parser = super::order::order)]
     orders: Vec<TicketOrder>,
+    /// What it may ask of a broker (`--broker … --operator …`): read, policy, enroll, resources; repeat for more.
+    #[arg(long = "right", value_name = "WORD", value_parser = right)]
+    rights: Vec<Right>,
     /// Once a broker has carried out a ticket of a higher generation, it refuses those of lower ones: that is how a key is
     /// revoked.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
@@ -146,6 +150,13 @@ impl TenantCommand {
     }
 }
 
+fn right(text: &str) -> Result<Right, String> {
+    let found = Right::ALL.iter().find(|(word, _)| *word == text);
+    found
+        .map(|(_, right)| *right)
+        .ok_or_else(|| "one of read, policy, enroll, resources is expected".to_owned())
+}
+
 fn init(args: &InitArgs) -> anyhow::Result<()> {
     let keys = args.root_key.read()?;
     let mut store = args.database.open()?;
@@ -177,7 +188,8 @@ fn make_root(args: &RootArgs) -> anyhow::Result<()> {
 
 fn operator(args: &OperatorArgs) -> anyhow::Result<()> {
     let root = TenantRoot::read(&args.root)?;
-    let may = (&args.orders[..], args.generation);
+    let rights = args.rights.iter().fold(0, |bits, right| bits | right.bit());
+    let may = (&args.orders[..], rights, args.generation);
     let operator = OperatorKey::generate(&Machine::start(), &root, args.tenant, may)?;
     operator.write(&args.operator_out).context("the operator's key was not written")?;
     args.shape.print(&json!({
@@ -185,6 +197,7 @@ fn operator(args: &OperatorArgs) -> anyhow::Result<()> {
         "operator_key": args.operator_out.display().to_string(),
         "tenant": args.tenant.to_string(),
         "generation": args.generation,
+        "rights": args.rights.iter().map(|right| right.word()).collect::<Vec<_>>(),
     }));
     Ok(())
 }

@@ -3,13 +3,16 @@
 use super::backup::BackupArgs;
 use super::order::{OrderArgs, StatusArgs, TicketArgs};
 use super::policy::{self, PolicyCommand};
+use super::remote::{Access, Named, Place, Remote};
 use super::resource::ResourceCommand;
 use super::{Database, Shape, backup, or_remove, order, random_id};
+use crate::admin::{Firmware, Id, Request, refusal_shown, row_shown};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::{ChipId, Measurement, Policy, chip, measurement, tcb};
-use crate::rules::{Life, Order, Row};
+use crate::rules::Order;
 use crate::store::Enrolment;
 use crate::vault::KEY_GENERATION;
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
 use husk::attest::report::Tcb;
@@ -26,7 +29,7 @@ pub enum VmCommand {
     /// List the VMs.
     List(ListArgs),
     /// Show one VM.
-    Show(OneArgs),
+    Show(NamedArgs),
     /// Let one more firmware have the keys.
     Allow(MeasurementArgs),
     /// Let a firmware have the keys no more: what runs goes on, nothing is granted to it again.
@@ -53,10 +56,10 @@ pub enum VmCommand {
 #[derive(Args, Debug)]
 pub struct EnrolArgs {
     #[command(flatten)]
-    database: Database,
-    /// The tenant.
-    #[arg(long, value_name = "HEX")]
-    tenant: TenantId,
+    place: Place,
+    /// The tenant; with --broker it is the operator's.
+    #[arg(long, value_name = "HEX", required_unless_present = "broker")]
+    tenant: Option<TenantId>,
     /// The VM's id; random if not given.
     #[arg(long, value_name = "HEX")]
     vm: Option<VmId>,
@@ -92,7 +95,7 @@ pub struct EnrolArgs {
 #[derive(Args, Debug)]
 pub struct ListArgs {
     #[command(flatten)]
-    database: Database,
+    place: Place,
     /// Only this tenant's.
     #[arg(long, value_name = "HEX")]
     tenant: Option<TenantId>,
@@ -100,7 +103,7 @@ pub struct ListArgs {
     shape: Shape,
 }
 
-/// `husk vm show|halt`
+/// `husk vm halt`
 #[derive(Args, Debug)]
 pub struct OneArgs {
     #[command(flatten)]
@@ -115,14 +118,25 @@ pub struct OneArgs {
     pub(super) shape: Shape,
 }
 
+/// `husk vm show`
+#[derive(Args, Debug)]
+pub struct NamedArgs {
+    #[command(flatten)]
+    pub(super) named: Named,
+    #[command(flatten)]
+    pub(super) shape: Shape,
+}
+
 /// `husk vm allow|forbid`
 #[derive(Args, Debug)]
 pub struct MeasurementArgs {
     #[command(flatten)]
-    one: OneArgs,
+    named: Named,
     /// The firmware's launch digest.
     #[arg(long, value_name = "HEX", value_parser = measurement)]
     measurement: Measurement,
+    #[command(flatten)]
+    shape: Shape,
 }
 
 impl VmCommand {
@@ -135,13 +149,8 @@ impl VmCommand {
             Self::Enroll(args) => enrol(args),
             Self::List(args) => list(&args),
             Self::Show(args) => show(&args),
-            Self::Allow(args) => amend(&args, |policy, one| {
-                policy.measurements.retain(|known| *known != one);
-                policy.measurements.push(one);
-            }),
-            Self::Forbid(args) => {
-                amend(&args, |policy, one| policy.measurements.retain(|known| *known != one))
-            }
+            Self::Allow(args) => allow(&args),
+            Self::Forbid(args) => forbid(&args),
             Self::Halt(args) => halt(&args),
             Self::Ticket(args) => order::ticket(&args),
             Self::Order(args) => order::hand_in(&args),
@@ -168,14 +177,18 @@ fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
         Some(file) => policy::read(file)?,
         None => policy::of_options(args.measurements, args.min_tcb, args.chips)?,
     };
-    let mut store = args.database.open()?;
-    let tenant = store.tenant(args.tenant)?;
+    let mut access = args.place.access()?;
+    let tenant = access.tenant(args.tenant)?;
+    let root = match &mut access {
+        Access::Local(store) => store.tenant(tenant)?.root,
+        Access::Remote(remote) => remote.root()?,
+    };
     let vm = args.vm.map_or_else(|| random_id().map(VmId), Ok)?;
-    let name = VmName { tenant: args.tenant, vm };
+    let name = VmName { tenant, vm };
     let config = LaunchConfig {
-        tenant: args.tenant.0,
+        tenant: tenant.0,
         vm: vm.0,
-        root: point_digest(&tenant.root),
+        root: point_digest(&root),
         mode: Mode::Strict,
         serve: args.serve,
         kbs: args.kbs,
@@ -184,9 +197,12 @@ fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
         staleness: args.staleness.staleness(),
     };
     let host_data = write_config(&args.config_out, &config)?;
-    or_remove(&args.config_out, || Ok(store.enrol(&name, &Enrolment { host_data, policy })?))?;
+    or_remove(&args.config_out, || match &mut access {
+        Access::Local(store) => Ok(store.enrol(&name, &Enrolment { host_data, policy })?),
+        Access::Remote(remote) => remote.ask(&Request::Enroll { vm: Id(vm), host_data, policy }).map(drop),
+    })?;
     args.shape.print(&json!({
-        "tenant": args.tenant.to_string(),
+        "tenant": tenant.to_string(),
         "vm": vm.to_string(),
         "host_data": hex::encode(host_data),
         "config": args.config_out.display().to_string(),
@@ -194,74 +210,93 @@ fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-const fn life_word(life: Life) -> &'static str {
-    match life {
-        Life::Virgin => "virgin",
-        Life::Active => "active",
-        Life::Halted => "halted",
-        Life::Retired => "retired",
-    }
-}
-
-/// What an operator may see of a row: nothing secret is in a row.
-fn shown(name: &VmName, row: &Row) -> Value {
-    json!({
-        "tenant": name.tenant.to_string(),
-        "vm": name.vm.to_string(),
-        "life": life_word(row.life),
-        "generation": row.generation,
-        "epoch": row.epoch,
-        "token": row.token,
-        "sequence": row.head.sequence,
-        "digest": hex::encode(row.head.digest),
-        "confirmed": row.next.is_none(),
-        "released": row.released,
-        "guest_svn": row.guest_svn,
-    })
-}
-
 fn list(args: &ListArgs) -> anyhow::Result<()> {
-    let mut store = args.database.open()?;
-    let names = store.vms(args.tenant)?;
-    let rows: Vec<Value> =
-        names.iter().map(|name| store.row(name).map(|row| shown(name, &row))).collect::<Result<_, _>>()?;
+    let rows = match args.place.access()? {
+        Access::Local(mut store) => {
+            let names = store.vms(args.tenant)?;
+            let row = |name| store.row(name).map(|row| row_shown(name, &row));
+            names.iter().map(row).collect::<Result<Vec<_>, _>>()?
+        }
+        Access::Remote(remote) => {
+            remote.is_of(args.tenant)?;
+            remote_rows(&remote)?
+        }
+    };
     if args.shape.json {
         println!("{}", Value::Array(rows));
         return Ok(());
     }
     println!("{:32}  {:32}  {:7}  {:>8}  {:>10}", "TENANT", "VM", "LIFE", "EPOCH", "SEQUENCE");
-    for name in &names {
-        let row = store.row(name)?;
-        let (life, epoch, sequence) = (life_word(row.life), row.epoch, row.head.sequence);
-        println!("{}  {}  {life:7}  {epoch:>8}  {sequence:>10}", name.tenant, name.vm);
+    for row in &rows {
+        let [tenant, vm, life] = ["tenant", "vm", "life"].map(|key| row[key].as_str().unwrap_or("-"));
+        println!("{tenant}  {vm}  {life:7}  {:>8}  {:>10}", row["epoch"], row["sequence"]);
     }
     Ok(())
 }
 
-fn show(args: &OneArgs) -> anyhow::Result<()> {
-    let mut store = args.database.open()?;
-    let name = VmName { tenant: args.tenant, vm: args.vm };
-    let mut value = shown(&name, &store.row(&name)?);
-    let enrolment = store.enrolment(&name)?;
-    if let Some(fields) = value.as_object_mut() {
-        fields.insert("host_data".to_owned(), json!(hex::encode(enrolment.host_data)));
-        fields.insert("policy".to_owned(), serde_json::to_value(enrolment.policy)?);
-    }
+fn show(args: &NamedArgs) -> anyhow::Result<()> {
+    let access = args.named.place.access()?;
+    let name = args.named.name(&access)?;
+    let value = match access {
+        Access::Local(mut store) => {
+            let mut value = row_shown(&name, &store.row(&name)?);
+            let enrolment = store.enrolment(&name)?;
+            value["host_data"] = json!(hex::encode(enrolment.host_data));
+            value["policy"] = json!(enrolment.policy);
+            value["last_refusal"] = refusal_shown(store.last_refusal(&name)?);
+            value
+        }
+        Access::Remote(remote) => remote.ask(&Request::Vm { vm: Id(name.vm) })?,
+    };
     args.shape.print(&value);
     Ok(())
 }
 
-fn amend(args: &MeasurementArgs, change: impl FnOnce(&mut Policy, Measurement)) -> anyhow::Result<()> {
-    let MeasurementArgs { one, measurement } = args;
-    let name = VmName { tenant: one.tenant, vm: one.vm };
-    let policy = one.database.open()?.amend(&name, |policy| change(policy, *measurement))?;
-    one.shape.print(&serde_json::to_value(policy)?);
+fn allow(args: &MeasurementArgs) -> anyhow::Result<()> {
+    let measurement = args.measurement;
+    let request = |vm| Request::Allow { vm, measurement: Firmware(measurement) };
+    amend(args, request, |policy| {
+        policy.measurements.retain(|known| *known != measurement);
+        policy.measurements.push(measurement);
+    })
+}
+
+fn forbid(args: &MeasurementArgs) -> anyhow::Result<()> {
+    let measurement = args.measurement;
+    let request = |vm| Request::Forbid { vm, measurement: Firmware(measurement) };
+    amend(args, request, |policy| policy.measurements.retain(|known| *known != measurement))
+}
+
+fn amend(
+    args: &MeasurementArgs,
+    request: impl FnOnce(Id) -> Request,
+    change: impl FnOnce(&mut Policy),
+) -> anyhow::Result<()> {
+    let access = args.named.place.access()?;
+    let name = args.named.name(&access)?;
+    let policy = match access {
+        Access::Local(mut store) => serde_json::to_value(store.amend(&name, change)?)?,
+        Access::Remote(remote) => remote.ask(&request(Id(name.vm)))?["policy"].take(),
+    };
+    args.shape.print(&policy);
     Ok(())
+}
+
+/// Every VM of the operator's tenant.
+fn remote_rows(remote: &Remote) -> anyhow::Result<Vec<Value>> {
+    let (mut rows, mut after) = (Vec::new(), None);
+    loop {
+        let mut page = remote.ask(&Request::Vms { after })?;
+        let Some(page) = page.as_array_mut().filter(|page| !page.is_empty()) else { return Ok(rows) };
+        rows.append(page);
+        let last = rows.last().and_then(|row| row["vm"].as_str()).and_then(|vm| vm.parse().ok());
+        after = Some(Id(last.context("the broker named a VM by no id")?));
+    }
 }
 
 fn halt(args: &OneArgs) -> anyhow::Result<()> {
     let name = VmName { tenant: args.tenant, vm: args.vm };
     let row = args.database.open()?.operate(&name, Order::Halt)?;
-    args.shape.print(&shown(&name, &row));
+    args.shape.print(&row_shown(&name, &row));
     Ok(())
 }

@@ -10,6 +10,7 @@
 
 mod aside;
 mod backup;
+mod admin;
 mod bodies;
 mod endorsement;
 mod kbs;

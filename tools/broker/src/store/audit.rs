@@ -130,6 +130,15 @@ pub(super) fn entries(
     found.into_iter().map(entry).collect()
 }
 
+/// The newest refusal of a VM: when, and by which rule.
+pub(super) fn last_refusal(sql: &mut dyn Sql, vm: &VmName) -> Result<Option<(u64, String)>, StoreError> {
+    let statement = "SELECT at_ms, detail FROM audit WHERE tenant = ?1 AND vm = ?2 AND event = ?3
+        ORDER BY number DESC LIMIT 1";
+    let word = Event::Refused.word().to_owned();
+    let found = sql.one(statement, &[vm.tenant.0.into(), vm.vm.0.into(), word.into()])?;
+    found.map(|mut found| Ok((found.number()?, found.text()?))).transpose()
+}
+
 fn entry(mut columns: Columns) -> Result<(Entry, Head), StoreError> {
     let [number, at_ms, calendar_s] = [columns.number()?, columns.number()?, columns.number()?];
     let vm = VmId(columns.array()?);

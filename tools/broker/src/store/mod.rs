@@ -25,6 +25,7 @@ mod schema;
 mod serving;
 mod sql;
 mod sqlite;
+mod tenants;
 
 pub use audit::ENTRIES_MAX;
 pub(crate) use backups::is_of as is_of_newest;
@@ -36,6 +37,8 @@ pub use group::{Group, GroupError};
 pub use location::Location;
 pub use resources::RESOURCES_MAX;
 pub use serving::{Ask, Decided, GrantSecrets, Serving, Standing};
+pub use sql::statements;
+pub use tenants::{Admission, Asked, REQUESTS_MAX};
 
 use self::postgres::Postgres;
 use crate::audit::{Entry, Event, Head};

@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 9;
+pub(super) const VERSION: u32 = 10;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -153,6 +153,15 @@ CREATE TABLE backups (
     FOREIGN KEY (tenant, vm) REFERENCES vms (tenant, vm)
 ) STRICT;
 CREATE INDEX backups_of_vm ON backups (tenant, vm, made);
+",
+    // Requests of tenants' operators that were done not long ago.
+    "
+CREATE TABLE requests (
+    tenant BLOB NOT NULL REFERENCES tenants (tenant),
+    nonce BLOB NOT NULL,
+    until_ms INTEGER NOT NULL,
+    PRIMARY KEY (tenant, nonce)
+) STRICT;
 ",
 ];
 

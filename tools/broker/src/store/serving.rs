@@ -156,7 +156,7 @@ impl Serving {
     }
 
     /// Does `work`; a database that was set back while this process served it is noticed first.
-    fn on_the_newest<T>(
+    pub(super) fn on_the_newest<T>(
         &mut self,
         work: impl Fn(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -186,8 +186,17 @@ impl Serving {
         })
     }
 
+    /// What the database's clock shows now; it is not moved.
+    pub(super) fn look(&mut self) -> Result<u64, StoreError> {
+        let Self { store, world, seen, commits, root_check, .. } = self;
+        transact(&mut *store.database, |sql| {
+            let mut shared = newest(sql, root_check, *commits)?;
+            Ok(shared.ratchet(sql, *seen, || world.now_ms())?.database_ms)
+        })
+    }
+
     /// One transaction at one moment of the database's clock, which moves on with it. Scrubs what it erased.
-    fn in_time<T>(
+    pub(super) fn in_time<T>(
         &mut self,
         work: impl FnOnce(&mut dyn Sql, u64) -> Result<(T, Made), StoreError>,
     ) -> Result<T, StoreError> {
@@ -248,12 +257,15 @@ fn newest(sql: &mut dyn Sql, root_check: &[u8; 16], commits: u64) -> Result<Shar
 
 /// What a transaction did.
 #[derive(Clone, Copy, Debug)]
-struct Made {
+pub(super) struct Made {
     /// A row was changed.
-    changed: bool,
+    pub(super) changed: bool,
     /// Secrets were erased.
-    erased: bool,
+    pub(super) erased: bool,
 }
+
+/// Nothing that counts.
+pub(super) const UNCHANGED: Made = Made { changed: false, erased: false };
 
 /// One transaction at work.
 struct One<'t> {

@@ -7,6 +7,7 @@
 //! COMMIT) everything did and nobody was told: every request of the protocol may be repeated.
 
 use super::StoreError;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a column holds, or a parameter is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,10 +165,41 @@ pub(super) fn transact<T>(
     let (mut work, mut made) = (Some(work), None);
     database.transact(&mut |sql| {
         let work = work.take().ok_or(StoreError::Raced)?;
-        made = Some(work(sql)?);
+        made = Some(work(&mut Counted(sql))?);
         Ok(())
     })?;
     made.ok_or(StoreError::Raced)
+}
+
+static STATEMENTS: AtomicU64 = AtomicU64::new(0);
+
+/// How many statements this process gave to databases.
+#[must_use]
+pub fn statements() -> u64 {
+    STATEMENTS.load(Ordering::Relaxed)
+}
+
+/// A transaction whose statements are counted.
+struct Counted<'s>(&'s mut dyn Sql);
+
+impl Sql for Counted<'_> {
+    fn execute(&mut self, statement: &'static str, values: &[Value]) -> Result<u64, StoreError> {
+        STATEMENTS.fetch_add(1, Ordering::Relaxed);
+        self.0.execute(statement, values)
+    }
+
+    fn query(&mut self, statement: &'static str, values: &[Value]) -> Result<Vec<Columns>, StoreError> {
+        STATEMENTS.fetch_add(1, Ordering::Relaxed);
+        self.0.query(statement, values)
+    }
+
+    fn server_ms(&mut self) -> Result<Option<u64>, StoreError> {
+        self.0.server_ms()
+    }
+
+    fn migrate(&mut self, script: &str) -> Result<(), StoreError> {
+        self.0.migrate(script)
+    }
 }
 
 /// SQL's integers are signed; ours never reach their end.

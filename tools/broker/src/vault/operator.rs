@@ -5,6 +5,7 @@ use super::{StoredKey, TenantRoot, VaultError};
 use crate::ids::TenantId;
 use crate::world::World;
 use husk::release::ticket::{OperatorCertificate, Ticket, TicketOrder};
+use husk::release::transcript::Digest;
 use husk::release::wire::SIGNATURE_BYTES;
 use std::path::Path;
 use zerocopy::byteorder::little_endian::U32;
@@ -26,7 +27,7 @@ impl std::fmt::Debug for OperatorKey {
 }
 
 impl OperatorKey {
-    /// Makes a key that may give `orders` about the VMs of `tenant`. A broker that saw a ticket of a higher `generation` refuses
+    /// Makes a key that may give `orders` about the VMs of `tenant`, and ask what the bits of `rights` allow. A broker that saw a ticket of a higher `generation` refuses
     /// its tickets.
     ///
     /// # Errors
@@ -35,7 +36,7 @@ impl OperatorKey {
         world: &dyn World,
         root: &TenantRoot,
         tenant: TenantId,
-        (orders, generation): (&[TicketOrder], u32),
+        (orders, rights, generation): (&[TicketOrder], u32, u32),
     ) -> Result<Self, VaultError> {
         let key = StoredKey::generate(world)?;
         let mut certificate = OperatorCertificate {
@@ -43,7 +44,7 @@ impl OperatorKey {
             operator: [0; 16],
             key: *key.key.point(),
             generation: U32::new(generation),
-            orders: U32::new(orders.iter().fold(0, |bits, order| bits | order.bit())),
+            orders: U32::new(orders.iter().fold(rights, |bits, order| bits | order.bit())),
             signature: [0; SIGNATURE_BYTES],
         };
         world.fill(&mut certificate.operator).map_err(|_| VaultError::Entropy)?;
@@ -65,6 +66,14 @@ impl OperatorKey {
         ticket.certificate = self.certificate;
         world.fill(&mut ticket.id).map_err(|_| VaultError::Entropy)?;
         ticket.sign(&self.key.key).map_err(|_| VaultError::Bug)
+    }
+
+    /// Signs a labelled digest.
+    ///
+    /// # Errors
+    /// [`VaultError::Bug`].
+    pub(crate) fn sign_digest(&self, digest: &Digest) -> Result<[u8; SIGNATURE_BYTES], VaultError> {
+        self.key.key.sign(digest).map_err(|_| VaultError::Bug)
     }
 
     /// Writes a new operator key file.

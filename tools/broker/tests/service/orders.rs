@@ -87,7 +87,7 @@ fn only_the_word_of_an_operator_that_may_give_the_order_counts() {
     let before = bench.asked(&VM, [3; 32]);
     assert_eq!(outcome(&bench.order(&VM, &halting, TicketOrder::Retire)), Outcome::Untrusted);
     let other_root = TenantRoot::generate(&*bench.world).unwrap();
-    let stranger = OperatorKey::generate(&*bench.world, &other_root, TENANT, (ALL, 1)).unwrap();
+    let stranger = OperatorKey::generate(&*bench.world, &other_root, TENANT, (ALL, 0, 1)).unwrap();
     assert_eq!(outcome(&bench.order(&VM, &stranger, TicketOrder::Halt)), Outcome::Untrusted);
     let mut ticket = bench.ticket(&VM, TicketOrder::Halt);
     halting.sign(&*bench.world, &mut ticket).unwrap();

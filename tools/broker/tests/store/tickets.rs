@@ -14,7 +14,7 @@ use zerocopy::byteorder::little_endian::{U32, U64};
 fn operator(generation: u32) -> OperatorKey {
     let world = TestWorld::new(u64::from(generation) + 77);
     let root = TenantRoot::generate(&world).unwrap();
-    OperatorKey::generate(&world, &root, TENANT, (TicketOrder::ALL, generation)).unwrap()
+    OperatorKey::generate(&world, &root, TENANT, (TicketOrder::ALL, 0, generation)).unwrap()
 }
 
 /// A ticket that fits the VM as it stands.

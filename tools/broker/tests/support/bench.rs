@@ -112,7 +112,7 @@ impl Bench {
 
     /// An operator of the tenant's that may give `orders`.
     pub(crate) fn operator(&self, orders: &[TicketOrder]) -> OperatorKey {
-        OperatorKey::generate(&*self.world, &self.root, TENANT, (orders, 1)).unwrap()
+        OperatorKey::generate(&*self.world, &self.root, TENANT, (orders, 0, 1)).unwrap()
     }
 
     /// What the broker says of a VM, as whoever has its launch configuration checks it.

@@ -6,7 +6,7 @@
 //! that is not carried out changes nothing.
 //! **Not here.** Signatures (`husk::release::ticket`); what an order does to a row (`rules`).
 
-use super::{Made, Serving, newest};
+use super::{Made, Serving, UNCHANGED, newest};
 use crate::ids::VmName;
 use crate::rules::{Order, Row, operate};
 use crate::store::columns::{load, swap};
@@ -78,8 +78,6 @@ impl Serving {
         })
     }
 }
-
-const UNCHANGED: Made = Made { changed: false, erased: false };
 
 struct Ticketed<'t> {
     sql: &'t mut dyn Sql,
