@@ -8,9 +8,12 @@ mod service;
 mod world;
 
 use husk_broker::admin::signed::signed;
-use husk_broker::admin::{Failure, Firmware, Id, REQUEST_BYTES_MAX, Request, Right, VMS_MAX, WINDOW_MS};
-use husk_broker::ids::{TenantId, VmId};
-use husk_broker::store::{REQUESTS_MAX, Store};
+use husk_broker::admin::{
+    Failure, Firmware, Id, OWN_VMS_MAX, REQUEST_BYTES_MAX, Request, Right, VMS_MAX, WINDOW_MS,
+};
+use husk_broker::ids::{TenantId, VmId, VmName};
+use husk_broker::policy::Policy;
+use husk_broker::store::{Enrolment, REQUESTS_MAX, Store};
 use husk_broker::vault::OperatorKey;
 use serde_json::{Value, json};
 use service::Broker;
@@ -91,6 +94,25 @@ fn a_tenants_operator_asks_what_its_certificate_allows() {
 }
 
 #[test]
+fn a_tenant_fills_its_own_room_and_nobody_elses() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let broker = Broker::at(Some(&path), &[A, B]);
+    let [a, b] = [A, B].map(|tenant| broker.operator(tenant, &everything()));
+    let mut store = Store::open(&path).unwrap();
+    let policy: Policy = serde_json::from_value(json!({ "measurements": ["07".repeat(48)] })).unwrap();
+    for number in 1..OWN_VMS_MAX {
+        let vm = VmId((1 << 64 | u128::from(number)).to_be_bytes());
+        store
+            .enrol(&VmName { tenant: A, vm }, &Enrolment { host_data: [7; 32], policy: policy.clone() })
+            .unwrap();
+    }
+    ask(&broker, &a, &enroll(VM)).unwrap();
+    assert_eq!(ask(&broker, &a, &enroll(OTHER)), Err(Failure::Full));
+    ask(&broker, &b, &enroll(OTHER)).unwrap();
+}
+
+#[test]
 fn a_tenant_reaches_its_own_things_alone() {
     let broker = Broker::with(&[A, B]);
     let [a, b] = [A, B].map(|tenant| broker.operator(tenant, &everything()));
@@ -146,7 +168,7 @@ fn a_tenants_request_is_done_once() {
     assert_eq!(broker.service.admin(&late), Err(Failure::Stale));
     let now = broker.service.admin_greeting().unwrap()["time_ms"].as_u64().unwrap();
     let early =
-        signed(&*broker.world, &operator, (broker.keys.broker(), now + 1), b"{\"tenant\":{}}").unwrap();
+        signed(&*broker.world, &operator, (broker.keys.broker(), now + 1001), b"{\"tenant\":{}}").unwrap();
     assert_eq!(broker.service.admin(&early), Err(Failure::Stale), "a moment that has not come");
     broker.world.pass(1);
     broker.service.admin(&early).unwrap();

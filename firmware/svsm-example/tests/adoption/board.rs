@@ -126,8 +126,7 @@ impl Board {
         let mut store = Store::create(&folder.path().join("broker.db"), &keys).expect("a database");
         let certificate = root.certify(NAME.tenant, &keys).expect("a certificate");
         store.register(NAME.tenant, &Tenant { root: *root.point(), certificate }).expect("a tenant");
-        let policy =
-            Policy { measurements: vec![expected_measurement(FIRMWARE)], min_tcb: None, chips: Vec::new() };
+        let policy = Policy { measurements: vec![expected_measurement(FIRMWARE)], ..Policy::default() };
         store.enrol(&NAME, &Enrolment { host_data: launch.host_data(), policy }).expect("a VM");
         drop(store);
         let mut made = Self {

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize, Serializer};
 pub const REQUEST_BYTES_MAX: usize = 32 << 10;
 /// How many VMs one answer lists.
 pub const VMS_MAX: u32 = 100;
+/// How many VMs a tenant may have and still enrol one itself; the broker's operator may enrol more.
+pub const OWN_VMS_MAX: u64 = 1000;
 
 /// What a tenant lets an operator ask of a broker: bits of its certificate's `orders` that no ticket has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,11 +238,11 @@ failures! {
     /// There is one.
     ResourceExists = 409, "resource_exists", "the VM has such a resource already; replace it with --replace";
     /// No room.
-    Full = 409, "full", "the tenant has as many as it may have; remove one, or ask the broker's operator for more (husk tenant quota)";
+    Full = 409, "full", "there are as many as a tenant may have by its own requests; remove a resource, or have the broker's operator enrol the VM";
     /// Too long.
     TooLong = 413, "too_long", "a resource has 4096 bytes at most";
     /// Too many requests.
-    TooMany = 429, "too_many", "the tenant asked more often than it may; ask again in a minute, or ask the broker's operator for more (husk tenant quota)";
+    TooMany = 429, "too_many", "the tenant asked more often than it may; ask again in a minute";
     /// The broker failed.
     Unavailable = 503, "unavailable", "the broker cannot answer now; ask again, and if it goes on, have its operator read its log";
 }

@@ -153,9 +153,7 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let secret = BackupSecret::open(&header, &key).with_context(altered)?;
     for (number, part) in (1..).zip(parts.chunks(BACKUP_PART_BYTES_MAX)) {
         let mut part = Zeroizing::new(part.to_vec());
-        open_part(&secret, &header, number, &mut part)
-            .map_err(husk::fault::Fault::from)
-            .with_context(altered)?;
+        open_part(&secret, &header, number, &mut part).ok().with_context(altered)?;
     }
     let mut value = shown(&header, &file);
     value["opens"] = json!(true);

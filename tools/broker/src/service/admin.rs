@@ -75,7 +75,7 @@ impl Service {
             Request::Vm { vm } => self.vm_shown(&name(vm)),
             Request::Enroll { vm, host_data, policy } => {
                 let enrolment = Enrolment { host_data, policy };
-                self.kept(|serving| serving.store().enrol(&name(vm), &enrolment)).map(|()| json!({}))
+                self.kept(|serving| serving.store().enrol_own(&name(vm), &enrolment)).map(|()| json!({}))
             }
             Request::Policy { vm, policy } => self.amended(&name(vm), |demanded| *demanded = policy),
             Request::Allow { vm, measurement } => self.amended(&name(vm), |policy| {
@@ -164,7 +164,7 @@ fn failure(error: &StoreError) -> Option<Failure> {
         StoreError::UnknownResource(_) => Some(Failure::UnknownResource),
         StoreError::VmExists(_) => Some(Failure::VmExists),
         StoreError::ResourceExists(_) => Some(Failure::ResourceExists),
-        StoreError::ResourcesFull => Some(Failure::Full),
+        StoreError::ResourcesFull | StoreError::VmsFull => Some(Failure::Full),
         _ => None,
     }
 }

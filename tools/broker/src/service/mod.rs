@@ -8,9 +8,9 @@
 //! attestation in the very same session. Tables are bounded.
 //! **Not here.** HTTP (`http`); what is granted to whom (`rules`); the bytes of records (`husk::release::record`).
 
+mod admin;
 mod aside;
 mod backup;
-mod admin;
 mod bodies;
 mod endorsement;
 mod kbs;

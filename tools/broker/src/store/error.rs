@@ -110,6 +110,9 @@ pub enum StoreError {
     /// There are too many.
     #[error("the VM has as many resources as one may have; remove one with `husk vm resource remove`")]
     ResourcesFull,
+    /// The tenant has as many VMs as it may enrol itself.
+    #[error("the tenant has as many VMs as it may enrol itself")]
+    VmsFull,
     /// The order makes no sense now.
     #[error("the VM is {0:?}, which bars this order")]
     Barred(Life),

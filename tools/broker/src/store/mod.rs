@@ -258,10 +258,21 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownTenant`], [`StoreError::VmExists`] and others.
     pub fn enrol(&mut self, vm: &VmName, enrolment: &Enrolment) -> Result<(), StoreError> {
+        self.enrol_if(vm, enrolment, |_| Ok(()))
+    }
+
+    /// As [`enrol`](Self::enrol), if `may` says so in the same transaction.
+    fn enrol_if(
+        &mut self,
+        vm: &VmName,
+        enrolment: &Enrolment,
+        may: impl FnOnce(&mut dyn Sql) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let policy = serde_json::to_string(&enrolment.policy).map_err(|_| StoreError::Damaged)?;
         let row = Row::enrolled();
         let added = self.change(|sql| {
             tenant(sql, vm.tenant)?;
+            may(sql)?;
             let statement = "INSERT INTO vms (tenant, vm, host_data, policy, life, generation, token, epoch,
                 sequence, digest, lease_until_ms, released) VALUES (?1, ?2, ?3, ?4, 0, 0, 0, 0, 0, ?5, 0, ?6)
                 ON CONFLICT DO NOTHING";

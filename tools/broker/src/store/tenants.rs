@@ -2,10 +2,13 @@
 
 use super::serving::{Made, UNCHANGED};
 use super::sql::{Sql, to_sql};
-use super::{Serving, Store, StoreError, audit, vm_names};
-use crate::admin::WINDOW_MS;
+use super::{Enrolment, Serving, Store, StoreError, audit, vm_names};
+use crate::admin::{OWN_VMS_MAX, WINDOW_MS};
 use crate::ids::{TenantId, VmName};
 use crate::rules::Row;
+
+/// How far the clock of one instance of a broker may be ahead of another's.
+const AHEAD_MS: u64 = 1_000;
 
 /// Whether a signed request is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +67,7 @@ fn admission(
         return Ok((refused, UNCHANGED));
     }
     // Counted from now, whatever moment it names: so it is remembered for as long as it could be repeated, and longer.
-    let until = to_sql(now_ms + WINDOW_MS)?;
+    let until = to_sql(now_ms + AHEAD_MS + WINDOW_MS)?;
     let statement = "INSERT INTO requests (tenant, nonce, until_ms) VALUES (?1, ?2, ?3)";
     sql.execute(statement, &[tenant.0.into(), asked.nonce.into(), until.into()])?;
     // As with tickets: a key of a higher generation revokes the lower ones.
@@ -87,7 +90,7 @@ fn refusal(
     if u64::from(asked.generation) < newest {
         return Ok(Some(Admission::Revoked));
     }
-    if asked.time_ms > now_ms || now_ms - asked.time_ms > WINDOW_MS {
+    if asked.time_ms > now_ms + AHEAD_MS || now_ms.saturating_sub(asked.time_ms) > WINDOW_MS {
         return Ok(Some(Admission::Stale));
     }
     let now = to_sql(now_ms)?;
@@ -102,6 +105,18 @@ fn refusal(
 }
 
 impl Store {
+    /// Enrols a VM by its tenant's own request.
+    ///
+    /// # Errors
+    /// [`StoreError::VmsFull`], and as [`enrol`](Self::enrol).
+    pub fn enrol_own(&mut self, vm: &VmName, enrolment: &Enrolment) -> Result<(), StoreError> {
+        self.enrol_if(vm, enrolment, |sql| {
+            let statement = "SELECT count(*) FROM vms WHERE tenant = ?1";
+            let found = sql.one(statement, &[vm.tenant.0.into()])?.ok_or(StoreError::Damaged)?.number()?;
+            if found < OWN_VMS_MAX { Ok(()) } else { Err(StoreError::VmsFull) }
+        })
+    }
+
     /// VMs of a tenant in order, `count` at most, that come after one.
     ///
     /// # Errors
