@@ -27,7 +27,7 @@ pub(crate) struct Owner {
 impl Owner {
     pub(crate) fn new(stage: &Stage) -> Self {
         let tenant = TenantId(stage.launch.tenant);
-        let all = (TicketOrder::ALL, 1);
+        let all = (TicketOrder::ALL, 0, 1);
         let operator = OperatorKey::generate(&*stage.nature, &stage.root, tenant, all).expect("a key");
         let (key, certificate) =
             RecoveryKey::generate(&*stage.nature, &stage.root, tenant).expect("a recovery key");

@@ -25,7 +25,7 @@ impl Owner {
     fn new() -> Self {
         let world = TestWorld::new(0xBAC);
         let root = TenantRoot::generate(&world).unwrap();
-        let operator = OperatorKey::generate(&world, &root, TENANT, (TicketOrder::ALL, 1)).unwrap();
+        let operator = OperatorKey::generate(&world, &root, TENANT, (TicketOrder::ALL, 0, 1)).unwrap();
         let (_, recovery) = RecoveryKey::generate(&world, &root, TENANT).unwrap();
         Self { operator, recovery }
     }
