@@ -7,6 +7,8 @@ use core::ops::RangeInclusive;
 /// TPM_HT_NV_INDEX, in the upper byte of a handle (TPM 2.0 part 2, "TPM_HT").
 const NV_INDEX: u32 = 0x01;
 const TYPE_SHIFT: u32 = 24;
+/// A handle in hexadecimal digits.
+const HANDLE_DIGITS: usize = 8;
 
 /// What a tenant trades for fewer anchors: commits that change nothing but data of the indices it names are answered once they are on the
 /// disk, and anchored later. At every boot the host may have the newest of them forgotten, at most this much.
@@ -46,8 +48,8 @@ impl NvIndices {
     /// Reads `<8 hex>-<8 hex>`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let (first, last) = text.split_once('-')?;
-        let [first, last] = [hex::<4>(first)?, hex::<4>(last)?].map(u32::from_be_bytes);
+        let (first, rest) = text.split_at_checked(HANDLE_DIGITS)?;
+        let [first, last] = [hex::<4>(first)?, hex::<4>(rest.strip_prefix('-')?)?].map(u32::from_be_bytes);
         Self::new(first, last)
     }
 }
