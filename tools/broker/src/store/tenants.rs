@@ -95,8 +95,12 @@ fn refusal(
     }
     let now = to_sql(now_ms)?;
     sql.execute("DELETE FROM requests WHERE tenant = ?1 AND until_ms < ?2", &[tenant.0.into(), now.into()])?;
-    let statement = "SELECT count(*) FROM requests WHERE tenant = ?1";
-    let done = sql.one(statement, &[tenant.0.into()])?.ok_or(StoreError::Damaged)?.number()?;
+    // Those of the last window: they are remembered for longer.
+    let statement = "SELECT count(*) FROM requests WHERE tenant = ?1 AND until_ms >= ?2";
+    let done = sql
+        .one(statement, &[tenant.0.into(), to_sql(now_ms + AHEAD_MS)?.into()])?
+        .ok_or(StoreError::Damaged)?
+        .number()?;
     let statement = "SELECT until_ms FROM requests WHERE tenant = ?1 AND nonce = ?2";
     if sql.one(statement, &[tenant.0.into(), asked.nonce.into()])?.is_some() {
         return Ok(Some(Admission::Replayed));
