@@ -104,7 +104,9 @@ pub fn authority(
     let subject = Name::from_str(&format!("CN=Endorsement keys of tenant {tenant},O=Husk"))?;
     let info = SubjectPublicKeyInfoOwned::from_key(key.0.verifying_key())
         .map_err(x509_cert::builder::Error::from)?;
-    let builder = CertificateBuilder::new(OwnProfile { subject }, serial(world)?, validity, info)?;
+    let usage = KeyUsage(KeyUsages::KeyCertSign | KeyUsages::CRLSign);
+    let profile = OwnProfile { subject, usage };
+    let builder = CertificateBuilder::new(profile, serial(world)?, validity, info)?;
     Ok(builder.build::<_, DerSignature>(&key.0)?.to_der()?)
 }
 
@@ -163,8 +165,11 @@ pub fn key_info(endorsed: &EndorsementPublic) -> Result<SubjectPublicKeyInfoOwne
     Ok(SubjectPublicKeyInfoOwned { algorithm, subject_public_key: BitString::from_bytes(&point)? })
 }
 
-struct OwnProfile {
-    subject: Name,
+/// An authority of one level, under its own key: it issues to keys and to servers, never to another authority.
+pub(crate) struct OwnProfile {
+    pub(crate) subject: Name,
+    /// What its key signs.
+    pub(crate) usage: KeyUsage,
 }
 
 impl BuilderProfile for OwnProfile {
@@ -182,12 +187,10 @@ impl BuilderProfile for OwnProfile {
         _: SubjectPublicKeyInfoRef<'_>,
         _: &TbsCertificate,
     ) -> x509_cert::builder::Result<Vec<Extension>> {
-        // It issues to keys only, never to another authority.
         let constraints = BasicConstraints { ca: true, path_len_constraint: Some(0) };
-        let usage = KeyUsage(KeyUsages::KeyCertSign | KeyUsages::CRLSign);
         Ok(vec![
             extension(BASIC_CONSTRAINTS, true, &constraints)?,
-            extension(KEY_USAGE, true, &usage)?,
+            extension(KEY_USAGE, true, &self.usage)?,
             extension(SUBJECT_KEY_IDENTIFIER, false, &SubjectKeyIdentifier::try_from(own)?)?,
         ])
     }

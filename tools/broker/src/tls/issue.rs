@@ -2,8 +2,8 @@
 
 use super::TlsError;
 use crate::authority::certificate::{
-    AUTHORITY_KEY_IDENTIFIER, BASIC_CONSTRAINTS, EXTENDED_KEY_USAGE, IssueError, KEY_USAGE, SUBJECT_ALT_NAME,
-    SUBJECT_KEY_IDENTIFIER, extension, instant, serial,
+    AUTHORITY_KEY_IDENTIFIER, BASIC_CONSTRAINTS, EXTENDED_KEY_USAGE, IssueError, KEY_USAGE, OwnProfile,
+    SUBJECT_ALT_NAME, extension, instant, serial,
 };
 use crate::world::World;
 use p256::ecdsa::{DerSignature, SigningKey};
@@ -23,7 +23,6 @@ use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{
     AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName,
-    SubjectKeyIdentifier,
 };
 use x509_cert::name::Name;
 use x509_cert::spki::{SubjectPublicKeyInfoOwned, SubjectPublicKeyInfoRef};
@@ -121,7 +120,8 @@ impl Issuer {
     pub fn generate(world: &dyn World, term: Term) -> Result<Self, TlsError> {
         let key = generate(world)?;
         let subject = Name::from_str("CN=Authority of a broker,O=Husk").map_err(building)?;
-        let certificate = build(world, OwnProfile { subject }, (&key, &key), term)?;
+        let usage = KeyUsage(KeyUsages::KeyCertSign.into());
+        let certificate = build(world, OwnProfile { subject, usage }, (&key, &key), term)?;
         Ok(Self { key, certificate })
     }
 
@@ -197,35 +197,6 @@ fn issued(certificate: &Certificate, key: &SigningKey) -> Result<Issued, TlsErro
 
 fn building(error: impl std::fmt::Display) -> TlsError {
     TlsError::Building(error.to_string())
-}
-
-struct OwnProfile {
-    subject: Name,
-}
-
-impl BuilderProfile for OwnProfile {
-    fn get_issuer(&self, subject: &Name) -> Name {
-        subject.clone()
-    }
-
-    fn get_subject(&self) -> Name {
-        self.subject.clone()
-    }
-
-    fn build_extensions(
-        &self,
-        own: SubjectPublicKeyInfoRef<'_>,
-        _: SubjectPublicKeyInfoRef<'_>,
-        _: &TbsCertificate,
-    ) -> x509_cert::builder::Result<Vec<Extension>> {
-        // It issues to servers only, never to another authority.
-        let constraints = BasicConstraints { ca: true, path_len_constraint: Some(0) };
-        Ok(vec![
-            extension(BASIC_CONSTRAINTS, true, &constraints)?,
-            extension(KEY_USAGE, true, &KeyUsage(KeyUsages::KeyCertSign.into()))?,
-            extension(SUBJECT_KEY_IDENTIFIER, false, &SubjectKeyIdentifier::try_from(own)?)?,
-        ])
-    }
 }
 
 struct ServerProfile {
