@@ -171,7 +171,7 @@ impl Guest {
             }
             Exit::Port => self.port(),
             Exit::Msr => self.msr(),
-            Exit::Shutdown => { console::line("dbg: shutdown rip", self.processor.area.vmcb.save.rip as u32); processors::reset() }
+            Exit::Shutdown => processors::reset(),
             Exit::Vmmcall => self.call(),
             Exit::Undefined => {
                 count(Counter::Refused);
@@ -357,25 +357,11 @@ impl Guest {
         const WALK: u64 = 1 << 33;
         const FETCH: u64 = 1 << 4;
         let area = &mut *self.processor.area;
-        let info = area.vmcb.exit_info().0;
+        let (info, at) = area.vmcb.exit_info();
         if info & WALK != 0 {
             // Its tables lie in a hole: the next thing would be a triple fault.
             count(Counter::Odd);
-            let at = area.vmcb.exit_info().1;
-            let save = &area.vmcb.save;
-            for (text, value) in [("dbg: walk info", info), ("dbg: at", at), ("dbg: cr3", save.cr3), ("dbg: rip", save.rip), ("dbg: cr0", save.cr0), ("dbg: cr4", save.cr4), ("dbg: efer", save.efer), ("dbg: cs", save.segments[1].base), ("dbg: rsp", save.rsp), ("dbg: cpu", self.cpu as u64)] {
-                console::line(text, (value >> 32) as u32);
-                console::line(text, value as u32);
-            }
-            let mut table = self.machine.fences.nested_cr3;
-            for shift in [39u32, 30, 21, 12] {
-                let slot = table + ((at >> shift) & 0x1FF) * 8;
-                let entry: u64 = unsafe { core::ptr::read_volatile(core::ptr::with_exposed_provenance(slot as usize)) };
-                console::line("dbg: npt entry", (entry >> 32) as u32);
-                console::line("dbg: npt entry", entry as u32);
-                if entry & 1 == 0 || entry & 0x80 != 0 { break; }
-                table = entry & 0x000F_FFFF_FFFF_F000;
-            }
+            console::line("husk: the guest's page tables are where it has no memory, at", low(at));
             return processors::reset();
         }
         if info & FETCH != 0 {
@@ -395,8 +381,6 @@ impl Guest {
             Verdict::Again => {}
             Verdict::Raise(event, linear) => {
                 count(Counter::Odd);
-                console::line("dbg: raise", linear as u32);
-                console::line("dbg: rip", area.vmcb.save.rip as u32);
                 if let Event::PageFault(_) = event {
                     area.vmcb.save.cr2 = linear;
                 }
