@@ -5,6 +5,10 @@
 //! processor out; it finds every register, SSE state included, as it left it. A timer's interrupt comes only where a processor halts
 //! and asks for it (`rest`).
 //!
+//! SSE state is saved register by register, and x87 state not at all, since nothing that runs here touches it. FXRSTOR would do both, but
+//! under QEMU 7.2 it also changes a word of the first processor's without a lock (IGNNE#, `cpu_clear_ignne`), by which that one may lose its
+//! nested paging if it enters or leaves its guest at the same instant.
+//!
 //! # Soundness
 //! Every vector enters through a stub of its own on a stack of its own (IST), so that it neither writes into a red zone of C code
 //! nor needs a stack that may have overflowed; but for the timer's, during which a non-maskable interrupt may come, and which only
@@ -62,11 +66,17 @@ global_asm!(
     "cld",
     "mov rdi, rsp",
     "mov rbx, rsp",
-    "sub rsp, 512",
+    "sub rsp, 272",
     "and rsp, -64",
-    "fxsave64 [rsp]",
+    "stmxcsr [rsp + 256]",
+    ".irp husk_register, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+    "movaps [rsp + 16 * \\husk_register], xmm\\husk_register",
+    ".endr",
     "call husk_exception",
-    "fxrstor64 [rsp]",
+    ".irp husk_register, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+    "movaps xmm\\husk_register, [rsp + 16 * \\husk_register]",
+    ".endr",
+    "ldmxcsr [rsp + 256]",
     "mov rsp, rbx",
     "pop r15",
     "pop r14",
