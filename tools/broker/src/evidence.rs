@@ -84,10 +84,10 @@ impl Judge {
         let verified = endorsement.verify(report)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         if let Some(dates) = verified.out_of_date(now) {
-            eprintln!("husk-broker: accepted under `{}`, whose certificate is out of date", dates.name);
+            tracing::warn!("accepted under `{}`, whose certificate is out of date", dates.name);
         }
         if verified.silicon.is_simulated() {
-            eprintln!("husk-broker: accepted a report of SIMULATED silicon, as this broker was told to");
+            tracing::warn!("accepted a report of SIMULATED silicon, as this broker was told to");
         }
         let signer = match &verified.vek {
             Vek::Vcek { hwid } => {

@@ -35,8 +35,8 @@ use tokio_rustls::TlsAcceptor;
 pub const BODY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How many frames are at work at once; the others wait in line.
 pub const AT_WORK_MAX: usize = 32;
-/// How long the requests that are at work may take once the end was ordered.
-const END_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How many seconds the requests that are at work may take once the end was ordered, unless it is said.
+pub const END_WAIT_S: u16 = 20;
 /// After the listener failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The longest head of a request, together with what hyper reads ahead.
@@ -51,11 +51,17 @@ pub struct Limits {
     pub head_wait: Duration,
     /// Open connections; more wait in the listener's queue.
     pub connections: usize,
+    /// How long the requests that are at work may take once the end was ordered.
+    pub end_wait: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { head_wait: Duration::from_secs(20), connections: 4096 }
+        Self {
+            head_wait: Duration::from_secs(20),
+            connections: 4096,
+            end_wait: Duration::from_secs(u64::from(END_WAIT_S)),
+        }
     }
 }
 
@@ -105,9 +111,21 @@ pub async fn serve_within(
     listener: TcpListener,
     service: Arc<Service>,
     end: impl Future<Output = ()> + Send + 'static,
-    (speech, limits): (Speech, Limits),
+    manner: (Speech, Limits),
 ) -> std::io::Result<()> {
     let at_work = Arc::new(Semaphore::new(AT_WORK_MAX));
+    let routes =
+        move |peer| router(Shared { service: Arc::clone(&service), at_work: Arc::clone(&at_work), peer });
+    serve_routes(listener, routes, end, manner).await
+}
+
+/// Serves what `routes` gives to each peer.
+pub(crate) async fn serve_routes(
+    listener: TcpListener,
+    routes: impl Fn(IpAddr) -> Router,
+    end: impl Future<Output = ()> + Send + 'static,
+    (speech, limits): (Speech, Limits),
+) -> std::io::Result<()> {
     let room = Arc::new(Semaphore::new(limits.connections));
     let (ending, ended) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -129,10 +147,10 @@ pub async fn serve_within(
                 }
             },
         };
-        let shared = Shared { service: Arc::clone(&service), at_work: Arc::clone(&at_work), peer: peer.ip() };
+        let router = routes(peer.ip());
         let (speech, head_wait, ended) = (speech.clone(), limits.head_wait, ended.clone());
         connections.spawn(async move {
-            greet(stream, speech, router(shared), (head_wait, ended)).await;
+            greet(stream, speech, router, (head_wait, ended)).await;
             drop(place);
         });
     }
@@ -141,9 +159,10 @@ pub async fn serve_within(
     ending.send_replace(true);
     let finished = async { while connections.join_next().await.is_some() {} };
     // A client that keeps its connection open does not keep the broker from ending.
-    match timeout(END_WAIT_MAX, finished).await {
-        Ok(()) | Err(_) => Ok(()),
+    if timeout(limits.end_wait, finished).await.is_err() {
+        tracing::warn!("{} connections were cut off, which did not end in time", connections.len());
     }
+    Ok(())
 }
 
 fn router(shared: Shared) -> Router {

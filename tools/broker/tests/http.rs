@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 fn served() -> (Runtime, SocketAddr) {
-    let limits = Limits { head_wait: Duration::from_millis(300), connections: 2 };
+    let limits = Limits { head_wait: Duration::from_millis(300), connections: 2, ..Limits::default() };
     service::served((Speech::Plain, limits))
 }
 

@@ -98,7 +98,7 @@ fn a_server_shows_no_certificate_out_of_its_time() {
 fn a_slow_handshake_holds_its_connection_for_a_bounded_time() {
     let files = Files::of("127.0.0.1", Term { begin: today() - DAY, length: DAY * 2 });
     let speech = Speech::Tls(files.read(today()).unwrap().config().unwrap().into());
-    let limits = Limits { head_wait: Duration::from_secs(2), connections: 2 };
+    let limits = Limits { head_wait: Duration::from_secs(2), connections: 2, ..Limits::default() };
     let (_runtime, address) = service::served((speech, limits));
     let mut silent = TcpStream::connect(address).unwrap();
     let mut plain = TcpStream::connect(address).unwrap();

@@ -126,6 +126,24 @@ pub enum Request {
 }
 
 impl Request {
+    /// Its name in JSON.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Tenant {} => "tenant",
+            Self::Vms { .. } => "vms",
+            Self::Vm { .. } => "vm",
+            Self::Enroll { .. } => "enroll",
+            Self::Policy { .. } => "policy",
+            Self::Allow { .. } => "allow",
+            Self::Forbid { .. } => "forbid",
+            Self::Audit { .. } => "audit",
+            Self::Resources { .. } => "resources",
+            Self::PutResource { .. } => "put_resource",
+            Self::RemoveResource { .. } => "remove_resource",
+        }
+    }
+
     /// What must be allowed for it; everybody may ask who the tenant is.
     #[must_use]
     pub const fn right(&self) -> Option<Right> {

@@ -5,6 +5,7 @@ use super::remote::{Access, Place};
 use crate::admin::Request;
 use crate::audit::{Head, Log, exported};
 use crate::ids::TenantId;
+use crate::log::{self, LogFormat};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -56,6 +57,7 @@ impl AuditCommand {
     /// # Errors
     /// One chain of causes for the operator.
     pub fn run(self) -> anyhow::Result<()> {
+        log::begin(LogFormat::Text)?;
         match self {
             Self::Export(args) => export(&args),
             Self::Verify(args) => verify(&args),

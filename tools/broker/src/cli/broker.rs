@@ -1,26 +1,18 @@
-//! `husk broker`: make a broker, and serve.
+//! `husk broker`: make a broker, its keys and what it counts with; serving is `serve`'s.
 
-use super::tls::{SpeechArgs, TlsCommand, speech};
+use super::serve::ServeArgs;
+use super::tls::TlsCommand;
 use super::token::TokenPlace;
 use super::{Database, RootKey, Shape, or_remove};
-use crate::evidence::Judge;
-use crate::http::{self, Limits};
-use crate::service::Service;
-use crate::store::{Counter, Serving, Store, StoreError};
-use crate::tls::Credentials;
+use crate::log::{self, LogFormat};
+use crate::store::{Counter, Store};
 use crate::token::{Label, Token};
 use crate::vault::{Passphrase, RootKeys};
-use crate::world::{Machine, World};
+use crate::world::Machine;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use husk_evidence::Verifier;
-use husk_files::write_new;
 use serde_json::json;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// `husk broker …`
 #[derive(Subcommand, Debug)]
@@ -111,49 +103,19 @@ pub struct InitArgs {
     shape: Shape,
 }
 
-/// `husk broker serve`
-#[derive(Args, Debug)]
-pub struct ServeArgs {
-    #[command(flatten)]
-    database: Database,
-    #[command(flatten)]
-    root_key: RootKey,
-    /// Address and port; port 0 takes a free one.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8630")]
-    listen: SocketAddr,
-    #[command(flatten)]
-    speech: SpeechArgs,
-    /// For tests only: also accept reports of the simulated processor with these certificates (`chain.pem` of
-    /// `husk psp init`). Such a report proves nothing about any hardware.
-    #[arg(long, value_name = "PEM")]
-    accept_simulated_silicon: Option<PathBuf>,
-    /// More of AMD's intermediate certificates (ASVK for VLEKs): every .pem file in this folder.
-    #[arg(long, value_name = "FOLDER")]
-    intermediates: Option<PathBuf>,
-    /// How long a VM may answer without asking again.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
-    lease_seconds: u32,
-    /// An external counter that `husk broker count` made: without it a database that was set back while no broker
-    /// served it is not noticed. One for each instance.
-    #[arg(long, value_name = "FILE")]
-    counter: Option<PathBuf>,
-    /// The label of the counter in the PKCS #11 token, in place of a file.
-    #[arg(long, value_name = "LABEL", conflicts_with = "counter", requires = "pkcs11_module")]
-    counter_token: Option<Label>,
-    /// Write the address here once the broker serves.
-    #[arg(long, value_name = "FILE")]
-    ready_file: Option<PathBuf>,
-}
-
 impl BrokerCommand {
     /// Runs the command.
     ///
     /// # Errors
     /// One chain of causes for the operator.
     pub fn run(self) -> anyhow::Result<()> {
+        log::begin(match &self {
+            Self::Serve(args) => args.log_format,
+            _ => LogFormat::Text,
+        })?;
         match self {
             Self::Init(args) => init(&args),
-            Self::Serve(args) => serve(&args),
+            Self::Serve(args) => super::serve::serve(&args),
             Self::Rotate(args) => rotate(&args),
             Self::Count(args) => count(&args),
             Self::TokenKey(args) => token_key(&args),
@@ -270,84 +232,4 @@ fn count(args: &CountArgs) -> anyhow::Result<()> {
     };
     args.shape.print(&json!({ "counter": counter, "commits": commits }));
     Ok(())
-}
-
-fn serve(args: &ServeArgs) -> anyhow::Result<()> {
-    let token = args.root_key.token.open()?;
-    let keys = Arc::new(args.root_key.read_for(token.as_ref(), args.counter_token.is_some())?);
-    let world: Arc<dyn World> = Arc::new(Machine::start());
-    let (verifier, credentials) = (verifier(args)?, args.speech.credentials()?);
-    let store = args.database.open()?;
-    let lease_ms = args.lease_seconds.saturating_mul(1000);
-    let begun = Serving::begin(store, Arc::clone(&keys), Arc::clone(&world), lease_ms);
-    let serving = begun.and_then(|serving| match (&args.counter, &args.counter_token, token) {
-        (Some(path), _, _) => serving.with_counter(Counter::open(path)?),
-        (None, Some(label), Some(token)) => serving.with_counter(Counter::open_in(token, label.clone())?),
-        (None, Some(label), None) => {
-            Err(StoreError::Counter(format!("no token is named that holds {}", label.text())))
-        }
-        (None, None, _) => Ok(serving),
-    });
-    let serving = serving.with_context(|| args.database.database.to_string())?;
-    let service = Arc::new(Service::new(serving, keys, world, Box::new(Judge::new(verifier))));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("the runtime did not start")?;
-    // The service outlives the runtime: a database's connection may not be closed within one.
-    let listened = runtime.block_on(listen(args, credentials, Arc::clone(&service)));
-    drop(runtime);
-    listened
-}
-
-fn verifier(args: &ServeArgs) -> anyhow::Result<Verifier> {
-    let mut verifier = Verifier::new()?;
-    if let Some(folder) = &args.intermediates {
-        verifier = verifier.with_intermediates_from(folder)?;
-    }
-    if let Some(path) = &args.accept_simulated_silicon {
-        let bundle = std::fs::read(path).with_context(|| path.display().to_string())?;
-        verifier = verifier.accept_simulated(&bundle)?;
-        eprintln!(
-            "husk-broker: WARNING: simulated silicon is accepted: grants from this broker prove no hardware"
-        );
-    }
-    Ok(verifier)
-}
-
-async fn listen(
-    args: &ServeArgs,
-    credentials: Option<Arc<Credentials>>,
-    service: Arc<Service>,
-) -> anyhow::Result<()> {
-    let scheme = if credentials.is_some() { "https" } else { "http" };
-    let speech = speech(credentials)?;
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be caught")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be caught")?;
-    let listener =
-        TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
-    let address = listener.local_addr()?;
-    if let Some(path) = &args.ready_file {
-        announce(path, address)?;
-    }
-    println!("husk broker listens on {scheme}://{address}");
-    let end = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        eprintln!("husk-broker: ending");
-    };
-    let manner = (speech, Limits::default());
-    http::serve_within(listener, service, end, manner).await.context("the server failed")
-}
-
-/// Writes the address under a temporary name first, so that whoever waits for the file never reads half of it.
-fn announce(path: &Path, address: SocketAddr) -> anyhow::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    write_new(&temporary, format!("{address}\n").as_bytes(), 0o644)?;
-    std::fs::rename(&temporary, path).with_context(|| path.display().to_string())
 }

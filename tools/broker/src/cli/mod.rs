@@ -13,18 +13,21 @@ mod order;
 mod policy;
 mod remote;
 mod resource;
+mod serve;
 mod tenant;
 mod tls;
 mod token;
 mod vm;
 
 pub use audit::AuditCommand;
-pub use broker::{BrokerCommand, ServeArgs};
+pub use broker::BrokerCommand;
 pub use order::statement_shown;
+pub use serve::ServeArgs;
 pub use tenant::TenantCommand;
 pub use vm::VmCommand;
 
 use crate::admin::Failure;
+use crate::operations::PageTokenError;
 use crate::store::{Location, Store, StoreError};
 use crate::tls::TlsError;
 use crate::token::{Token, TokenError};
@@ -174,6 +177,9 @@ fn in_token(cause: Cause<'_>) -> Option<&TokenError> {
 
 fn in_file(cause: Cause<'_>) -> Option<&PrivateFileError> {
     if let Some(TlsError::File(file)) = cause.downcast_ref() {
+        return Some(file);
+    }
+    if let Some(PageTokenError::File(file)) = cause.downcast_ref() {
         return Some(file);
     }
     match (cause.downcast_ref(), in_vault(cause), in_token(cause), cause.downcast_ref()) {

@@ -5,6 +5,7 @@ use super::backup::{self, CheckArgs, RecoveryArgs};
 use super::{Database, RootKey, Shape, or_remove, random_id};
 use crate::admin::Right;
 use crate::ids::TenantId;
+use crate::log::{self, LogFormat};
 use crate::store::Tenant;
 use crate::vault::{OperatorKey, TenantRoot, fresh_secret};
 use crate::world::Machine;
@@ -137,6 +138,7 @@ impl TenantCommand {
     /// # Errors
     /// One chain of causes for the operator.
     pub fn run(self) -> anyhow::Result<()> {
+        log::begin(LogFormat::Text)?;
         match self {
             Self::Init(args) => init(&args),
             Self::Root(args) => make_root(&args),

@@ -147,8 +147,8 @@ pub(super) fn speech(credentials: Option<Arc<Credentials>>) -> anyhow::Result<Sp
     tokio::spawn(async move {
         while hang_up.recv().await.is_some() {
             match calendar().and_then(|now| Ok(credentials.reload(now)?)) {
-                Ok(()) => eprintln!("husk-broker: the certificate was read anew"),
-                Err(error) => eprintln!("husk-broker: the certificate stays as it was: {error:#}"),
+                Ok(()) => tracing::info!("the certificate was read anew"),
+                Err(error) => tracing::error!("the certificate stays as it was: {error:#}"),
             }
         }
     });

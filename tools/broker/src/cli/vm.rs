@@ -8,6 +8,7 @@ use super::resource::ResourceCommand;
 use super::{Database, Shape, backup, or_remove, order, random_id};
 use crate::admin::{Firmware, Id, Request, refusal_shown, row_shown};
 use crate::ids::{TenantId, VmId, VmName};
+use crate::log::{self, LogFormat};
 use crate::policy::{ChipId, Measurement, Policy, chip, measurement, tcb};
 use crate::rules::Order;
 use crate::store::Enrolment;
@@ -145,6 +146,7 @@ impl VmCommand {
     /// # Errors
     /// One chain of causes for the operator.
     pub fn run(self) -> anyhow::Result<()> {
+        log::begin(LogFormat::Text)?;
         match self {
             Self::Enroll(args) => enrol(args),
             Self::List(args) => list(&args),

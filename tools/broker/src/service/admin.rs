@@ -29,6 +29,16 @@ impl Service {
     /// # Errors
     /// [`Failure`].
     pub fn admin(&self, bytes: &[u8]) -> Result<Value, Failure> {
+        let mut word = "unread";
+        let said = self.asked(bytes, &mut word);
+        self.count(|metrics| {
+            metrics.tenant_request(word, said.as_ref().map_or_else(|why| why.word(), |_| "done"))
+        });
+        said
+    }
+
+    /// As [`admin`](Self::admin); `word` becomes that of the request, once it is one.
+    fn asked(&self, bytes: &[u8], word: &mut &'static str) -> Result<Value, Failure> {
         let (head, json) = signed::parsed(bytes).ok_or(Failure::Malformed)?;
         let tenant = self.authenticated(&head, json)?;
         let asked = Asked {
@@ -44,6 +54,7 @@ impl Service {
             Admission::TooMany => return Err(Failure::TooMany),
         }
         let request: Request = serde_json::from_slice(json).map_err(|_| Failure::Malformed)?;
+        *word = request.word();
         let allowed = request.right().is_none_or(|right| head.certificate.orders.get() & right.bit() != 0);
         if allowed { self.perform(tenant, request) } else { Err(Failure::NotAllowed) }
     }
@@ -153,7 +164,7 @@ impl Service {
 }
 
 fn unavailable(error: &GroupError) -> Failure {
-    eprintln!("husk-broker: a tenant's request was not done: {error}");
+    tracing::error!("a tenant's request was not done: {error}");
     Failure::Unavailable
 }
 

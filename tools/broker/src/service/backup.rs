@@ -74,7 +74,7 @@ impl Service {
         let verdict = self.taken(session, &part)?;
         if verdict != BackupVerdict::Kept {
             session.backup = None;
-            eprintln!("husk-broker: {}: its backup is not kept: {verdict:?}", session.vm);
+            tracing::warn!(vm = %session.vm, "its backup is not kept: {verdict:?}");
         }
         Ok(BackupPartKept { verdict: verdict as u8, reserved: [0; 3] }.as_bytes().to_vec())
     }
@@ -108,7 +108,7 @@ impl Service {
         if !self.stored(&vm, |serving| serving.store().keep_backup(&vm, &header, &file))? {
             return Ok(BackupVerdict::Unwanted);
         }
-        eprintln!("husk-broker: {vm}: backup {} is kept", hex::encode(header.id));
+        tracing::info!(%vm, "backup {} is kept", hex::encode(header.id));
         Ok(BackupVerdict::Kept)
     }
 

@@ -129,11 +129,11 @@ impl Service {
                 for key in all {
                     write_certificate(&mut reply, &key).ok_or(RefusalReason::Unavailable)?;
                 }
-                eprintln!("husk-broker: {vm}: its endorsement keys are certified, as far as they can be");
+                tracing::info!(%vm, "its endorsement keys are certified, as far as they can be");
             }
             Err(NotEndorsed::Changed) => reply.verdict = refused(vm, EndorsementVerdict::Changed) as u8,
             Err(NotEndorsed::OtherVm(other)) => {
-                eprintln!("husk-broker: {vm}: ALARM: its endorsement key is VM {other}'s");
+                tracing::error!(%vm, "ALARM: its endorsement key is VM {other}'s");
                 reply.verdict = refused(vm, EndorsementVerdict::OtherVm) as u8;
             }
         }
@@ -152,12 +152,12 @@ impl Challenged {
 }
 
 fn refused(vm: &VmName, verdict: EndorsementVerdict) -> EndorsementVerdict {
-    eprintln!("husk-broker: {vm}: its endorsement keys are not certified: {verdict:?}");
+    tracing::warn!(%vm, "its endorsement keys are not certified: {verdict:?}");
     verdict
 }
 
 fn failed(vm: &VmName, error: &crate::vault::VaultError) -> RefusalReason {
-    eprintln!("husk-broker: {vm}: {error}");
+    tracing::error!(%vm, "{error}");
     RefusalReason::Unavailable
 }
 

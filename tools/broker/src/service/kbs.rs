@@ -42,15 +42,17 @@ impl Service {
     /// Answers a client of the KBS, whatever it says.
     #[must_use]
     pub fn kbs(&self, peer: IpAddr, said: &Said<'_>) -> Answer {
-        let answered = match said {
-            Said::Auth { body } => self.kbs_challenge(peer, body),
-            Said::Attest { cookie, body } => self.kbs_attest(cookie, body),
-            Said::Resource { proof, path } => self.kbs_resource(*proof, path),
+        let (request, answered) = match said {
+            Said::Auth { body } => ("auth", self.kbs_challenge(peer, body)),
+            Said::Attest { cookie, body } => ("attest", self.kbs_attest(cookie, body)),
+            Said::Resource { proof, path } => ("resource", self.kbs_resource(*proof, path)),
         };
-        answered.unwrap_or_else(|refused| match refused {
+        let answer = answered.unwrap_or_else(|refused| match refused {
             Refused::Denied => Answer::refused(),
             Refused::Unavailable => Answer::unavailable(),
-        })
+        });
+        self.count(|metrics| metrics.kbs_request(request, answer.status));
+        answer
     }
 
     fn kbs_sessions(&self) -> Result<MutexGuard<'_, Sessions>, Refused> {
@@ -65,9 +67,7 @@ impl Service {
 
     fn kbs_challenge(&self, peer: IpAddr, body: &[u8]) -> Result<Answer, Refused> {
         if !request_is_spoken(body) {
-            eprintln!(
-                "husk-broker: KBS: a request that is not of version {PROTOCOL} for SEV-SNP was refused"
-            );
+            tracing::warn!("KBS: a request that is not of version {PROTOCOL} for SEV-SNP was refused");
             return Err(Refused::Denied);
         }
         let (id, nonce) = (hex::encode(self.drawn::<16>()?), self.drawn()?);
@@ -113,7 +113,7 @@ impl Service {
     fn kbs_vm(&self, host_data: &[u8; 32]) -> Result<VmName, Refused> {
         let found = self.stored(&NOBODY, |serving| serving.store().enrolled_with(host_data))?;
         found.ok_or_else(|| {
-            eprintln!("husk-broker: KBS: HOST_DATA {} is no VM's here", hex::encode(host_data));
+            tracing::warn!("KBS: HOST_DATA {} is no VM's here", hex::encode(host_data));
             Refused::Denied
         })
     }
@@ -141,18 +141,18 @@ impl Service {
         self.kbs_admits(vm, &proven.report, &proven.genuine)?;
         let sealed = self.stored(vm, |serving| serving.store().resource(vm, path))?;
         let Some(sealed) = sealed else {
-            eprintln!("husk-broker: {vm}: KBS: there is no resource {path}");
+            tracing::warn!(%vm, "KBS: there is no resource {path}");
             return Err(Refused::Denied);
         };
         let content = self.keys.unwrap_resource(vm, path, &sealed).map_err(|error| {
-            eprintln!("husk-broker: {vm}: KBS: {path}: {error}");
+            tracing::error!(%vm, "KBS: {path}: {error}");
             Refused::Unavailable
         })?;
         let jwe = sealed_to(&proven.key, &content, &*self.world).map_err(|error| {
-            eprintln!("husk-broker: {vm}: KBS: {path}: {error}");
+            tracing::error!(%vm, "KBS: {path}: {error}");
             Refused::Unavailable
         })?;
-        eprintln!("husk-broker: {vm}: KBS: gave {path}");
+        tracing::info!(%vm, "KBS: gave {path}");
         Ok(Answer::ok(jwe))
     }
 

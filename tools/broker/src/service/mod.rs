@@ -14,6 +14,8 @@ mod backup;
 mod bodies;
 mod endorsement;
 mod kbs;
+mod notes;
+mod operations;
 mod orders;
 mod sessions;
 
@@ -21,6 +23,7 @@ pub use sessions::{ESTABLISHED_MAX, GREETED_MAX, GREETED_OF_PEER_MAX};
 
 use crate::evidence::{Evidence, EvidenceRefused};
 use crate::ids::{TenantId, VmId, VmName};
+use crate::metrics::{Metrics, word};
 use crate::policy::{Genuine, Refusal, Rule, guest_is_closed, holds, svn_reaches};
 use crate::rules::{Grant, InstanceId, Order, Reply, Request};
 use crate::store::{Ask, Decided, Enrolment, GrantSecrets, Group, GroupError, Serving, StoreError, Tenant};
@@ -38,10 +41,12 @@ use husk::release::wire::{
 };
 use husk::seams::REPORT_BYTES;
 use husk::volume::VolumeFault;
+use notes::{named, note, outcome_word};
 use sessions::{Proven, Session, Sessions, Stage};
 use sha2::{Digest as _, Sha256, Sha384};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zeroize::Zeroize;
@@ -54,6 +59,7 @@ pub struct Service {
     keys: Arc<RootKeys>,
     world: Arc<dyn World>,
     evidence: Box<dyn Evidence>,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -75,7 +81,8 @@ impl Service {
         evidence: Box<dyn Evidence>,
     ) -> Self {
         let sessions = Mutex::new(Sessions::new(GREETED_MAX, GREETED_OF_PEER_MAX, ESTABLISHED_MAX));
-        Self { group: Group::new(serving), sessions, kbs_sessions: Mutex::default(), keys, world, evidence }
+        let (group, kbs_sessions) = (Group::new(serving), Mutex::default());
+        Self { group, sessions, kbs_sessions, keys, world, evidence, metrics: None }
     }
 
     /// Whether it can answer: no request has died in the middle of a decision.
@@ -95,38 +102,44 @@ impl Service {
     #[must_use]
     pub fn handle_from(&self, peer: IpAddr, bytes: &[u8]) -> Vec<u8> {
         let mut reply = vec![0; FRAME_BYTES_MAX];
-        let answered = if bytes.len() > FRAME_BYTES_MAX {
-            Err(RefusalReason::Malformed)
+        let begun = Instant::now();
+        let (kind, answered) = if bytes.len() > FRAME_BYTES_MAX {
+            (None, Err(RefusalReason::Malformed))
         } else {
             self.answer(peer, &mut bytes.to_vec(), &mut reply)
         };
+        self.count(|metrics| metrics.frame(named(&kind), named(&answered.err()), begun.elapsed()));
         // A refusal always fits.
         let length = answered.unwrap_or_else(|reason| frame::refusal(reason, &mut reply).unwrap_or(0));
         reply.truncate(length);
         reply
     }
 
-    fn answer(&self, peer: IpAddr, bytes: &mut [u8], reply: &mut [u8]) -> Result<usize, RefusalReason> {
-        match frame::open(bytes) {
-            Ok((FrameKind::Hello, body)) => self.hello(peer, body, reply),
-            Ok((FrameKind::Request, body)) => self.request(body, reply),
-            Ok((FrameKind::Ticket, body)) => self.ticket(body, reply),
-            Ok((FrameKind::StatusRequest, body)) => self.status(body, reply),
-            Ok((FrameKind::BackupAsked, body)) => self.backup_asked(body, reply),
-            Ok((
-                FrameKind::ServerHello
-                | FrameKind::Reply
-                | FrameKind::Statement
-                | FrameKind::BackupPiece
-                | FrameKind::KbsAuth
-                | FrameKind::KbsAttest
-                | FrameKind::KbsResource
-                | FrameKind::KbsAnswer
-                | FrameKind::Refusal,
-                _,
-            ))
-            | Err(_) => Err(RefusalReason::Malformed),
-        }
+    /// What a frame is, if it is one, and the length of its answer.
+    fn answer(
+        &self,
+        peer: IpAddr,
+        bytes: &mut [u8],
+        reply: &mut [u8],
+    ) -> (Option<FrameKind>, Result<usize, RefusalReason>) {
+        let Ok((kind, body)) = frame::open(bytes) else { return (None, Err(RefusalReason::Malformed)) };
+        let answered = match kind {
+            FrameKind::Hello => self.hello(peer, body, reply),
+            FrameKind::Request => self.request(body, reply),
+            FrameKind::Ticket => self.ticket(body, reply),
+            FrameKind::StatusRequest => self.status(body, reply),
+            FrameKind::BackupAsked => self.backup_asked(body, reply),
+            FrameKind::ServerHello
+            | FrameKind::Reply
+            | FrameKind::Statement
+            | FrameKind::BackupPiece
+            | FrameKind::KbsAuth
+            | FrameKind::KbsAttest
+            | FrameKind::KbsResource
+            | FrameKind::KbsAnswer
+            | FrameKind::Refusal => Err(RefusalReason::Malformed),
+        };
+        (Some(kind), answered)
     }
 
     fn hello(&self, peer: IpAddr, body: &[u8], reply: &mut [u8]) -> Result<usize, RefusalReason> {
@@ -207,11 +220,13 @@ impl Service {
         if aside::concerns(operation) {
             let room = reply.get_mut(REPLY_BODY_AT..).ok_or(RefusalReason::Unavailable)?;
             let (status, length) = self.aside(&mut session, (operation, body), room)?;
+            self.count(|metrics| metrics.request(&operation, &word(&status)));
             let sealed = session.answerer.seal(asked, status, reply, length);
             return sealed.map_err(|_| RefusalReason::Unavailable);
         }
         let (answer, secrets) = self.decide(&mut session, operation, body)?;
         note(&session.vm, operation, &answer);
+        self.count(|metrics| metrics.request(&operation, outcome_word(&answer)));
         self.seal(&session, asked, (&answer, secrets), reply)
     }
 
@@ -266,8 +281,9 @@ impl Service {
         if outcome.0 == Reply::Done && alarm.fault.get() == VolumeFault::NewerThanAnchor.fault().code() {
             let vm = &session.vm;
             self.stored(vm, |serving| serving.store().operate(vm, Order::Halt))?;
-            eprintln!(
-                "husk-broker: {vm}: ALARM: halted: its disk holds a newer state than this database. If the database \
+            tracing::error!(
+                %vm,
+                "ALARM: halted: its disk holds a newer state than this database. If the database \
                  was restored from a copy, restore the newest; if there is none, or if the host tampered with the \
                  disk, its owner decides, by a ticket to resume or to retire it (`husk vm ticket`)"
             );
@@ -295,7 +311,8 @@ impl Service {
     /// Denies an instance, and tells its tenant why. Everybody else who reads along learns where the tenant has it.
     fn refuse(&self, vm: &VmName, refusal: &Refusal) -> Outcome {
         let entry = self.stored(vm, |serving| serving.store().refused(vm, refusal))?;
-        eprintln!("husk-broker: {vm}: refused, {entry}");
+        tracing::warn!(%vm, rule = refusal.rule.word(), entry, "refused, {entry}");
+        self.count(|metrics| metrics.refusal(refusal.rule.word()));
         Ok((Reply::Denied(refusal.reason()), None))
     }
 
@@ -469,25 +486,6 @@ fn unavailable(vm: &VmName, error: &GroupError) -> RefusalReason {
     {
         return RefusalReason::UnknownVm;
     }
-    eprintln!("husk-broker: {vm}: {error}");
+    tracing::error!(%vm, "{error}");
     RefusalReason::Unavailable
-}
-
-/// One line for each answer that an operator may want to know of.
-fn note(vm: &VmName, operation: Operation, answer: &Reply) {
-    match (operation, answer) {
-        (Operation::StateMissing, Reply::Done) => {
-            eprintln!("husk-broker: {vm}: ALARM: the VM says that its disk does not hold its newest state");
-        }
-        (_, Reply::Granted(grant)) => {
-            let what = if grant.current.is_some() { "open" } else { "create" };
-            eprintln!("husk-broker: {vm}: granted token {} to {what} epoch {}", grant.token, grant.epoch);
-        }
-        (Operation::Attest | Operation::Grant, Reply::Denied(_)) => {}
-        (_, Reply::Busy { .. } | Reply::Denied(_) | Reply::Fenced | Reply::Conflict) => {
-            eprintln!("husk-broker: {vm}: {operation:?} answered {answer:?}");
-        }
-        (Operation::Confirm | Operation::Release, _) => eprintln!("husk-broker: {vm}: {operation:?}"),
-        _ => {}
-    }
 }

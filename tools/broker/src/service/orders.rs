@@ -1,6 +1,7 @@
 //! Tickets and questions about a VM: no session, since one is signed and the other answered to anybody.
 
 use super::Service;
+use super::notes::named;
 use crate::ids::{TenantId, VmId, VmName};
 use crate::rules::{Life, Order};
 use crate::store::Standing;
@@ -37,7 +38,8 @@ impl Service {
             (Some(order), _) => self.stored(&vm, |serving| serving.order(&vm, &ticket, order_of(order)))?,
         };
         let (order, id) = (TicketOrder::from_number(ticket.order), hex::encode(ticket.id));
-        eprintln!("husk-broker: {vm}: ticket {id} ({order:?}): {outcome:?}");
+        tracing::info!(%vm, "ticket {id} ({order:?}): {outcome:?}");
+        self.count(|metrics| metrics.order(named(&order), &outcome));
         self.state(&vm, (&Statement::nonce_of_ticket(&ticket.id), outcome), reply)
     }
 

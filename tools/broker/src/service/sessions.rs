@@ -159,6 +159,11 @@ impl Sessions {
         }
     }
 
+    /// How many have said hello, and how many have proven themselves.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.greeted.entries.len(), self.established.entries.len())
+    }
+
     /// A session that has said hello.
     pub(super) fn greet(&mut self, peer: IpAddr, session: Session) {
         let (id, who) = (session.id, (session.vm, session.instance));

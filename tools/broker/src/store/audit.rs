@@ -130,6 +130,17 @@ pub(super) fn entries(
     found.into_iter().map(entry).collect()
 }
 
+/// A tenant's newest entries, newest first.
+pub(super) fn newest(
+    sql: &mut dyn Sql,
+    tenant: TenantId,
+    count: u32,
+) -> Result<Vec<(Entry, Head)>, StoreError> {
+    let statement = "SELECT number, at_ms, calendar_s, vm, event, detail, digest FROM audit
+        WHERE tenant = ?1 ORDER BY number DESC LIMIT ?2";
+    sql.query(statement, &[tenant.0.into(), i64::from(count).into()])?.into_iter().map(entry).collect()
+}
+
 /// The newest refusal of a VM: when, and by which rule.
 pub(super) fn last_refusal(sql: &mut dyn Sql, vm: &VmName) -> Result<Option<(u64, String)>, StoreError> {
     let statement = "SELECT at_ms, detail FROM audit WHERE tenant = ?1 AND vm = ?2 AND event = ?3

@@ -134,7 +134,7 @@ const fn life_number(life: Life) -> i64 {
     }
 }
 
-const fn life(number: i64) -> Result<Life, StoreError> {
+pub(super) const fn life(number: i64) -> Result<Life, StoreError> {
     match number {
         0 => Ok(Life::Virgin),
         1 => Ok(Life::Active),

@@ -6,7 +6,9 @@
 //! who comes later. Without company a request waits for nobody.
 
 use super::{Ask, Decided, Serving, StoreError};
+use crate::metrics::Metrics;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// How many requests one transaction takes.
 const GROUP_MAX: usize = 256;
@@ -37,6 +39,7 @@ pub struct Group {
     serving: Mutex<Serving>,
     queue: Mutex<Queue>,
     turned: Condvar,
+    metrics: Option<Arc<Metrics>>,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +55,13 @@ impl Group {
     /// Takes a serving store.
     #[must_use]
     pub fn new(serving: Serving) -> Self {
-        Self { serving: Mutex::new(serving), queue: Mutex::default(), turned: Condvar::new() }
+        Self { serving: Mutex::new(serving), queue: Mutex::default(), turned: Condvar::new(), metrics: None }
+    }
+
+    /// The same, counted.
+    #[must_use]
+    pub fn counting(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics: Some(metrics), ..self }
     }
 
     /// Whether no decision died in the middle.
@@ -100,7 +109,14 @@ impl Group {
         queue.is_led = true;
         drop(queue);
         let leader = Leader(self);
-        let decided = self.serving().and_then(|mut serving| Ok(serving.decide_all(&asks)?));
+        let decided = self.serving().and_then(|mut serving| {
+            let begun = Instant::now();
+            let decided = serving.decide_all(&asks)?;
+            if let Some(metrics) = &self.metrics {
+                metrics.decided(asks.len(), begun.elapsed());
+            }
+            Ok(decided)
+        });
         std::mem::forget(leader);
         let outcomes: Vec<Outcome> = match decided {
             Ok(decided) => decided.into_iter().map(|one| Ok(one?)).collect(),

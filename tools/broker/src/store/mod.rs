@@ -36,7 +36,7 @@ pub use error::{DatabaseError, StoreError};
 pub use group::{Group, GroupError};
 pub use location::Location;
 pub use resources::RESOURCES_MAX;
-pub use serving::{Ask, Decided, GrantSecrets, Serving, Standing};
+pub use serving::{Ask, Decided, GrantSecrets, Overview, PAGE_VMS_MAX, SeenVm, Serving, Standing};
 pub use sql::statements;
 pub use tenants::{Admission, Asked, REQUESTS_MAX};
 

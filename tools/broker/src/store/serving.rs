@@ -1,8 +1,10 @@
 //! The store of a broker that serves: it decides requests, many in one transaction, and carries out tickets ([`orders`]).
 
 mod orders;
+mod overview;
 
 pub use orders::Standing;
+pub use overview::{Overview, PAGE_VMS_MAX, SeenVm};
 
 use super::clock::{Seen, Shared};
 use super::columns::{gone, load, swap};
@@ -56,6 +58,8 @@ pub struct Serving {
     commits: u64,
     root_check: [u8; 16],
     counter: Option<Counter>,
+    /// How often the database was found set back.
+    set_backs: u64,
 }
 
 impl std::fmt::Debug for Serving {
@@ -92,7 +96,7 @@ impl Serving {
             Ok((now_ms, shared.commits))
         })?;
         let seen = Seen { database_ms, world_ms: world.now_ms() };
-        Ok(Self { store, keys, world, lease_ms, seen, commits, root_check, counter: None })
+        Ok(Self { store, keys, world, lease_ms, seen, commits, root_check, counter: None, set_backs: 0 })
     }
 
     /// Holds the database to an external counter: if that one knows of more commits, the database was set back, and
@@ -237,8 +241,9 @@ impl Serving {
             Ok((halted, shared.commits))
         })?;
         self.commits = commits;
-        eprintln!(
-            "husk-broker: ALARM: the database was set back to an older state; all {halted} VMs that could run are \
+        self.set_backs += 1;
+        tracing::error!(
+            "ALARM: the database was set back to an older state; all {halted} VMs that could run are \
              halted. Restore the newest copy. If there is none, the owner of each VM decides whether its TPM may be \
              older than what it has shown, by a ticket to resume or to retire it (`husk vm ticket`)"
         );

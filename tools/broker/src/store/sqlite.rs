@@ -94,7 +94,7 @@ impl Database for Sqlite {
         let scrubbed: Result<i64, _> =
             self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
         if !matches!(scrubbed, Ok(0)) {
-            eprintln!("husk-broker: the write-ahead log is in use; erased secrets leave it later");
+            tracing::warn!("the write-ahead log is in use; erased secrets leave it later");
         }
     }
 }

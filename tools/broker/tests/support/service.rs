@@ -8,6 +8,7 @@ use husk_broker::admin::Right;
 use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::http::{self, Limits, Speech};
 use husk_broker::ids::TenantId;
+use husk_broker::metrics::Metrics;
 use husk_broker::policy::Genuine;
 use husk_broker::service::Service;
 use husk_broker::store::{Serving, Store, Tenant};
@@ -43,6 +44,15 @@ impl Broker {
 
     /// With its database at `path`, or in memory. Brokers of other tenants have other keys.
     pub(crate) fn at(path: Option<&Path>, tenants: &[TenantId]) -> Self {
+        Self::made(path, tenants, |service| service)
+    }
+
+    /// With its database at `path`, counting in `metrics`.
+    pub(crate) fn counted(path: &Path, tenants: &[TenantId], metrics: &Arc<Metrics>) -> Self {
+        Self::made(Some(path), tenants, |service| service.counting(Arc::clone(metrics)))
+    }
+
+    fn made(path: Option<&Path>, tenants: &[TenantId], finish: impl FnOnce(Service) -> Service) -> Self {
         let seed = tenants.iter().fold(1, |seed, tenant| seed * 31 + u64::from(tenant.0[0]));
         let world = Arc::new(TestWorld::new(seed));
         world.pass(1);
@@ -56,7 +66,7 @@ impl Broker {
             store.register(id, &Tenant { root: *root.point(), certificate }).unwrap();
             roots.insert(id, root);
         }
-        let service = service(store, &keys, &world);
+        let service = Arc::new(finish(service(store, &keys, &world)));
         Self { world, keys, service, roots }
     }
 
@@ -64,7 +74,7 @@ impl Broker {
     pub(crate) fn restarted(self, store: Store) -> Self {
         let Self { world, keys, service: ended, roots } = self;
         drop(ended);
-        let service = service(store, &keys, &world);
+        let service = Arc::new(service(store, &keys, &world));
         Self { world, keys, service, roots }
     }
 
@@ -80,9 +90,9 @@ impl Broker {
     }
 }
 
-fn service(store: Store, keys: &Arc<RootKeys>, world: &Arc<TestWorld>) -> Arc<Service> {
+fn service(store: Store, keys: &Arc<RootKeys>, world: &Arc<TestWorld>) -> Service {
     let serving = Serving::begin(store, Arc::clone(keys), Arc::clone(world) as _, 1000).unwrap();
-    Arc::new(Service::new(serving, Arc::clone(keys), Arc::clone(world) as _, Box::new(Nobody)))
+    Service::new(serving, Arc::clone(keys), Arc::clone(world) as _, Box::new(Nobody))
 }
 
 /// An empty broker on a free port of loopback.

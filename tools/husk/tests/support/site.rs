@@ -102,12 +102,16 @@ impl Site {
 
     /// Starts a command and waits until `ready` is there; yields its content.
     pub(crate) fn start(&self, arguments: &[&str], ready: &str) -> (Process, String) {
+        self.start_saying(arguments, ready, Stdio::null())
+    }
+
+    fn start_saying(&self, arguments: &[&str], ready: &str, log: impl Into<Stdio>) -> (Process, String) {
         let ready = self.path(ready);
         if ready.exists() {
             fs::remove_file(&ready).unwrap();
         }
         let mut command = self.command(arguments);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.stdout(Stdio::null()).stderr(log);
         let process = Process(child.spawn().unwrap());
         wait_for(&ready);
         let content = fs::read_to_string(&ready).unwrap_or_default();
@@ -116,6 +120,16 @@ impl Site {
 
     /// Serves on a free port, or on the one given.
     pub(crate) fn serve(&self, listen: &str, more: &[&str]) -> (Process, String) {
+        self.serve_saying(listen, more, Stdio::null())
+    }
+
+    /// As [`serve`](Self::serve), with its log in a place of its own.
+    pub(crate) fn serve_saying(
+        &self,
+        listen: &str,
+        more: &[&str],
+        log: impl Into<Stdio>,
+    ) -> (Process, String) {
         let mut arguments =
             vec!["broker", "serve", "--database", "db", "--root-key", "root", "--listen", listen];
         arguments.extend(["--ready-file", "ready"]);
@@ -123,7 +137,7 @@ impl Site {
         if !more.contains(&"--tls-certificate") {
             arguments.push("--plain-http");
         }
-        self.start(&arguments, "ready")
+        self.start_saying(&arguments, "ready", log)
     }
 }
 

@@ -41,6 +41,7 @@ const NEEDED: &[&[&str]] = &[
     &["procps"],  // kill, which tests send signals with
     &["rt-tests"], // cyclictest: how late a guest's timers are
     &["softhsm2"], // a PKCS #11 token in software
+    &["chromium"], // looks at the broker's page
     &["postgresql"], // the broker's other database; tests run servers of their own
 ];
 
