@@ -23,7 +23,7 @@ use husk::seams::{
 use husk_broker::authority::{AuthorityKey, certificate};
 use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::ids::{TenantId, VmId, VmName};
-use husk_broker::policy::{Genuine, Policy, Signer};
+use husk_broker::policy::{Genuine, Policy, Revocation, Signer};
 use husk_broker::service::Service;
 use husk_broker::store::{Authority, Endorsed, Enrolment, Serving, Store, Tenant};
 use husk_broker::vault::{RootKeys, TenantRoot, fresh_secret};
@@ -86,7 +86,11 @@ struct Believes;
 
 impl Evidence for Believes {
     fn verify(&self, _: &[u8; REPORT_BYTES], _: &[u8]) -> Result<Genuine, EvidenceRefused> {
-        Ok(Genuine { generation: Generation::Milan, signer: Signer::Provider(String::new()) })
+        Ok(Genuine {
+            generation: Generation::Milan,
+            signer: Signer::Provider(String::new()),
+            revocation: Revocation::Unknown,
+        })
     }
 }
 

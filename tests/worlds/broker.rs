@@ -6,7 +6,7 @@ use husk::attest::report::Generation;
 use husk::seams::REPORT_BYTES;
 use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::http;
-use husk_broker::policy::{Genuine, Policy, Signer};
+use husk_broker::policy::{Genuine, Policy, Revocation, Signer};
 use husk_broker::service::Service;
 use husk_broker::store::{Enrolment, Serving, Store, Tenant};
 use husk_broker::world::World;
@@ -27,7 +27,11 @@ struct Believes;
 
 impl Evidence for Believes {
     fn verify(&self, _: &[u8; REPORT_BYTES], _: &[u8]) -> Result<Genuine, EvidenceRefused> {
-        Ok(Genuine { generation: Generation::Milan, signer: Signer::Provider(String::new()) })
+        Ok(Genuine {
+            generation: Generation::Milan,
+            signer: Signer::Provider(String::new()),
+            revocation: Revocation::Unknown,
+        })
     }
 }
 

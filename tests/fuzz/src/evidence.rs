@@ -3,8 +3,8 @@
 use crate::input::{Input, sized};
 use husk::attest::report::{Generation, Layout, Policy, Report, Tcb};
 use husk::seams::{REPORT_BYTES, Reporter};
-use husk_evidence::{Certificate, VekCertificate, Verifier};
-use husk_psp::{Identity, LocalGuest, Processor, PspReporter};
+use husk_evidence::{Certificate, RevocationList, VekCertificate, Verifier};
+use husk_psp::{Identity, LocalGuest, Processor, PspReporter, Revocations};
 use std::sync::OnceLock;
 
 const POLICY: u64 = Policy::RESERVED_ONE.union(Policy::SMT).bits();
@@ -92,7 +92,7 @@ pub(crate) fn report_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// A certificate, in DER or as part of a PEM bundle.
+/// A certificate, in DER or as part of a PEM bundle, or a revocation list.
 pub(crate) fn certificate(data: &[u8]) {
     let chip = chip();
     if let Ok(certificate) = Certificate::from_der(data, "a certificate of the fuzzer") {
@@ -101,12 +101,28 @@ pub(crate) fn certificate(data: &[u8]) {
         certificate.is_signed_by(&certificate).ok();
     }
     VekCertificate::from_der(data).ok();
+    if let Ok(list) = RevocationList::parse(data) {
+        assert!(!list.number().is_empty() && list.succeeds(&list));
+        let believed = chip.verifier.clone().with_revocations(data).is_ok();
+        assert!(!believed || list.der() == a_list().as_slice(), "a list that nobody signed");
+    }
     if let Ok(bundle) = Certificate::from_pem_bundle(data, "a bundle of the fuzzer") {
         assert!(!bundle.is_empty());
     }
     if chip.verifier.verify(&chip.report, data).is_ok() {
         assert!(data == chip.identity.certificate(), "a certificate that nobody signed");
     }
+}
+
+/// A list of the published root's.
+fn a_list() -> Vec<u8> {
+    let what = Revocations {
+        number: 300,
+        dates: (1_700_000_000, 1_800_000_000),
+        own: vec![2],
+        of_intermediate: vec![0],
+    };
+    Identity::published_revocations(&what).unwrap_or_default()
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
@@ -116,6 +132,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let pems = chain.split_inclusive(end).filter(|pem| pem.ends_with(end));
     let mut seeds: Vec<Vec<u8>> = pems.map(|pem| pem.as_bytes().to_vec()).collect();
     seeds.push(identity.certificate().to_vec());
+    seeds.push(a_list());
     seeds.push(b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----".to_vec());
     seeds
 }

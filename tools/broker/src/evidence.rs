@@ -1,6 +1,7 @@
 //! Whether a report is a genuine processor's: the seam to `husk-evidence`.
 
-use crate::policy::{Genuine, Signer};
+use crate::policy::{Genuine, Revocation, Signer};
+use crate::store::Trusted;
 use husk::attest::report::Report;
 use husk::seams::REPORT_BYTES;
 use husk_evidence::{Endorsement, EvidenceError, Vek, Verifier};
@@ -12,13 +13,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// How many chips' certificates are remembered as verified. A chip more costs its chain again, nothing else.
 const ENDORSEMENTS_MAX: usize = 1024;
 
-/// Why a report's bytes, signature or chain do not hold. The text is for the broker's log.
+/// Why a report's bytes, signature or chain do not hold. The text is for its tenant's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EvidenceRefused {
     /// They do not hold.
     Unsound(String),
     /// They may hold, under a simulated root that this broker was not told to accept.
     Simulated(String),
+    /// A certificate of the chain was revoked.
+    Revoked(String),
 }
 
 /// Judges reports.
@@ -28,18 +31,35 @@ pub trait Evidence: Send + Sync {
     /// # Errors
     /// [`EvidenceRefused`].
     fn verify(&self, report: &[u8; REPORT_BYTES], certificate: &[u8]) -> Result<Genuine, EvidenceRefused>;
+
+    /// Which [`Trusted`] it judges by; none if it takes none.
+    fn trusts(&self) -> Option<u64> {
+        None
+    }
+
+    /// Judges by `trusted` from now on.
+    ///
+    /// # Errors
+    /// [`EvidenceRefused::Unsound`] if a part of it does not hold: nothing has changed then.
+    fn trust(&self, _: &Trusted) -> Result<(), EvidenceRefused> {
+        Ok(())
+    }
 }
 
 /// A verifier that walks each certificate's chain once: the chain costs two RSA operations, a report one ECDSA operation.
 #[derive(Debug)]
 pub struct Judge {
+    /// What it was made with.
     verifier: Verifier,
     known: Mutex<Known>,
 }
 
 /// Certificates that were verified, by the SHA-384 of their bytes; the oldest goes first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
+    /// With what the database has beside.
+    verifier: Verifier,
+    version: u64,
     endorsements: HashMap<[u8; 48], Arc<Endorsement>>,
     by_age: VecDeque<[u8; 48]>,
 }
@@ -61,7 +81,13 @@ impl Judge {
     /// Judges as `verifier` does.
     #[must_use]
     pub fn new(verifier: Verifier) -> Self {
-        Self { verifier, known: Mutex::default() }
+        let known = Known {
+            verifier: verifier.clone(),
+            version: 0,
+            endorsements: HashMap::new(),
+            by_age: VecDeque::new(),
+        };
+        Self { verifier, known: Mutex::new(known) }
     }
 
     /// The verified certificate; only one whose chain holds is remembered.
@@ -72,8 +98,16 @@ impl Judge {
         if let Some(endorsement) = known().endorsements.get(&digest) {
             return Ok(Arc::clone(endorsement));
         }
-        let endorsement = Arc::new(self.verifier.endorse(certificate)?);
-        known().keep(digest, Arc::clone(&endorsement));
+        let (verifier, version) = {
+            let known = known();
+            (known.verifier.clone(), known.version)
+        };
+        let endorsement = Arc::new(verifier.endorse(certificate)?);
+        let mut known = known();
+        // What was verified by an older list is not remembered under a newer one.
+        if known.version == version {
+            known.keep(digest, Arc::clone(&endorsement));
+        }
         Ok(endorsement)
     }
 
@@ -97,7 +131,12 @@ impl Judge {
             }
             Vek::Vlek { csp } => Signer::Provider(csp.clone()),
         };
-        Ok(Genuine { generation: verified.silicon.generation(), signer })
+        let revocation = match &verified.revocations {
+            None => Revocation::Unknown,
+            Some(list) if list.cover(now) => Revocation::Known,
+            Some(list) => Revocation::Ended(list.not_after),
+        };
+        Ok(Genuine { generation: verified.silicon.generation(), signer, revocation })
     }
 }
 
@@ -105,8 +144,52 @@ impl Evidence for Judge {
     fn verify(&self, report: &[u8; REPORT_BYTES], certificate: &[u8]) -> Result<Genuine, EvidenceRefused> {
         self.verified(report, certificate).map_err(|error| match error {
             EvidenceError::SimulatedSilicon { .. } => EvidenceRefused::Simulated(error.to_string()),
+            EvidenceError::Revoked { .. } => EvidenceRefused::Revoked(error.to_string()),
             _ => EvidenceRefused::Unsound(error.to_string()),
         })
+    }
+
+    fn trusts(&self) -> Option<u64> {
+        Some(self.known.lock().unwrap_or_else(PoisonError::into_inner).version)
+    }
+
+    fn trust(&self, trusted: &Trusted) -> Result<(), EvidenceRefused> {
+        let verifier = with(self.verifier.clone(), trusted).map_err(|error| {
+            EvidenceRefused::Unsound(format!("what the database keeps does not hold: {error}"))
+        })?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Known {
+            verifier,
+            version: trusted.version,
+            endorsements: HashMap::new(),
+            by_age: VecDeque::new(),
+        };
+        Ok(())
+    }
+}
+
+/// `verifier`, with intermediates and revocation lists that are verified here once more.
+///
+/// # Errors
+/// [`EvidenceError`].
+pub fn with(mut verifier: Verifier, trusted: &Trusted) -> Result<Verifier, EvidenceError> {
+    for der in &trusted.intermediates {
+        verifier = unless_unknown(verifier.clone().with_intermediate(der), verifier)?;
+    }
+    for der in &trusted.lists {
+        verifier = unless_unknown(verifier.clone().with_revocations(der), verifier)?;
+    }
+    Ok(verifier)
+}
+
+/// What a root issued that is not believed here, such as a simulated one, says nothing of what is.
+fn unless_unknown(
+    more: Result<Verifier, EvidenceError>,
+    before: Verifier,
+) -> Result<Verifier, EvidenceError> {
+    match more {
+        Err(EvidenceError::UnknownIssuer { .. }) => Ok(before),
+        other => other,
     }
 }
 

@@ -18,10 +18,10 @@ use husk_broker::kbs::{Answer, Proof, SESSION_MS, Said};
 use husk_broker::policy::Policy;
 use husk_broker::rules::Order;
 use husk_broker::service::Service;
-use husk_broker::store::{Enrolment, Serving, Store, StoreError, Tenant};
+use husk_broker::store::{Enrolment, KeptCertificate, KeptKind, Serving, Store, StoreError, Tenant};
 use husk_broker::vault::{RootKeys, TenantRoot};
 use husk_evidence::Verifier;
-use husk_psp::{Identity, LocalGuest, Processor, PspReporter, expected_measurement, os_entropy};
+use husk_psp::{Identity, LocalGuest, Processor, PspReporter, Revocations, expected_measurement, os_entropy};
 use kbs_types::{
     Attestation, Challenge, CompositeEvidence, InitData, Request, Response, RuntimeData, Tee, TeePubKey,
 };
@@ -354,6 +354,53 @@ fn the_policy_of_a_grant_is_that_of_a_resource() {
     let mut client = broker.client(&ONE);
     let (cookie, _) = client.attested();
     assert_eq!(client.resource(Proof::Cookie(&cookie), PATH), Err(401), "it was removed");
+}
+
+/// A host without a certificate: the kept one is as good, and what its root revoked is worth nothing from then on.
+#[test]
+fn a_kept_certificate_serves_a_host_that_has_none_until_it_is_revoked() {
+    let broker = Broker::new();
+    let status = |broker: &Broker| {
+        let mut client = broker.client(&ONE);
+        let (cookie, challenge) = client.challenge();
+        let mut attestation = client.attestation(&challenge);
+        attestation.tee_evidence.primary_evidence["cert_chain"] = Value::Null;
+        client.attest(&cookie, &attestation).status
+    };
+    assert_eq!(status(&broker), 401, "nobody has one");
+    // Another process keeps it while this one serves.
+    let mut store = Store::open(&broker.folder.path().join("db")).unwrap();
+    let identity = Identity::published(0).unwrap();
+    let chip = KeptCertificate {
+        kind: KeptKind::Vcek,
+        name: "a chip".to_owned(),
+        chip: *identity.hwid(),
+        tcb: [10, 0, 0, 0, 0, 0, 25, 84],
+        der: identity.certificate().to_vec(),
+    };
+    let other = KeptCertificate { chip: [9; 64], der: b"another".to_vec(), ..chip.clone() };
+    assert!(store.keep_certificate(&other).unwrap());
+    assert_eq!(status(&broker), 401, "another chip's");
+    assert!(store.keep_certificate(&chip).unwrap() && !store.keep_certificate(&chip).unwrap());
+    assert_eq!(status(&broker), 200);
+    let list = |number, dates, of_intermediate: &[u32]| {
+        let of_intermediate = of_intermediate.to_vec();
+        Identity::published_revocations(&Revocations { number, dates, own: vec![], of_intermediate }).unwrap()
+    };
+    let (past, now) = ((1_600_000_000, 1_700_000_000), (1_700_000_000, 2_400_000_000));
+    let mut keep = |der: &[u8]| store.keep_list("ARK-Husk-Simulated-Published", der, |_| true).unwrap();
+    keep(&list(1, past, &[]));
+    assert_eq!(status(&broker), 401, "it ended, and the policy wants one that has not");
+    keep(&list(2, now, &[]));
+    assert_eq!(status(&broker), 200);
+    keep(&list(3, now, &[0]));
+    assert_eq!(status(&broker), 401, "revoked");
+    let log = store.audit(ONE.tenant, 0).unwrap();
+    let told: Vec<&str> = log.iter().map(|(entry, _)| entry.detail.as_str()).collect();
+    assert!(told.iter().any(|detail| detail.contains("seen one that ended 1700000000 s")), "{told:?}");
+    let named =
+        "revocation: wanted a chain that holds; seen the certificate 'SEV-VCEK' was revoked by 'ARK-Husk";
+    assert!(told.iter().any(|detail| detail.starts_with(named)), "{told:?}");
 }
 
 #[test]

@@ -135,18 +135,20 @@ impl Certificate {
             issuer: issuer.subject.clone(),
         };
         let named = self.parsed.tbs_certificate().issuer() == issuer.parsed.tbs_certificate().subject();
-        if !named || self.parsed.signature_algorithm().oid != RSASSA_PSS {
-            return Err(forged());
-        }
-        let key = issuer.authority_key()?;
-        let verifying = rsa::pss::VerifyingKey::<rsa::sha2::Sha384>::new(key);
-        let signature = self
-            .parsed
-            .signature()
-            .as_bytes()
-            .and_then(|bytes| rsa::pss::Signature::try_from(bytes).ok())
-            .ok_or_else(forged)?;
-        verifying.verify(&self.signed, &signature).map_err(|_| forged())
+        let signature = self.parsed.signature().as_bytes().ok_or_else(forged)?;
+        let algorithm = self.parsed.signature_algorithm().oid;
+        let holds = verify_pss(issuer.authority_key()?, algorithm, &self.signed, signature);
+        if named && holds { Ok(()) } else { Err(forged()) }
+    }
+
+    /// The serial number, big-endian.
+    pub(crate) fn serial(&self) -> &[u8] {
+        self.parsed.tbs_certificate().serial_number().as_bytes()
+    }
+
+    /// The whole name of the subject.
+    pub(crate) fn subject_name(&self) -> &x509_cert::name::Name {
+        self.parsed.tbs_certificate().subject()
     }
 
     /// The value of the one extension with this identifier.
@@ -177,7 +179,7 @@ impl Certificate {
         EvidenceError::BadCertificate { whose: self.whose, what }
     }
 
-    fn authority_key(&self) -> Result<rsa::RsaPublicKey, EvidenceError> {
+    pub(crate) fn authority_key(&self) -> Result<rsa::RsaPublicKey, EvidenceError> {
         let constraints = self.parsed.tbs_certificate().get_extension::<BasicConstraints>();
         let authority = constraints.map_err(|_| self.bad("its constraints cannot be read"))?;
         if !authority.is_some_and(|(_, constraints)| constraints.ca) {
@@ -190,8 +192,21 @@ impl Certificate {
     }
 }
 
+/// Whether `signature` is RSASSA-PSS with SHA-384 and a salt of 48 bytes, by `key` over `signed`.
+pub(crate) fn verify_pss(
+    key: rsa::RsaPublicKey,
+    algorithm: ObjectIdentifier,
+    signed: &[u8],
+    signature: &[u8],
+) -> bool {
+    let verifying = rsa::pss::VerifyingKey::<rsa::sha2::Sha384>::new(key);
+    algorithm == RSASSA_PSS
+        && rsa::pss::Signature::try_from(signature)
+            .is_ok_and(|signature| verifying.verify(signed, &signature).is_ok())
+}
+
 /// The first element of the outer sequence, with its tag and length, as it came.
-fn signed_part(der: &[u8]) -> x509_cert::der::Result<Vec<u8>> {
+pub(crate) fn signed_part(der: &[u8]) -> x509_cert::der::Result<Vec<u8>> {
     SliceReader::new(der)?.sequence(|inner| {
         let signed = inner.tlv_bytes()?.to_vec();
         inner.drain(inner.remaining_len())?;
@@ -199,6 +214,6 @@ fn signed_part(der: &[u8]) -> x509_cert::der::Result<Vec<u8>> {
     })
 }
 
-fn common_name(name: &x509_cert::name::Name) -> Option<String> {
+pub(crate) fn common_name(name: &x509_cert::name::Name) -> Option<String> {
     Some(name.common_name().ok()??.value().into_owned())
 }

@@ -59,6 +59,24 @@ pub enum EvidenceError {
         /// Who should have signed.
         issuer: String,
     },
+    /// The certificate was revoked.
+    #[error(
+        "the certificate '{name}' was revoked by '{issuer}'. Nothing under it may have keys: ask AMD or the provider"
+    )]
+    Revoked {
+        /// Whose certificate.
+        name: String,
+        /// Who says so.
+        issuer: String,
+    },
+    /// The revocation list is not newer than the one that is known.
+    #[error(
+        "the revocation list of '{issuer}' is older than the one that is known, which stays. Fetch the newest"
+    )]
+    OlderList {
+        /// Whose list.
+        issuer: String,
+    },
     /// The report's signing key and the certificate's kind differ.
     #[error(
         "the report was signed by a {report}, but the certificate is a {certificate}'s. Supply the matching one"

@@ -2,7 +2,7 @@
 //!
 //! **What.** [`Verifier`] holds the roots; [`Verifier::verify`] takes the raw bytes of a report and the certificate of
 //! the key that signed it, and yields [`Verified`]: whose silicon, which chip, which patch levels. [`Manifest`] reads what an SVSM says of its vTPM, and
-//! [`Verified::covers`] whether a report vouches for it. [`EkAuthorities`] verifies certificates of endorsement keys, [`Quote`] reads what a TPM
+//! [`Verified::covers`] whether a report vouches for it. [`EkAuthorities`] verifies certificates of endorsement keys, [`RevocationList`] what a root took back, and [`Quote`] what a TPM
 //! signed of its PCRs. [`view`] is the JSON form of all of them ([`json`]).
 //! **Trust.** The three AMD root keys, pinned by digest; of endorsement keys, the roots that the caller names. The report, the certificate and every intermediate are
 //! allegations. A simulated root counts only in a verifier that was told to accept that very root, and shows as
@@ -10,7 +10,7 @@
 //! **Laws.** What is hashed is what came, byte for byte: report and certificates are never re-encoded. The
 //! certificate's patch levels, chip and kind agree with the report, or there is no result.
 //! **Not here.** Policy: measurements, minimum patch levels, allowed chips, VMPL, dates ([`Verified::dates`] only
-//! reports them), PCR values. Whether the TPM of an endorsement key holds an attestation key: only TPM2_ActivateCredential shows that, in a talk with the TPM. Revocation lists: AMD's only ever revoke intermediates; remove those from the folder instead.
+//! reports them), PCR values. Whether the TPM of an endorsement key holds an attestation key: only TPM2_ActivateCredential shows that, in a talk with the TPM. Whether a revocation list that has ended still counts: [`Verified::revocations`] only reports it.
 //!
 //! ```no_run
 //! # fn judged(nonce: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
@@ -27,10 +27,12 @@
 //! ```
 
 mod certificate;
+mod crl;
 mod ek;
 mod endorsement;
 mod error;
 mod extended;
+pub mod kds;
 mod manifest;
 mod numbers;
 mod quote;
@@ -40,6 +42,7 @@ mod verifier;
 pub mod view;
 
 pub use certificate::{Certificate, Dates};
+pub use crl::{LIST_BYTES_MAX, RevocationList};
 pub use ek::{EkAuthorities, EkCertificate, EkLaunch, LAUNCH_EXTENSION, VerifiedEk, is_ek_certificate};
 pub use endorsement::EndorsementPublic;
 pub use error::EvidenceError;

@@ -7,7 +7,7 @@
 //! that it is one, and an AMD root never as anything else.
 //! **Not here.** Fetching certificates: no network is needed.
 
-use crate::{Certificate, EvidenceError};
+use crate::{Certificate, EvidenceError, RevocationList};
 use husk::attest::report::Generation;
 
 /// How the common name of every simulated processor's root begins.
@@ -55,6 +55,8 @@ pub(crate) struct Root {
     pub(crate) authority: Authority,
     pub(crate) certificate: Certificate,
     pub(crate) intermediates: Vec<Certificate>,
+    /// What it has revoked, if that is known.
+    pub(crate) list: Option<RevocationList>,
 }
 
 impl Root {
@@ -73,7 +75,12 @@ impl Root {
             return Err(EvidenceError::FalseRoot { name: certificate.subject().to_owned() });
         }
         certificate.is_signed_by(&certificate)?;
-        let mut root = Self { authority: Authority::Amd(generation), certificate, intermediates: Vec::new() };
+        let mut root = Self {
+            authority: Authority::Amd(generation),
+            certificate,
+            intermediates: Vec::new(),
+            list: None,
+        };
         for intermediate in Certificate::from_pem_bundle(ask, whose)? {
             root.add(intermediate)?;
         }
@@ -96,7 +103,8 @@ impl Root {
             return Err(EvidenceError::NotSimulated { name: certificate.subject().to_owned() });
         }
         certificate.is_signed_by(&certificate)?;
-        let mut root = Self { authority: Authority::Simulated, certificate, intermediates: Vec::new() };
+        let mut root =
+            Self { authority: Authority::Simulated, certificate, intermediates: Vec::new(), list: None };
         for intermediate in intermediates {
             root.add(intermediate)?;
         }
@@ -118,6 +126,27 @@ impl Root {
         intermediate.is_signed_by(&self.certificate)?;
         self.intermediates.push(intermediate);
         Ok(())
+    }
+
+    /// Takes what this root has revoked.
+    pub(crate) fn revoke(&mut self, list: RevocationList) -> Result<(), EvidenceError> {
+        list.is_signed_by(&self.certificate)?;
+        if self.list.as_ref().is_some_and(|old| !list.succeeds(old)) {
+            return Err(EvidenceError::OlderList { issuer: list.issuer().to_owned() });
+        }
+        self.list = Some(list);
+        Ok(())
+    }
+
+    /// Refuses what this root has revoked.
+    pub(crate) fn bears(&self, certificate: &Certificate) -> Result<(), EvidenceError> {
+        match &self.list {
+            Some(list) if list.revokes(certificate) => Err(EvidenceError::Revoked {
+                name: certificate.subject().to_owned(),
+                issuer: list.issuer().to_owned(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Whether an intermediate names this root as its issuer.

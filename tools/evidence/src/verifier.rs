@@ -2,7 +2,7 @@
 
 use crate::certificate::{Certificate, Dates};
 use crate::roots::{Authority, Root, SignerKind, is_amd_root, is_root, is_simulated_name};
-use crate::{EvidenceError, Vek, VekCertificate, report_data};
+use crate::{EvidenceError, RevocationList, Vek, VekCertificate, report_data};
 use husk::attest::report::{Generation, Report, SigningKey, Tcb};
 use husk::seams::REPORT_BYTES;
 use p384::ecdsa::Signature;
@@ -49,6 +49,7 @@ pub struct Endorsement {
     vek: VekCertificate,
     silicon: Silicon,
     dates: Vec<Dates>,
+    revocations: Option<Dates>,
 }
 
 /// A report whose signature, certificate and root hold, and agree with one another.
@@ -65,6 +66,8 @@ pub struct Verified<'r> {
     /// The dates of the signing key's certificate, the intermediate and the root, in this order. Nothing was refused
     /// for them: an expired certificate of a genuine chip is a matter of policy.
     pub dates: Vec<Dates>,
+    /// The dates of the root's revocation list, which revokes none of them; none if no list is known.
+    pub revocations: Option<Dates>,
 }
 
 impl Verified<'_> {
@@ -150,6 +153,15 @@ impl Verifier {
         Ok(self)
     }
 
+    /// Adds one DER intermediate.
+    ///
+    /// # Errors
+    /// As [`with_intermediates`](Self::with_intermediates).
+    pub fn with_intermediate(mut self, der: &[u8]) -> Result<Self, EvidenceError> {
+        self.add(Certificate::from_der(der, "an intermediate certificate")?)?;
+        Ok(self)
+    }
+
     /// Adds the intermediates of every `*.pem` file in `folder`.
     ///
     /// # Errors
@@ -168,6 +180,22 @@ impl Verifier {
             }
         }
         Ok(self)
+    }
+
+    /// Refuses from now on what a root has revoked: `list` is DER or PEM, of a root that is trusted already (a simulated one is, once it was
+    /// [accepted](Self::accept_simulated)).
+    ///
+    /// # Errors
+    /// [`EvidenceError`] if no trusted root signed it, or a newer one is known.
+    pub fn with_revocations(mut self, list: &[u8]) -> Result<Self, EvidenceError> {
+        self.revoke(RevocationList::parse(list)?)?;
+        Ok(self)
+    }
+
+    fn revoke(&mut self, list: RevocationList) -> Result<(), EvidenceError> {
+        let issuer = list.issuer().to_owned();
+        let root = self.roots.iter_mut().find(|root| root.certificate.subject() == issuer);
+        root.ok_or(EvidenceError::UnknownIssuer { issuer })?.revoke(list)
     }
 
     /// Also accepts reports of one simulated processor: `bundle` is the `chain.pem` that `husk psp init` wrote.
@@ -243,8 +271,11 @@ fn endorsement(vek: VekCertificate, by: &Certificate, root: &Root) -> Result<End
             Silicon::Simulated { root, generation: vek.generation }
         }
     };
+    root.bears(by)?;
+    root.bears(&vek.certificate)?;
     let dates = vec![vek.certificate.dates(), by.dates(), root.certificate.dates()];
-    Ok(Endorsement { vek, silicon, dates })
+    let revocations = root.list.as_ref().map(RevocationList::dates);
+    Ok(Endorsement { vek, silicon, dates, revocations })
 }
 
 fn wrong_product(vek: &VekCertificate, other: &'static str) -> EvidenceError {
@@ -275,6 +306,7 @@ impl Endorsement {
             vek: self.vek.vek.clone(),
             product: self.vek.product.clone(),
             dates: self.dates.clone(),
+            revocations: self.revocations.clone(),
         })
     }
 

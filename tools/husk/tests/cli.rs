@@ -7,6 +7,7 @@ mod site;
 #[path = "support/token.rs"]
 mod token;
 
+use husk_psp::{Identity, Revocations};
 use site::Site;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -70,6 +71,52 @@ fn a_policy_is_a_file_that_is_checked_before_it_counts() {
     assert_eq!(kept["min_guest_svn"], 4, "a wrong file changes nothing");
     let (code, line) = fails(&site, &["vm", "policy", "check", "nowhere"]);
     assert_eq!((code, line.contains("does not exist")), (3, true), "{line}");
+}
+
+#[test]
+fn certificates_are_verified_kept_listed_and_removed() {
+    let (site, _) = Site::with_tenant();
+    let chip = Identity::published(3).unwrap();
+    fs::write(site.path("vcek"), chip.certificate()).unwrap();
+    fs::write(site.path("chain"), chip.chain_pem().unwrap()).unwrap();
+    for number in [1, 2] {
+        let what = Revocations {
+            number,
+            dates: (1_700_000_000, 2_000_000_000),
+            own: vec![],
+            of_intermediate: vec![],
+        };
+        fs::write(site.path(&format!("crl{number}")), Identity::published_revocations(&what).unwrap())
+            .unwrap();
+    }
+    let certs =
+        |words: &[&'static str]| [&["broker", "certs"], words, &["--database", "db", "--json"]].concat();
+    let simulated = ["--accept-simulated-silicon", "chain"];
+    let (code, line) = fails(&site, &certs(&["import", "vcek"]));
+    assert_eq!((code, line.contains("simulated")), (1, true), "{line}");
+    let import = [&certs(&["import", "vcek"])[..], &simulated].concat();
+    assert_eq!(site.json(&import)[0]["new"], true);
+    assert_eq!(site.json(&import)[0]["new"], false);
+    let list = |file| [&certs(&["import-crl", file])[..], &simulated].concat();
+    assert_eq!(site.json(&list("crl2"))[0]["number"], "02");
+    let (code, line) = fails(&site, &list("crl1"));
+    assert_eq!((code, line.contains("older")), (1, true), "{line}");
+    let listed = site.json(&certs(&["list"]));
+    let kinds: Vec<_> = listed.as_array().unwrap().iter().map(|one| one["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["VCEK", "revocation list"]);
+    let digest = listed[0]["certificate"].as_str().unwrap();
+    let remove = ["broker", "certs", "remove", digest, "--database", "db", "--json"];
+    site.json(&remove);
+    let (code, line) = fails(&site, &remove);
+    assert_eq!((code, line.contains("no certificate")), (3, true), "{line}");
+    let of_chip =
+        ["--chip", &"a5".repeat(64), "--tcb", "bootloader=10,snp=25,microcode=84", "--product", "genoa"];
+    let urls = site.json(&[&["broker", "certs", "fetch-url", "--json"], &of_chip[..]].concat());
+    let vcek = format!(
+        "https://kdsintf.amd.com/vcek/v1/Genoa/{}?blSPL=10&teeSPL=0&snpSPL=25&ucodeSPL=84",
+        "a5".repeat(64)
+    );
+    assert_eq!(urls["vcek"], vcek);
 }
 
 #[test]

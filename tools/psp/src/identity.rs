@@ -2,11 +2,11 @@
 //!
 //! **What.** [`Identity`] is made by `husk psp init`, kept in a folder, or made from the published test root.
 //! **Trust.** None is deserved: see the crate's head. The files with keys are readable by their owner alone.
-//! **Laws.** The root's own key is thrown away when it has signed the intermediate. An existing folder is never
+//! **Laws.** The root's own key is thrown away when it has signed the intermediate (but the published root's, which lies in the source). An existing folder is never
 //! overwritten.
 //! **Not here.** The shape of certificates: `issue.rs`.
 
-use crate::issue::{self, Content};
+use crate::issue::{self, Content, Revocations};
 use husk::attest::report::{Generation, Layout, SIGNED_BYTES, Tcb};
 use husk::seams::EntropyError;
 use p384::ecdsa::signature::Signer;
@@ -146,6 +146,16 @@ impl Identity {
         Self::issue(authority, &mut entropy)
     }
 
+    /// **For tests alone**: what the published root has revoked.
+    ///
+    /// # Errors
+    /// [`IdentityError::Encoding`] if the crate's files are not the ones it was released with.
+    pub fn published_revocations(what: &Revocations) -> Result<Vec<u8>, IdentityError> {
+        let key = RsaPrivateKey::from_pkcs8_der(include_bytes!("../data/published/ark.key"))
+            .map_err(|_| IdentityError::Encoding)?;
+        what.sign(PUBLISHED_NAME, &key, &mut ChaCha20Rng::from_seed([7; 32]))
+    }
+
     fn issue(authority: Authority, entropy: &mut Entropy) -> Result<Self, IdentityError> {
         let mut hwid = [0; 64];
         entropy(&mut hwid)?;
@@ -256,6 +266,10 @@ impl Identity {
 impl Authority {
     /// Two RSA keys, side by side since each takes seconds. The root's is dropped once it has signed.
     fn generate(name: &str, entropy: &mut Entropy) -> Result<Self, IdentityError> {
+        Self::generate_with_root(name, entropy).map(|(authority, _)| authority)
+    }
+
+    fn generate_with_root(name: &str, entropy: &mut Entropy) -> Result<(Self, RsaPrivateKey), IdentityError> {
         let (mut first, mut second, mut signing) =
             (generator(entropy)?, generator(entropy)?, generator(entropy)?);
         let ark = std::thread::spawn(move || RsaPrivateKey::new(&mut first, RSA_BITS));
@@ -275,12 +289,13 @@ impl Authority {
             key: issue::rsa_key(&ask_key)?,
             extensions: issue::authority(true)?,
         };
-        Ok(Self {
+        let authority = Self {
             name: name.to_owned(),
             ark_der: root.sign(&ark, &mut signing)?,
             ask_der: intermediate.sign(&ark, &mut signing)?,
             ask_key,
-        })
+        };
+        Ok((authority, ark))
     }
 }
 
@@ -314,10 +329,11 @@ mod tests {
             into.fill(counter);
             Ok(())
         });
-        let authority = Authority::generate(PUBLISHED_NAME, &mut entropy).unwrap();
+        let (authority, ark) = Authority::generate_with_root(PUBLISHED_NAME, &mut entropy).unwrap();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/published");
         std::fs::write(folder.join("ark.der"), &authority.ark_der).unwrap();
         std::fs::write(folder.join("ask.der"), &authority.ask_der).unwrap();
+        std::fs::write(folder.join("ark.key"), ark.to_pkcs8_der().unwrap().as_bytes()).unwrap();
         std::fs::write(folder.join("ask.key"), authority.ask_key.to_pkcs8_der().unwrap().as_bytes()).unwrap();
     }
 

@@ -30,6 +30,8 @@ const SHA_384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const SECP384R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
 const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
+const CRL_NUMBER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.20");
+const CERTIFICATE_ISSUER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.29");
 const KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
 /// Size of the salt.
 const SALT_BYTES: u8 = 48;
@@ -74,6 +76,56 @@ impl Content {
             &self.key,
             &tagged(3, &self.extensions.to_der()?)?,
         ])
+    }
+}
+
+/// What a revocation list of a simulated root says (RFC 5280, section 5.1).
+#[derive(Clone, Debug)]
+pub struct Revocations {
+    /// cRLNumber.
+    pub number: u32,
+    /// thisUpdate and nextUpdate, in seconds since 1970.
+    pub dates: (u64, u64),
+    /// Serial numbers of what the root itself issued.
+    pub own: Vec<u32>,
+    /// Serial numbers of what the intermediate issued: an entry with a certificateIssuer each.
+    pub of_intermediate: Vec<u32>,
+}
+
+impl Revocations {
+    /// The DER list, signed by `by` in the name of `ARK-name`.
+    pub(crate) fn sign(
+        &self,
+        name_of: &str,
+        by: &rsa::RsaPrivateKey,
+        rng: &mut rand_chacha::ChaCha20Rng,
+    ) -> Result<Vec<u8>, IdentityError> {
+        let algorithm = pss_algorithm()?;
+        let signed = self.signed_part(name_of, &algorithm)?;
+        let signature =
+            rsa::pss::BlindedSigningKey::<rsa::sha2::Sha384>::new(by.clone()).sign_with_rng(rng, &signed);
+        let signature = BitString::from_bytes(&signature.to_vec())?.to_der()?;
+        Ok(sequence(&[&signed, &algorithm, &signature])?)
+    }
+
+    fn signed_part(&self, name_of: &str, algorithm: &[u8]) -> der::Result<Vec<u8>> {
+        let time = |seconds| UtcTime::from_unix_duration(Duration::from_secs(seconds))?.to_der();
+        let (from, until) = (time(self.dates.0)?, time(self.dates.1)?);
+        let issuer = tagged(4, &name(&format!("SEV-{name_of}"))?)?;
+        let other = vec![extension(CERTIFICATE_ISSUER, true, sequence(&[&issuer])?)?].to_der()?;
+        let mut entries = Vec::new();
+        for serial in &self.own {
+            entries.push(sequence(&[&serial.to_der()?, &from])?);
+        }
+        for serial in &self.of_intermediate {
+            entries.push(sequence(&[&serial.to_der()?, &from, &other])?);
+        }
+        let entries: Vec<&[u8]> = entries.iter().map(Vec::as_slice).collect();
+        let revoked = if entries.is_empty() { Vec::new() } else { sequence(&entries)? };
+        let number = vec![extension(CRL_NUMBER, false, self.number.to_der()?)?];
+        let extensions = tagged(0, &number.to_der()?)?;
+        let issuer = name(&format!("ARK-{name_of}"))?;
+        sequence(&[&1u8.to_der()?, algorithm, &issuer, &from, &until, &revoked, &extensions])
     }
 }
 

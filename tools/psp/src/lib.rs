@@ -27,6 +27,7 @@ pub mod server;
 pub use cli::{Args, run};
 pub use guest::{LocalGuest, Mailbox, PspError, RemoteGuest};
 pub use identity::{Entropy, Identity, IdentityError, os_entropy};
+pub use issue::Revocations;
 pub use launch::{
     LaunchDigest, PageType, SECRETS_GPA, Stretch, expected_measurement, expected_measurement_of, firmware_gpa,
 };

@@ -1,5 +1,6 @@
 //! `husk broker`: make a broker, its keys and what it counts with; serving is `serve`'s.
 
+use super::certs::CertsCommand;
 use super::serve::ServeArgs;
 use super::tls::TlsCommand;
 use super::token::TokenPlace;
@@ -26,6 +27,9 @@ pub enum BrokerCommand {
     Rotate(RotateArgs),
     /// Make an external counter for `serve --counter`: a database that is set back later is noticed.
     Count(CountArgs),
+    /// Certificates of processors' keys, their intermediates and revocation lists, kept in the database.
+    #[command(subcommand)]
+    Certs(CertsCommand),
     /// Make a key in a PKCS #11 token, which it cannot leave, for `init` and `rotate` to seal root keys under.
     TokenKey(TokenKeyArgs),
     /// Make what `serve` needs to speak TLS.
@@ -118,6 +122,7 @@ impl BrokerCommand {
             Self::Serve(args) => super::serve::serve(&args),
             Self::Rotate(args) => rotate(&args),
             Self::Count(args) => count(&args),
+            Self::Certs(command) => command.run(),
             Self::TokenKey(args) => token_key(&args),
             Self::Tls(command) => command.run(),
         }

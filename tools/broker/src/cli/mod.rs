@@ -9,6 +9,7 @@ mod audit;
 mod authority;
 mod backup;
 mod broker;
+mod certs;
 mod order;
 mod policy;
 mod remote;
@@ -126,6 +127,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
                 StoreError::UnknownTenant(_)
                 | StoreError::UnknownVm(_)
                 | StoreError::UnknownResource(_)
+                | StoreError::UnknownCertificate(_)
                 | StoreError::Missing,
             ) => return 3,
             Some(

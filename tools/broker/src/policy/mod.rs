@@ -36,6 +36,8 @@ pub struct Genuine {
     pub generation: Generation,
     /// Whose key signed.
     pub signer: Signer,
+    /// What is known of revocations by its root; it revokes nothing of this chain.
+    pub revocation: Revocation,
 }
 
 /// Whose key signed a report.
@@ -45,6 +47,30 @@ pub enum Signer {
     Chip(ChipId),
     /// A cloud provider's, by its CSP_ID.
     Provider(String),
+}
+
+/// What is known of a root's revocations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// No list.
+    Unknown,
+    /// A list that is in date.
+    Known,
+    /// A list that ended then, in seconds since 1970.
+    Ended(u64),
+}
+
+/// What is demanded of the knowledge of revocations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RevocationRule {
+    /// Where a list is kept, it must be in date.
+    #[default]
+    Known,
+    /// A list must be kept, and in date.
+    Required,
+    /// A list that has ended counts on: it revokes what it did, and nothing since.
+    Ended,
 }
 
 /// What a tenant demands.
@@ -84,6 +110,9 @@ pub struct Policy {
     /// Bits of PLATFORM_INFO.
     #[serde(default)]
     pub platform: FlagRule<PlatformInfo>,
+    /// Revocation lists.
+    #[serde(default)]
+    pub revocation: RevocationRule,
 }
 
 impl Policy {
@@ -104,7 +133,8 @@ impl Policy {
         self.admits_launch(report)?;
         self.admits_levels(report, genuine.generation)?;
         flags(Rule::Platform, &self.platform, report.platform_info())?;
-        self.admits_signer(&genuine.signer)
+        self.admits_signer(&genuine.signer)?;
+        self.admits_revocation(genuine.revocation)
     }
 
     fn admits_image(&self, report: &Report<'_>) -> Result<(), Refusal> {
@@ -150,6 +180,19 @@ impl Policy {
             at_least(Rule::Firmware, self.min_firmware, Firmware([major, minor, build]))?;
         }
         Ok(())
+    }
+
+    fn admits_revocation(&self, known: Revocation) -> Result<(), Refusal> {
+        let wanted = "a revocation list of the root that is in date (`husk broker certs import-crl`)";
+        match (self.revocation, known) {
+            (RevocationRule::Required, Revocation::Unknown) => {
+                Err(Refusal::new(Rule::Revocation, wanted, "none"))
+            }
+            (RevocationRule::Required | RevocationRule::Known, Revocation::Ended(at)) => {
+                Err(Refusal::new(Rule::Revocation, wanted, format!("one that ended {at} s after 1970")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn admits_signer(&self, signer: &Signer) -> Result<(), Refusal> {

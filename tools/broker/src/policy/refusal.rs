@@ -39,6 +39,8 @@ macro_rules! rules {
 rules! {
     /// Report, signature and chain hold.
     Evidence = "evidence" => Evidence,
+    /// Nothing of the chain was revoked, as far as the policy wants to know.
+    Revocation = "revocation" => Evidence,
     /// The silicon is none that is simulated.
     Silicon = "simulated-silicon" => SimulatedSilicon,
     /// The report is VMPL 0's.

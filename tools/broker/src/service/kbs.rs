@@ -82,7 +82,7 @@ impl Service {
         let attestation = Attestation::parse(body).ok_or(Refused::Denied)?;
         let report = Report::parse(&attestation.report).map_err(|_| Refused::Denied)?;
         let vm = self.kbs_vm(report.host_data())?;
-        let genuine = self.genuine(&attestation.report, &attestation.certificate);
+        let genuine = self.genuine(&vm, &attestation.report, &attestation.certificate)?;
         let judged = genuine.and_then(|genuine| {
             let seen = report.report_data();
             let is_bound = nonce == attestation.nonce && Some(*seen) == attestation.report_data();

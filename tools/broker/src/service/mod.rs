@@ -9,6 +9,7 @@
 //! **Not here.** HTTP (`http`); what is granted to whom (`rules`); the bytes of records (`husk::release::record`).
 
 mod admin;
+mod admission;
 mod aside;
 mod backup;
 mod bodies;
@@ -21,16 +22,16 @@ mod sessions;
 
 pub use sessions::{ESTABLISHED_MAX, GREETED_MAX, GREETED_OF_PEER_MAX};
 
-use crate::evidence::{Evidence, EvidenceRefused};
+use crate::evidence::Evidence;
 use crate::ids::{TenantId, VmId, VmName};
 use crate::metrics::{Metrics, word};
-use crate::policy::{Genuine, Refusal, Rule, guest_is_closed, holds, svn_reaches};
+use crate::policy::{Genuine, Refusal, Rule, guest_is_closed, holds};
 use crate::rules::{Grant, InstanceId, Order, Reply, Request};
 use crate::store::{Ask, Decided, Enrolment, GrantSecrets, Group, GroupError, Serving, StoreError, Tenant};
 use crate::vault::RootKeys;
 use crate::world::{World, WorldEntropy};
+use admission::{bears, bound, shown};
 use bodies::AttestParts;
-use husk::attest::binding::report_data;
 use husk::attest::report::Report;
 use husk::release::frame;
 use husk::release::record::{Answerer, Asked, REPLY_BODY_AT, session_of};
@@ -39,11 +40,10 @@ use husk::release::wire::{
     DeniedReason, FRAME_BYTES_MAX, FrameKind, GrantIntent, GrantReply, Hello, Operation, PROTOCOL,
     RefusalReason, SIGNATURE_BYTES, SUITE, ServerHello, Status, WireHead,
 };
-use husk::seams::REPORT_BYTES;
 use husk::volume::VolumeFault;
 use notes::{named, note, outcome_word};
 use sessions::{Proven, Session, Sessions, Stage};
-use sha2::{Digest as _, Sha256, Sha384};
+use sha2::{Digest as _, Sha384};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -316,24 +316,6 @@ impl Service {
         Ok((Reply::Denied(refusal.reason()), None))
     }
 
-    /// Whether a report that is genuine may have this VM's keys, as its tenant has it now.
-    fn admits(
-        &self,
-        vm: &VmName,
-        report: &[u8; REPORT_BYTES],
-        genuine: &Genuine,
-    ) -> Result<Result<(), Refusal>, RefusalReason> {
-        let (enrolment, row) = self.stored(vm, |serving| {
-            let store = serving.store();
-            Ok((store.enrolment(vm)?, store.row(vm)?))
-        })?;
-        let report = Report::parse(report).map_err(|_| RefusalReason::Malformed)?;
-        Ok(guest_is_closed(&report)
-            .and_then(|()| bears(&report, &enrolment))
-            .and_then(|()| enrolment.policy.admits(&report, genuine))
-            .and_then(|()| svn_reaches(&report, row.guest_svn)))
-    }
-
     fn resume(&self, session: &mut Session, body: &[u8]) -> Outcome {
         let Some(request) = bodies::request(Operation::Resume, body) else {
             return Ok((Reply::Denied(DeniedReason::Order), None));
@@ -372,7 +354,7 @@ impl Service {
         let vm = &session.vm;
         let enrolment = self.enrolment(vm)?;
         let raw = &parts.fixed.report;
-        let genuine = match self.genuine(raw, parts.certificate) {
+        let genuine = match self.genuine(vm, raw, parts.certificate)? {
             Ok(genuine) => genuine,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -392,13 +374,6 @@ impl Service {
         let first = self.stored(vm, bind)?;
         let reused = || Refusal::new(Rule::Instance, "one instance key for a launch", "another one for it");
         Ok(holds(first, reused).map(|()| (report_id, genuine)))
-    }
-
-    fn genuine(&self, report: &[u8; REPORT_BYTES], certificate: &[u8]) -> Result<Genuine, Refusal> {
-        self.evidence.verify(report, certificate).map_err(|refused| match refused {
-            EvidenceRefused::Unsound(why) => Refusal::new(Rule::Evidence, "a genuine report", why),
-            EvidenceRefused::Simulated(why) => Refusal::new(Rule::Silicon, "silicon", why),
-        })
     }
 
     fn seal(
@@ -452,26 +427,6 @@ impl Service {
         body.as_mut_bytes().zeroize();
         written
     }
-}
-
-/// The report is of a launch with the enrolled configuration.
-fn bears(report: &Report<'_>, enrolment: &Enrolment) -> Result<(), Refusal> {
-    let (wanted, seen) = (enrolment.host_data, report.host_data());
-    holds(*seen == wanted, || Refusal::new(Rule::HostData, hex::encode(wanted), hex::encode(seen)))
-}
-
-/// The configuration is the enrolled one.
-fn shown(config: &[u8], enrolment: &Enrolment) -> Result<(), Refusal> {
-    let (wanted, seen) = (enrolment.host_data, <[u8; 32]>::from(Sha256::digest(config)));
-    holds(seen == wanted, || {
-        Refusal::new(Rule::Configuration, format!("SHA-256 {}", hex::encode(wanted)), hex::encode(seen))
-    })
-}
-
-/// The report was made for this very session.
-fn bound(report: &Report<'_>, transcript: &[u8; 48], config: &[u8]) -> Result<(), Refusal> {
-    let (wanted, seen) = (report_data(transcript, &Sha384::digest(config).into()), report.report_data());
-    holds(*seen == wanted, || Refusal::new(Rule::Binding, "REPORT_DATA of this session", hex::encode(seen)))
 }
 
 /// Nobody else may have panicked in the middle; if so, this broker answers no more.

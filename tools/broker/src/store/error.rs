@@ -107,6 +107,14 @@ pub enum StoreError {
     /// There is no such resource.
     #[error("the VM has no resource {0}; `husk vm resource list` shows what there is")]
     UnknownResource(String),
+    /// There is no such certificate.
+    #[error("no certificate {0} is kept; `husk broker certs list` shows what there is")]
+    UnknownCertificate(String),
+    /// A newer list is kept.
+    #[error(
+        "a newer revocation list of {0} is kept, and stays; fetch the newest (`husk broker certs fetch-url`)"
+    )]
+    OlderList(String),
     /// There are too many.
     #[error("the VM has as many resources as one may have; remove one with `husk vm resource remove`")]
     ResourcesFull,

@@ -12,6 +12,7 @@
 
 mod audit;
 mod backups;
+mod certificates;
 mod clock;
 mod columns;
 mod counter;
@@ -30,6 +31,7 @@ mod tenants;
 pub use audit::ENTRIES_MAX;
 pub(crate) use backups::is_of as is_of_newest;
 pub use backups::{BACKUPS_MAX, WantedBackup};
+pub use certificates::{KeptCertificate, KeptKind, Trusted};
 pub use counter::Counter;
 pub use endorsements::{Authority, Endorsed, NotEndorsed};
 pub use error::{DatabaseError, StoreError};

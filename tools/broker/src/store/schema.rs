@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 10;
+pub(super) const VERSION: u32 = 11;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -162,6 +162,24 @@ CREATE TABLE requests (
     until_ms INTEGER NOT NULL,
     PRIMARY KEY (tenant, nonce)
 ) STRICT;
+",
+    // Certificates of processors' keys and of who issues them, revocation lists by their issuer; `trust` grows with each change of
+    // what every report is judged by.
+    "
+CREATE TABLE certificates (
+    digest BLOB PRIMARY KEY,
+    kind INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    chip BLOB NOT NULL,
+    tcb BLOB NOT NULL,
+    der BLOB NOT NULL
+) STRICT;
+CREATE INDEX certificates_of_chip ON certificates (kind, chip, tcb);
+CREATE TABLE revocations (
+    issuer TEXT PRIMARY KEY,
+    der BLOB NOT NULL
+) STRICT;
+ALTER TABLE broker ADD COLUMN trust INTEGER NOT NULL DEFAULT 1;
 ",
 ];
 

@@ -7,7 +7,7 @@ use husk::seams::{EntropyError, REPORT_BYTES};
 use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::http;
 use husk_broker::ids::{TenantId, VmId, VmName};
-use husk_broker::policy::{Genuine, Policy, Signer};
+use husk_broker::policy::{Genuine, Policy, Revocation, Signer};
 use husk_broker::service::Service;
 use husk_broker::store::{Enrolment, Location, Serving, Store, Tenant};
 use husk_broker::vault::{RootKeys, TenantRoot};
@@ -188,7 +188,11 @@ struct Believes;
 
 impl Evidence for Believes {
     fn verify(&self, _: &[u8; REPORT_BYTES], _: &[u8]) -> Result<Genuine, EvidenceRefused> {
-        Ok(Genuine { generation: Generation::Milan, signer: Signer::Provider(String::new()) })
+        Ok(Genuine {
+            generation: Generation::Milan,
+            signer: Signer::Provider(String::new()),
+            revocation: Revocation::Unknown,
+        })
     }
 }
 

@@ -130,6 +130,7 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
              DROP TABLE endorsements; DROP TABLE authorities;
              DROP TABLE audit; DROP TABLE backups; DROP TABLE requests;
              DROP TABLE resources; DROP INDEX vms_by_host_data;
+             DROP TABLE certificates; DROP TABLE revocations; ALTER TABLE broker DROP COLUMN trust;
              PRAGMA user_version = 1;",
         )
         .unwrap();

@@ -18,7 +18,7 @@ use husk::seams::{
 };
 use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::ids::{TenantId, VmId, VmName};
-use husk_broker::policy::{Floors, Genuine, Policy, Signer, tcb};
+use husk_broker::policy::{Floors, Genuine, Policy, Revocation, Signer, tcb};
 use husk_broker::service::Service;
 use husk_broker::store::{Enrolment, Serving, Store, Tenant};
 use husk_broker::vault::{OperatorKey, RootKeys, TenantRoot};
@@ -66,7 +66,11 @@ impl Evidence for TestEvidence {
         if !self.is_silicon {
             return Err(EvidenceRefused::Simulated("simulated".to_owned()));
         }
-        Ok(Genuine { generation: Generation::Milan, signer: Signer::Chip(*report.chip_id()) })
+        Ok(Genuine {
+            generation: Generation::Milan,
+            signer: Signer::Chip(*report.chip_id()),
+            revocation: Revocation::Unknown,
+        })
     }
 }
 

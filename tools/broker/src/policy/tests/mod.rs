@@ -1,6 +1,9 @@
 //! Reports that a simulated processor signed, judged by policies; files as somebody might write them.
 
-use super::{Abi, Firmware, Floors, Genuine, Policy, Refusal, Rule, Signer, chip, guest_is_closed, tcb};
+use super::{
+    Abi, Firmware, Floors, Genuine, Policy, Refusal, Revocation, RevocationRule, Rule, Signer, chip,
+    guest_is_closed, tcb,
+};
 use crate::evidence::{Evidence as _, Judge};
 use husk::attest::report::{Generation, Layout, PlatformInfo, Policy as GuestPolicy, Report, Tcb};
 use husk::seams::REPORT_BYTES;
@@ -151,7 +154,11 @@ fn a_providers_key_is_admitted_by_its_name_alone() {
     let (chip, raw) = (Chip::new(), Chip::new().report());
     let raw = <[u8; REPORT_BYTES]>::read_from_bytes(raw.as_bytes()).unwrap();
     let report = Report::parse(&raw).unwrap();
-    let by = |csp: &str| Genuine { generation: Generation::Genoa, signer: Signer::Provider(csp.to_owned()) };
+    let by = |csp: &str| Genuine {
+        generation: Generation::Genoa,
+        signer: Signer::Provider(csp.to_owned()),
+        revocation: Revocation::Unknown,
+    };
     assert_eq!(chip.policy().admits(&report, &by("a cloud")), Ok(()));
     let refusal = chip.policy().admits(&report, &by("another")).unwrap_err();
     assert_eq!((refusal.rule, &*refusal.seen), (Rule::Chip, "provider another"));
@@ -230,4 +237,27 @@ fn only_a_file_that_says_so_waives_the_alias_check() {
     let demands = |rest: &str| file(rest).unwrap().platform.required == PlatformInfo::ALIAS_CHECK_COMPLETE;
     assert!(demands("") && demands("[platform]\nforbidden = [\"TIO_EN\"]"));
     assert!(!demands("[platform]\nrequired = []"));
+}
+
+#[test]
+fn a_revocation_list_that_ended_counts_as_the_policy_says() {
+    let (chip, raw) = (Chip::new(), Chip::new().report());
+    let raw = <[u8; REPORT_BYTES]>::read_from_bytes(raw.as_bytes()).unwrap();
+    let report = Report::parse(&raw).unwrap();
+    let verdict = |revocation, known| {
+        let policy = Policy { revocation, ..chip.policy() };
+        let signer = Signer::Chip(*chip.identity.hwid());
+        let genuine = Genuine { generation: Generation::Genoa, signer, revocation: known };
+        policy.admits(&report, &genuine).map_err(|refusal| refusal.rule)
+    };
+    let (refused, ended) = (Err(Rule::Revocation), Revocation::Ended(7));
+    for (rule, by_none, by_ended) in [
+        (RevocationRule::default(), Ok(()), refused),
+        (RevocationRule::Required, refused, refused),
+        (RevocationRule::Ended, Ok(()), Ok(())),
+    ] {
+        let all = [Revocation::Unknown, ended, Revocation::Known].map(|known| verdict(rule, known));
+        assert_eq!(all, [by_none, by_ended, Ok(())], "{rule:?}");
+    }
+    assert_eq!(RevocationRule::default(), RevocationRule::Known);
 }
