@@ -1,7 +1,7 @@
 //! The whole: a TPM that boots from a grant, serves commands, and shuts down in order.
 //!
 //! **What.** [`Vtpm`] joins engine, memory and anchor of trust. `boot` is the chain of states
-//! `Cold → Identified → Released → Unsealed → Running`, `disconnected` its way without a broker; `serve` runs one command; `power` resets and shuts down; `certify` has the endorsement keys certified; `backup` seals a copy for the tenant; `stale` says what
+//! `Cold → Identified → Released → Unsealed → Running`, `disconnected` its way without a broker; `serve` runs one command; `power` resets and shuts down; `certify` has the endorsement keys certified; `backup` seals a copy for the tenant, `restore` takes one for a state; `stale` says what
 //! may be answered before it is anchored; `suspend`
 //! saves a running TPM for the same launch; `blobs` gives a test TPM's state away.
 //! **Trust.** Only what the boxes to its right have proved.
@@ -17,6 +17,7 @@ mod certify;
 mod disconnected;
 mod fault;
 mod power;
+mod restore;
 mod serve;
 mod served;
 mod stale;

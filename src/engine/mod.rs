@@ -36,6 +36,9 @@ pub enum Start {
     Manufacture,
     /// Load the image's engine state.
     Load,
+    /// Load the image's engine state, which came from a backup: whatever an attacker may have tried since counts as tried. Failed
+    /// authorizations stand at their maximum, lockoutAuth has been tried, every PIN is used up.
+    Restore,
 }
 
 /// Facts that the world outside gives a TPM at power-on.

@@ -4,11 +4,13 @@ use super::ObjectKey;
 use super::derive::hkdf;
 use crate::release::ReleaseFault;
 use crate::release::backup::BackupHeader;
-use crate::release::transcript::AgreementKey;
+use crate::release::open::BackupKey;
+use crate::release::restore::{OpenedBackup, RestoreKey};
+use crate::release::transcript::{AgreementKey, Digest};
 use crate::release::wire::POINT_BYTES;
 use crate::seams::{Entropy, EntropyError};
 use crate::secret::Secret;
-use sha2::{Digest, Sha384};
+use sha2::{Digest as _, Sha384};
 use zerocopy::IntoBytes;
 
 /// The secret of one backup: drawn for it, and sealed to the tenant's recovery key. No key of a volume goes into it: a backup opens without the
@@ -42,6 +44,31 @@ impl BackupSecret {
     #[must_use]
     pub fn open(header: &BackupHeader, recovery: &AgreementKey) -> Option<Self> {
         header.open(recovery).map(Self)
+    }
+
+    /// Of a backup that is to be restored.
+    #[must_use]
+    pub fn released(key: BackupKey) -> Self {
+        Self(key.into_secret())
+    }
+
+    /// Takes it out of `opened`, for the broker whose restore key `key` is.
+    #[must_use]
+    pub fn of_opened(opened: &OpenedBackup, key: &AgreementKey) -> Option<Self> {
+        opened.open(key).map(Self)
+    }
+
+    /// Seals it to the broker that showed `to`, for one restore from the backup of that digest.
+    ///
+    /// # Errors
+    /// As [`OpenedBackup::seal`].
+    pub fn hand_over(
+        &self,
+        to: &RestoreKey,
+        digest: &Digest,
+        entropy: &mut dyn Entropy,
+    ) -> Result<OpenedBackup, ReleaseFault> {
+        OpenedBackup::seal(to, digest, &self.0, entropy)
     }
 
     /// The key of the part of that number, in the backup that begins with `header`.

@@ -121,6 +121,13 @@ impl<'m> NvImage<'m> {
         Ok(())
     }
 
+    /// Lets `edit` change the engine's part in place; what it says. An image of nothing has no such part.
+    pub fn edit_engine_state(&mut self, edit: impl FnOnce(&mut [u8]) -> bool) -> bool {
+        let state = self.current.get_mut(Envelope::BYTES..self.current_len);
+        self.version += 1;
+        state.is_some_and(edit)
+    }
+
     /// Puts `envelope` in place of Husk's own part. Storing what is there already changes nothing.
     pub fn store_envelope(&mut self, envelope: &Envelope) {
         let here = &mut self.current[..Envelope::BYTES];

@@ -86,9 +86,14 @@ impl BackupHeader {
     /// Takes a header in front of a backup's parts; nothing if it is none of this version.
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
-        let (header, parts) = Self::read_from_prefix(bytes).ok()?;
-        let is_ours = header.magic == MAGIC && header.format.get() == FORMAT;
-        (is_ours && header.zero_16 == [0; 2] && header.zero_32 == [0; 4]).then_some((header, parts))
+        Self::read_from_prefix(bytes).ok().filter(|(header, _)| header.is_ours())
+    }
+
+    /// Whether it is one of this version.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        let is_ours = self.magic == MAGIC && self.format.get() == FORMAT;
+        is_ours && self.zero_16 == [0; 2] && self.zero_32 == [0; 4]
     }
 
     /// Puts the backup's key in, for the holder of `recovery`.
@@ -133,6 +138,29 @@ impl BackupHeader {
 #[must_use]
 pub fn backup_digest(file: &[u8]) -> Digest {
     Sha384::new().chain_update(FILE_LABEL).chain_update(file).finalize().into()
+}
+
+/// As [`backup_digest`], of a file whose parts come one after the other.
+#[derive(Debug)]
+pub struct BackupDigest(Sha384);
+
+impl BackupDigest {
+    /// Of the header.
+    #[must_use]
+    pub fn begin(header: &BackupHeader) -> Self {
+        Self(Sha384::new().chain_update(FILE_LABEL).chain_update(header.as_bytes()))
+    }
+
+    /// Takes the next part.
+    pub fn take(&mut self, part: &[u8]) {
+        self.0.update(part);
+    }
+
+    /// The name of the whole.
+    #[must_use]
+    pub fn finish(self) -> Digest {
+        self.0.finalize().into()
+    }
 }
 
 /// An order to make a backup, which the tenant's root key vouches for.

@@ -53,6 +53,8 @@ crate::faults! {
         PermitKept = 25, Host, "the disk failed to take the spent permit away", "check the host's storage and start again";
         /// **Means** the broker showed an order that the tenant's root key does not vouch for. **Left** everything. **Next** suspect the broker.
         OrderUntrusted = 26, Broker, "the broker showed an order that is not the tenant's", "sign the order anew, with keys that the tenant's root key certifies; if it comes back, suspect the broker";
+        /// **Means** what the broker gave is not the backup that the order names, or does not open with the key that came with it. **Left** everything. **Next** bring the backup again.
+        BackupRefused = 27, Broker, "the backup that the broker gave is not the one that was ordered", "hand the order in again with its backup; if it comes back, suspect the broker";
         /// **Means** no answer came from the KBS. **Left** everything. **Next** reach it.
         KbsUnreachable = 32, Broker, "the KBS did not answer", "check that the KBS runs and that the relay reaches it";
         /// **Means** the configuration requires a KBS and the relay was told of none. **Left** everything. **Next** tell it.

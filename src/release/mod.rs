@@ -3,7 +3,7 @@
 //! **What.** One conversation with the broker: a session bound to this VM's report ([`session`]), a signed grant
 //! ([`open`]), then confirming, anchoring, renewing and releasing under a fencing token ([`tenure`], which obeys the pure
 //! [`standing`]). Where the launch configuration names it, [`hw_sealed`] does without a broker, or a static key comes from a KBS ([`kbs`]). [`protocol`] is normative; [`wire`], [`mod@frame`], [`transcript`] and [`record`] are compiled by both ends,
-//! [`ticket`] and [`statement`] by the broker and those who order or ask. [`backup`] hands a copy of the state over, sealed to the tenant's [`recovery`] key.
+//! [`ticket`] and [`statement`] by the broker and those who order or ask. [`backup`] hands a copy of the state over, sealed to the tenant's [`recovery`] key; [`restore`] makes a state of it again.
 //! **Trust.** The tenant root key that the launch configuration names, and what it signed. Nothing in between.
 //! **Laws.** No key without a signed grant for this session and this report; [`Anchored`] only for a reply to the very
 //! request that is outstanding; no answer outside the lease.
@@ -22,6 +22,7 @@ pub mod open;
 pub mod protocol {}
 pub mod record;
 pub mod recovery;
+pub mod restore;
 pub mod session;
 pub mod standing;
 pub mod statement;

@@ -3,7 +3,7 @@
 //! **What.** [`Attested::grant`] asks for the grant and checks it; [`Granted`] has a type for each intent.
 //! **Trust.** The broker's key that `session` has checked.
 //! **Laws.** A key only from a grant whose signature covers this session, this report and every byte of it. Creating
-//! a TPM is an intent of the broker: [`Creation`] comes out of a [`CreateGrant`] and nowhere else. What does not fit
+//! a TPM is an intent of the broker: [`Creation`] comes out of a [`CreateGrant`] or a [`RestoreGrant`] and nowhere else. What does not fit
 //! together is refused whole.
 //! **Not here.** Confirming and everything after it: `tenure`.
 
@@ -43,10 +43,32 @@ impl ReleasedKey {
     }
 }
 
-/// The broker's permission to make a TPM, once.
+/// The key of a backup, released for one restore of one VM. Only this box makes one.
+#[derive(Debug)]
+pub struct BackupKey(Secret<32>);
+
+impl BackupKey {
+    /// The secret, for `keys` alone.
+    #[must_use]
+    pub fn into_secret(self) -> Secret<32> {
+        self.0
+    }
+}
+
+/// The broker's permission to make a TPM's volume, once.
 #[derive(Debug)]
 #[must_use]
-pub struct Creation(());
+pub struct Creation {
+    replaces: Head,
+}
+
+impl Creation {
+    /// The state in whose place the new one comes; [`Head::NONE`] if there is no TPM yet.
+    #[must_use]
+    pub const fn replaces(&self) -> &Head {
+        &self.replaces
+    }
+}
 
 /// A granted instance that has confirmed nothing yet: what `tenure` starts from.
 #[derive(Debug)]
@@ -87,6 +109,19 @@ pub struct OpenGrant {
     pub pending: Pending,
 }
 
+/// Make the TPM anew, from a backup.
+#[derive(Debug)]
+pub struct RestoreGrant {
+    /// The permission to replace whatever the disk holds of it.
+    pub creation: Creation,
+    /// Opens the backup.
+    pub backup: BackupKey,
+    /// Seals the next epoch, the first of its generation.
+    pub next: ReleasedKey,
+    /// Confirms the first head of the generation.
+    pub pending: Pending,
+}
+
 /// A grant, by its intent.
 #[derive(Debug)]
 #[must_use]
@@ -95,6 +130,8 @@ pub enum Granted {
     Create(CreateGrant),
     /// Open the TPM that exists.
     Open(OpenGrant),
+    /// Make the TPM anew, from a backup.
+    Restore(RestoreGrant),
 }
 
 /// How the broker answers the request for a grant when it does not refuse.
@@ -150,9 +187,15 @@ enum Answer {
 /// A grant whose signature and content hold.
 struct Keys {
     standing: Standing,
-    /// Nothing if there is no TPM yet.
-    current: Option<Secret<32>>,
+    intended: Intended,
     next: Secret<32>,
+}
+
+/// An intent, with the secret that it takes.
+enum Intended {
+    Create,
+    Open(Secret<32>),
+    Restore(BackupKey),
 }
 
 impl Answer {
@@ -186,29 +229,37 @@ impl Keys {
     fn read(grant: &GrantReply, serve: Serve) -> Option<Self> {
         let (head, epoch, token) = (Head::from(&grant.head), grant.epoch.get(), grant.token.get());
         let (current, next) = (nonzero(&grant.epoch_secret), nonzero(&grant.next_secret)?);
+        let is_absent = head == Head::NONE && epoch == 0;
+        let exists = head.sequence != 0 && head.digest != Head::NONE.digest && epoch != 0;
+        let intended = match (GrantIntent::from_number(grant.intent)?, current) {
+            (GrantIntent::Create, None) if is_absent => Intended::Create,
+            (GrantIntent::Open, Some(secret)) if exists => Intended::Open(secret),
+            (GrantIntent::Restore, Some(secret)) if (exists || is_absent) && grant.generation.get() != 0 => {
+                Intended::Restore(BackupKey(secret))
+            }
+            _ => return None,
+        };
         let fits = grant.reserved == [0; 3]
             && token != 0
             && epoch.checked_add(2).is_some()
-            && match GrantIntent::from_number(grant.intent)? {
-                GrantIntent::Create => current.is_none() && head == Head::NONE && epoch == 0,
-                GrantIntent::Open => {
-                    let exists = head.sequence != 0 && head.digest != Head::NONE.digest && epoch != 0;
-                    exists && current.is_some() && grant.epoch_secret != grant.next_secret
-                }
-            };
+            && grant.epoch_secret != grant.next_secret;
         let standing = Standing::granted(serve, token, grant.generation.get(), epoch, head);
-        fits.then_some(Self { standing, current, next })
+        fits.then_some(Self { standing, intended, next })
     }
 
     fn granted(self, caller: Caller) -> Granted {
-        let Self { standing, current, next } = self;
+        let Self { standing, intended, next } = self;
         let (epoch, head) = (standing.epoch(), *standing.head());
         let next = ReleasedKey::new(epoch + 1, next);
         let pending = Pending { caller, standing };
-        match current {
-            None => Granted::Create(CreateGrant { creation: Creation(()), next, pending }),
-            Some(secret) => {
+        let creation = Creation { replaces: head };
+        match intended {
+            Intended::Create => Granted::Create(CreateGrant { creation, next, pending }),
+            Intended::Open(secret) => {
                 Granted::Open(OpenGrant { current: ReleasedKey::new(epoch, secret), head, next, pending })
+            }
+            Intended::Restore(backup) => {
+                Granted::Restore(RestoreGrant { creation, backup, next, pending })
             }
         }
     }

@@ -39,6 +39,8 @@ numbers! {
         Overtaken = 6,
         /// Where the VM stands in its life, the order makes no sense.
         Barred = 7,
+        /// A piece of what belongs to it was taken, and the rest is awaited.
+        Brought = 8,
     }
 
     /// Where a VM stands in its life.
@@ -85,8 +87,10 @@ wire! {
         pub released: u8,
         /// 1 if the next grant does not wait for the lease.
         pub forced: u8,
+        /// 1 if the next launch makes the TPM anew from a backup.
+        pub restoring: u8,
         /// Zero.
-        pub reserved: [u8; 3],
+        pub reserved: [u8; 2],
         /// The generation: raised by each operator restore.
         pub generation: U32,
         /// From `time_ms`: an instance may have the right to answer for so long, unless it renews.

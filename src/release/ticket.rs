@@ -35,6 +35,8 @@ numbers! {
         Force = 4,
         /// Make a backup at the next launch, for the recovery key that [`Ticket::subject`] names.
         Backup = 5,
+        /// Make the TPM anew from the backup that [`Ticket::subject`] names, in a generation of its own.
+        Restore = 6,
     }
 }
 
@@ -50,7 +52,7 @@ impl TicketOrder {
     pub const fn has_subject(self) -> bool {
         match self {
             Self::Halt | Self::Resume | Self::Retire | Self::Force => false,
-            Self::Backup => true,
+            Self::Backup | Self::Restore => true,
         }
     }
 }
@@ -90,7 +92,8 @@ wire! {
         /// The token that the VM must have.
         pub token: U64,
         /// What the order is about beside the VM, by its SHA-384: of [`TicketOrder::Backup`] the recovery key's point
-        /// ([`point_digest`](super::transcript::point_digest)); zero where there is nothing.
+        /// ([`point_digest`](super::transcript::point_digest)), of [`TicketOrder::Restore`] the backup
+        /// ([`backup_digest`](super::backup::backup_digest)); zero where there is nothing.
         pub subject: Digest,
         /// The last moment of the broker's clock, in milliseconds, at which it works; [`u64::MAX`]: no end.
         pub until_ms: U64,

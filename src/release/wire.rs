@@ -66,6 +66,7 @@ pub(super) use {numbers, wire};
 
 mod backup;
 mod endorsement;
+mod restore;
 
 pub use backup::{
     BACKUP_CHUNK_BYTES, BACKUP_PART_BYTES_MAX, BackupAsked, BackupPart, BackupPartKept, BackupPiece,
@@ -75,6 +76,9 @@ pub use endorsement::{
     Activate, CERTIFICATE_BYTES_MAX, CREDENTIAL_BYTES_MAX, CREDENTIAL_SECRET_BYTES, Certificates, Certified,
     Challenge, ENCRYPTED_SECRET_BYTES_MAX, ENDORSEMENT_KEYS, Endorse, EndorsementRequest, EndorsementVerdict,
     PUBLIC_BYTES_MAX, WireCertificate, WireCredential, WirePublic,
+};
+pub use restore::{
+    BackupBrought, RestoreKeyAsked, RestorePart, RestorePartRequest, RestoreRequest, RestoreWanted,
 };
 
 numbers! {
@@ -99,6 +103,12 @@ numbers! {
         BackupAsked = 0x05,
         /// Broker to them: [`BackupPiece`].
         BackupPiece = 0x85,
+        /// Anyone to broker: [`RestoreKeyAsked`].
+        RestoreKeyAsked = 0x06,
+        /// Broker to them: [`RestoreKey`](super::restore::RestoreKey).
+        RestoreKeyShown = 0x86,
+        /// Operator to broker: [`BackupBrought`]. Needs no session: it is signed.
+        BackupBrought = 0x07,
         /// VM to relay: RCAR's request, which the relay posts to the KBS.
         KbsAuth = 0x10,
         /// VM to relay: [`KbsAttest`](super::kbs::frames::KbsAttest) and its variable parts.
@@ -157,6 +167,10 @@ numbers! {
         Backup = 0x1C,
         /// [`BackupPart`].
         BackupPart = 0x1D,
+        /// [`RestoreRequest`]: what is to be restored, before CONFIRM.
+        Restore = 0x1E,
+        /// [`RestorePartRequest`].
+        RestorePart = 0x1F,
     }
 
     /// How a request ended.
@@ -205,6 +219,8 @@ numbers! {
         Create = 1,
         /// Open the TPM whose head is named.
         Open = 2,
+        /// Make the TPM anew from a backup, in place of the one whose head is named.
+        Restore = 3,
     }
 }
 
@@ -321,7 +337,7 @@ wire! {
         pub epoch: U64,
         /// Where the newest state is.
         pub head: WireHead,
-        /// Opens the state at `head`; zero if there is no TPM yet.
+        /// Opens the state at `head`; zero if there is no TPM yet; to restore, the backup's key.
         pub epoch_secret: [u8; 32],
         /// Seals the state of `epoch + 1`.
         pub next_secret: [u8; 32],

@@ -110,7 +110,8 @@ impl<'m> Volume<'m> {
         Self { work, end: layout.area_bytes, layout, key, stamp, area, head, anchored }
     }
 
-    /// Makes a new volume that holds `state`: its first checkpoint, not yet flushed.
+    /// Makes a new volume that holds `state`: its first checkpoint, not yet flushed. What the disk holds of the same VM is kept in the area
+    /// that is newer, until the next switch of areas.
     ///
     /// # Errors
     /// [`VolumeFault::Occupied`] if the disk holds somebody else's volume; entropy and disk faults;
@@ -122,14 +123,15 @@ impl<'m> Volume<'m> {
         work: &'m mut Workspace,
         state: &[u8],
     ) -> Result<Written<'m>, VolumeFault> {
-        let key = key.into_key();
+        let replaces = *key.replaces();
+        let (key, previous) = key.into_key();
         let layout = Layout::of(&platform.disk.geometry())?;
         let mut destroys = [0; 2];
         for (place, (_, beginning)) in beginnings(platform.disk, &layout, work)?.iter().enumerate() {
             destroys[place] = destroyed(beginning, &key)?;
         }
         let area = if destroys[0] <= destroys[1] { Area::A } else { Area::B };
-        Self::at(work, layout, key, stamp, (area.other(), Head::NONE, Head::NONE)).checkpoint(platform, state)
+        Self::at(work, layout, key, stamp, (area.other(), previous, replaces)).checkpoint(platform, state)
     }
 
     /// The newest head.
@@ -276,7 +278,12 @@ fn destroyed(beginning: &Beginning, key: &VolumeKey) -> Result<u64, VolumeFault>
     let same = format == FORMAT
         && header.mode == key.mode() as u8
         && (found.tenant, found.vm) == (wanted.tenant, wanted.vm);
-    if same || torn { Ok(header.sequence.get()) } else { Err(VolumeFault::Occupied) }
+    match (same, torn) {
+        // Of this very generation: an attempt that nobody has confirmed, or it would be opened and not made.
+        (true, _) if found.generation == wanted.generation => Ok(1),
+        (true, _) | (_, true) => Ok(header.sequence.get().max(2)),
+        (false, false) => Err(VolumeFault::Occupied),
+    }
 }
 
 /// Lays out a checkpoint's header and plaintext; `None` if `object` is not as long as the header says.

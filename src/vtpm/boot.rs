@@ -2,6 +2,7 @@
 
 use super::disconnected;
 use super::power::power_on_facts;
+use super::restore::restore;
 use super::serve::{Endorsement, Power, Vtpm};
 use super::trust::Trust;
 use crate::attest::launch::{LaunchConfig, Named};
@@ -288,11 +289,11 @@ enum Granting<'m> {
 }
 
 impl<'m, E: Engine> Released<'m, E> {
-    /// Opens the newest state, or makes a new TPM where the grant says so; powers the engine on.
+    /// Opens the newest state, or makes a new TPM where the grant says so, or one from a backup; powers the engine on.
     ///
     /// # Errors
-    /// A Seal fault if the disk does not hold the newest state: the broker is told, nothing is written. An Engine fault if
-    /// the engine does not take the state.
+    /// A Seal fault if the disk does not hold the newest state: the broker is told, nothing is written. A Broker fault if the
+    /// backup is not the one that the tenant ordered. An Engine fault if the engine does not take the state.
     pub fn unseal(self, platform: &mut Platform<'_>) -> Result<Unsealed<'m, E>, Fault> {
         let Self { memory, engine, keys } = self;
         let unsealed = match keys {
@@ -304,6 +305,10 @@ impl<'m, E: Engine> Released<'m, E> {
                     Granted::Open(grant) => {
                         let opening = Opening { client, further, grant };
                         open(memory, engine, opening, platform)?
+                    }
+                    Granted::Restore(grant) => {
+                        let opening = Opening { client, further, grant };
+                        restore(memory, engine, opening, platform)?
                     }
                 }
             }
@@ -318,7 +323,7 @@ pub(super) const fn identity(config: &LaunchConfig, generation: u32) -> Identity
 }
 
 /// How many commits the configuration lets a boot lose.
-fn slack(config: &LaunchConfig) -> u32 {
+pub(super) fn slack(config: &LaunchConfig) -> u32 {
     config.staleness.map_or(0, |staleness| staleness.commits)
 }
 
@@ -341,17 +346,17 @@ fn create<'m, E: Engine>(
     Unsealed { engine, nv, start: Start::Manufacture, trust }
 }
 
-/// What opens a TPM that exists.
-struct Opening<'m, 'p> {
-    client: Client<'m>,
-    further: Further<'p>,
-    grant: OpenGrant,
+/// What opens a TPM that exists, or makes it anew.
+pub(super) struct Opening<'m, 'p, G> {
+    pub(super) client: Client<'m>,
+    pub(super) further: Further<'p>,
+    pub(super) grant: G,
 }
 
 fn open<'m, E: Engine>(
     memory: TpmMemory<'m>,
     engine: E,
-    opening: Opening<'m, '_>,
+    opening: Opening<'m, '_, OpenGrant>,
     platform: &mut Platform<'_>,
 ) -> Result<Unsealed<'m, E>, Fault> {
     let Opening { client, further, grant } = opening;

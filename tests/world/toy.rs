@@ -37,6 +37,8 @@ pub(crate) const TRY: u32 = 0x14E;
 pub(crate) const NOTE: u32 = 0x137;
 /// Shows the note (the code of TPM2_ReadPublic: needs the right to answer).
 pub(crate) const SHOW_NOTE: u32 = 0x173;
+/// What a toy's note is once it comes from a backup.
+pub(crate) const SPENT: u64 = 1 << 32;
 /// TPM_RC_AUTH_FAIL, for the first session.
 pub(crate) const AUTH_FAIL: ResponseCode = ResponseCode(0x98E);
 
@@ -103,8 +105,9 @@ impl Engine for Toy {
         let state: [u8; 16] = nv.engine_state().try_into().map_err(|_| EngineFault::StateRefused)?;
         let [counter, note] =
             [0, 8].map(|at| u64::from_le_bytes(state[at..at + 8].try_into().expect("eight bytes")));
-        *self = Self { on: Some((counter, power_on)), note, broken: false };
-        Ok(())
+        let restored = power_on.start == Start::Restore;
+        *self = Self { on: Some((counter, power_on)), note: if restored { SPENT } else { note }, broken: false };
+        store(nv, counter, self.note)
     }
 
     fn power_off(&mut self) {

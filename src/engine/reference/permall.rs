@@ -1,4 +1,4 @@
-//! Where three numbers and a seed lie in libtpms' marshalled permanent state.
+//! Where some numbers and a seed lie in libtpms' marshalled permanent state.
 //!
 //! The library has no call that sets the reset count or the clock, so they are put into the state before it is loaded.
 //! The state is walked from its start, header by header; a state that is not understood to the last step is refused, not
@@ -46,6 +46,8 @@ pub(super) struct Permall {
     /// Where the endorsement primary seed lies (EPSeed).
     pub(super) endorsement_seed: Range<usize>,
     reset_count: usize,
+    /// failedTries, maxTries, recoveryTime, lockoutRecovery (four bytes each), lockOutAuthEnabled (one).
+    attempts: Range<usize>,
     orderly_state: usize,
     audit_commands: Range<usize>,
     /// Where ORDERLY_DATA begins.
@@ -83,6 +85,18 @@ impl Permall {
     /// Puts the reset count in.
     pub(super) fn set_reset_count(&self, state: &mut [u8], count: u32) {
         put(state, self.reset_count, count.to_be_bytes());
+    }
+
+    /// Takes every attempt that dictionary attack protection allows as made, and lockoutAuth as tried. Where the owner has switched that
+    /// protection off (recoveryTime is zero) there is nothing to spend.
+    pub(super) fn spend_attempts(&self, state: &mut [u8]) {
+        let Some([failed @ .., lockout_enabled]) = state.get_mut(self.attempts.clone()) else { return };
+        let Some((failed, rest)) = failed.split_first_chunk_mut::<4>() else { return };
+        let Some((max, rest)) = rest.split_first_chunk::<4>() else { return };
+        if rest.first_chunk() != Some(&[0; 4]) && *failed < *max {
+            *failed = *max;
+        }
+        *lockout_enabled = 0;
     }
 
     /// Puts the clock forward to `clock_ms_min`, if it stands before that.
@@ -124,8 +138,7 @@ fn permall(walk: &mut Walk<'_>) -> Result<Permall, Short> {
     pcr_selections(walk)?;
     // ppList
     walk.sized(BITMAP_BYTES_MAX)?;
-    // failedTries, maxTries, recoveryTime, lockoutRecovery, lockOutAuthEnabled
-    walk.skip(4 * 4 + 1)?;
+    let attempts = walk.skip(4 * 4 + 1)?;
     let orderly_state = walk.skip(2)?.start;
     let audit_commands = walk.sized(BITMAP_BYTES_MAX)?;
     // auditHashAlg, auditCounter, algorithmSet, two firmware versions
@@ -135,7 +148,15 @@ fn permall(walk: &mut Walk<'_>) -> Result<Permall, Short> {
     let orderly_data = walk.at();
     walk.header(&ORDERLY)?;
     let clock = walk.skip(8)?.start;
-    Ok(Permall { endorsement_seed, reset_count, orderly_state, audit_commands, orderly_data, clock })
+    Ok(Permall {
+        endorsement_seed,
+        reset_count,
+        attempts,
+        orderly_state,
+        audit_commands,
+        orderly_data,
+        clock,
+    })
 }
 
 fn constants(walk: &mut Walk<'_>) -> Result<(), Short> {

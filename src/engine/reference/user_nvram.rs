@@ -1,4 +1,4 @@
-//! Where the data of ordinary NV indices lie in libtpms' marshalled permanent state.
+//! Where the data of NV indices lie in libtpms' marshalled permanent state.
 //!
 //! The order was read from the library's marshalling code (libtpms 0.9, `NVMarshal.c`); all integers are big-endian. A state is
 //! walked to its last byte: what a guest put into an index can look like anything, so nothing is searched for.
@@ -31,6 +31,18 @@ const ENTRIES_MAX: u32 = 4096;
 /// Policies and authorizations.
 const TPM2B_BYTES_MAX: u16 = 64;
 
+/// An index, as far as anybody asks.
+#[derive(Debug)]
+pub(super) struct Index {
+    pub(super) handle: u32,
+    /// TPMA_NV.
+    pub(super) attributes: u32,
+    /// Where its data lie; of an orderly index nowhere, or in the memory that the library keeps them in.
+    pub(super) data: Range<usize>,
+    /// It is an orderly index in that memory.
+    in_memory: bool,
+}
+
 /// Calls `found` with the handle of each ordinary index and where its data lie, in the order of the state. `from` is where
 /// ORDERLY_DATA begins in `state`, which holds no saved volatile state.
 pub(super) fn each_ordinary(
@@ -38,9 +50,18 @@ pub(super) fn each_ordinary(
     from: usize,
     found: &mut dyn FnMut(u32, Range<usize>),
 ) -> Result<(), Short> {
+    each_index(state, from, &mut |index| {
+        if !index.in_memory && index.attributes & INDEX_TYPE == 0 {
+            found(index.handle, index.data);
+        }
+    })
+}
+
+/// As [`each_ordinary`], with every index, also those that are in the library's memory.
+pub(super) fn each_index(state: &[u8], from: usize, found: &mut dyn FnMut(Index)) -> Result<(), Short> {
     let mut walk = Walk::begin(state, from)?;
     orderly_data(&mut walk)?;
-    orderly_ram(&mut walk)?;
+    orderly_ram(&mut walk, found)?;
     walk.header(&USER)?;
     // The size of the library's own array.
     walk.skip(8)?;
@@ -54,9 +75,7 @@ pub(super) fn each_ordinary(
                 let attributes = index(&mut walk, handle)?;
                 let bytes = walk.u32()?;
                 let data = walk.skip(usize::try_from(bytes).map_err(|_| Short)?)?;
-                if attributes & INDEX_TYPE == 0 {
-                    found(handle, data);
-                }
+                found(Index { handle, attributes, data, in_memory: false });
             }
             PERSISTENT => objects::skip(&mut walk)?,
             _ => return Err(Short),
@@ -83,17 +102,17 @@ fn orderly_data(walk: &mut Walk<'_>) -> Result<(), Short> {
 }
 
 /// The orderly indices, which are in memory until a shutdown.
-fn orderly_ram(walk: &mut Walk<'_>) -> Result<(), Short> {
+fn orderly_ram(walk: &mut Walk<'_>, found: &mut dyn FnMut(Index)) -> Result<(), Short> {
     walk.header(&ORDERLY_RAM)?;
     let (room, mut taken) = (walk.u32()?, 0_u32);
     while taken.checked_add(RAM_HEADER_BYTES).ok_or(Short)? <= room {
         if walk.u32()? == 0 {
             break;
         }
-        // handle, attributes
-        walk.skip(4 + 4)?;
+        let (handle, attributes) = (walk.u32()?, walk.u32()?);
         let data = walk.sized(u16::MAX)?;
         let bytes = u32::try_from(data.len()).map_err(|_| Short)?;
+        found(Index { handle, attributes, data, in_memory: true });
         taken = taken.checked_add(RAM_HEADER_BYTES + bytes).ok_or(Short)?;
     }
     walk.block()

@@ -12,7 +12,7 @@
 
 mod order;
 
-pub use order::{Order, operate};
+pub use order::{Backed, Order, operate};
 
 use husk::release::Head;
 use husk::release::wire::DeniedReason;
@@ -88,6 +88,8 @@ pub struct Row {
     pub reset_base: u64,
     /// The highest GUEST_SVN that was granted; nothing older is.
     pub guest_svn: u32,
+    /// RESTORE: the next CONFIRM makes the TPM anew from a backup, and begins this generation. Until then, or another order.
+    pub restoring: Option<u32>,
 }
 
 /// When a request is decided, and how long a lease is.
@@ -146,6 +148,13 @@ pub enum Request {
         /// The token it holds.
         token: Token,
     },
+    /// What is to be restored, and its parts.
+    Restore {
+        /// The token it holds.
+        token: Token,
+        /// The generation it was granted.
+        generation: u32,
+    },
 }
 
 /// From one head to the next.
@@ -180,6 +189,20 @@ pub struct Grant {
     pub current: Option<SecretName>,
     /// What seals the next epoch.
     pub next: SecretName,
+    /// Make the TPM anew from a backup, of which the head is not.
+    pub restores: bool,
+}
+
+impl Grant {
+    /// What it allows, for a log.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match (self.restores, self.current) {
+            (true, _) => "restore from",
+            (false, Some(_)) => "open",
+            (false, None) => "create",
+        }
+    }
 }
 
 /// The answer to a request.
@@ -234,6 +257,7 @@ impl Row {
             overlap_until_ms: 0,
             reset_base: 0,
             guest_svn: 0,
+            restoring: None,
         }
     }
 
@@ -258,7 +282,10 @@ impl Row {
         let bumped = self.bumped_from.is_none_or(|from| from < self.token);
         let forced = !self.forced || matches!(self.life, Life::Virgin | Life::Active);
         let heads = lived == (self.head.sequence > 0);
-        life && current && next && stopped && bumped && forced && heads
+        let restoring = self.restoring.is_none_or(|generation| {
+            generation > self.generation && matches!(self.life, Life::Virgin | Life::Active)
+        });
+        life && current && next && stopped && bumped && forced && heads && restoring
     }
 
     /// The grant is not confirmed yet.
@@ -291,6 +318,11 @@ impl Row {
         Ok(())
     }
 
+    /// The generation that the next CONFIRM is of.
+    fn granted_generation(&self) -> u32 {
+        self.restoring.unwrap_or(self.generation)
+    }
+
     fn leased(&self, at: Moment) -> Self {
         let until = at.now_ms.saturating_add(u64::from(at.lease_ms));
         Self { lease_until_ms: self.lease_until_ms.max(until), ..self.clone() }
@@ -313,6 +345,7 @@ pub fn step(row: &Row, at: Moment, caller: InstanceId, request: &Request) -> (Op
         Request::Bump { token, generation } => bump(row, at, caller, (token, generation)),
         Request::Release { token, generation, head } => release(row, caller, (token, generation), &head),
         Request::StateMissing { token } => row.standing(caller, token).map(|()| (None, Reply::Done)),
+        Request::Restore { token, generation } => restore(row, caller, (token, generation)),
     };
     decided.unwrap_or_else(|refusal| (None, refusal))
 }
@@ -343,13 +376,15 @@ fn grant(row: &Row, at: Moment, (holder, guest_svn): (Holder, u32)) -> Decision 
         return Err(Reply::Denied(DeniedReason::Lifecycle));
     };
     let next = SecretName { token, epoch };
+    // What is restored has its own key; what is given up keeps its secret until CONFIRM, and that stays here.
     let granted = Grant {
         token,
-        generation: row.generation,
+        generation: row.granted_generation(),
         epoch: row.epoch,
         head: row.head,
-        current: row.current,
+        current: row.current.filter(|_| row.restoring.is_none()),
         next,
+        restores: row.restoring.is_some(),
     };
     // Forced: the windows of older tokens end by themselves, and until then there is no saying that they have.
     let overlap_until_ms = if waits { row.lease_until_ms } else { row.overlap_until_ms };
@@ -371,7 +406,7 @@ fn resume(row: &Row, at: Moment, caller: InstanceId, token: Token) -> Decision {
 
 fn confirm(row: &Row, at: Moment, caller: InstanceId, to: &Move) -> Decision {
     row.standing(caller, to.token)?;
-    if to.generation != row.generation {
+    if to.generation != row.granted_generation() {
         return Err(Reply::Conflict);
     }
     let Some(next) = row.next else {
@@ -392,6 +427,8 @@ fn confirm(row: &Row, at: Moment, caller: InstanceId, to: &Move) -> Decision {
         next: None,
         released: false,
         forced: false,
+        generation: row.granted_generation(),
+        restoring: None,
         ..row.clone()
     };
     Ok(lease(confirmed, at))
@@ -430,6 +467,15 @@ fn bump(row: &Row, at: Moment, caller: InstanceId, (token, generation): (Token, 
     let fresh = row.token.checked_add(1).ok_or(Reply::Denied(DeniedReason::Lifecycle))?;
     let bumped = Row { token: fresh, bumped_from: Some(token), ..row.clone() };
     Ok((Some(bumped.leased(at)), Reply::Bumped { token: fresh, lease_ms: at.lease_ms }))
+}
+
+/// Only to who was granted to restore and has not confirmed: afterwards nothing is to be restored.
+fn restore(row: &Row, caller: InstanceId, (token, generation): (Token, u32)) -> Decision {
+    row.standing(caller, token)?;
+    if !row.is_pending() || row.restoring != Some(generation) {
+        return Err(Reply::Denied(DeniedReason::Order));
+    }
+    Ok((None, Reply::Done))
 }
 
 fn release(row: &Row, caller: InstanceId, (token, generation): (Token, u32), head: &Head) -> Decision {

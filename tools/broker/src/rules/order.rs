@@ -1,6 +1,6 @@
 //! Orders: what the tenant's operators, and the broker for its own safety, do to a VM's row.
 
-use super::{Life, Row};
+use super::{Life, Row, Token};
 
 /// What is ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,12 +15,23 @@ pub enum Order {
     Force,
     /// Make a backup at the next launch: nothing about the row changes.
     Backup,
+    /// Make the TPM anew at the next launch, from this backup.
+    Restore(Backed),
+}
+
+/// When a backup was made, as its header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Backed {
+    /// The generation of its state.
+    pub generation: u32,
+    /// The token under which it was made.
+    pub token: Token,
 }
 
 /// Carries out an order, or names the life that bars it.
 ///
-/// Every order that stops a VM raises the token, so that whoever runs is fenced. None of them shortens a
-/// lease: after a resume the next grant still waits for it, and a forced one says what it did not wait for.
+/// Every order that stops a VM raises the token, so that whoever runs is fenced, and takes FORCE and RESTORE back. None of them shortens a
+/// lease: after a resume or for a restore the next grant still waits for it, and a forced one says what it did not wait for.
 ///
 /// # Errors
 /// The life in which the order makes no sense.
@@ -32,21 +43,28 @@ pub fn operate(row: &Row, order: Order) -> Result<Row, Life> {
         holder: None,
         bumped_from: None,
         forced: false,
+        restoring: None,
         ..row.clone()
     };
+    let alive = if row.epoch == 0 { Life::Virgin } else { Life::Active };
     let raised = row.token.checked_add(1).ok_or(row.life)?;
     match (order, row.life) {
         (Order::Halt, Life::Virgin | Life::Active) => Ok(stopped(Life::Halted, raised)),
-        (Order::Resume, Life::Halted) if row.epoch == 0 => Ok(Row { life: Life::Virgin, ..row.clone() }),
-        (Order::Resume, Life::Halted) => Ok(Row { life: Life::Active, ..row.clone() }),
+        (Order::Resume, Life::Halted) => Ok(Row { life: alive, ..row.clone() }),
         (Order::Retire, Life::Virgin | Life::Active | Life::Halted) => {
             Ok(Row { current: None, ..stopped(Life::Retired, raised) })
         }
         (Order::Force, Life::Virgin | Life::Active) => Ok(Row { forced: true, ..row.clone() }),
         (Order::Backup, Life::Active) => Ok(row.clone()),
+        // Beyond what the backup's own instance was, which may have been another broker's: no token and no generation comes again.
+        (Order::Restore(backed), Life::Virgin | Life::Active | Life::Halted) => {
+            let token = raised.max(backed.token.checked_add(1).ok_or(row.life)?);
+            let generation = row.generation.max(backed.generation).checked_add(1).ok_or(row.life)?;
+            Ok(Row { restoring: Some(generation), ..stopped(alive, token) })
+        }
         (Order::Backup, life @ (Life::Virgin | Life::Halted | Life::Retired))
         | (Order::Halt | Order::Force, life @ (Life::Halted | Life::Retired))
         | (Order::Resume, life @ (Life::Virgin | Life::Active | Life::Retired))
-        | (Order::Retire, life @ Life::Retired) => Err(life),
+        | (Order::Retire | Order::Restore(_), life @ Life::Retired) => Err(life),
     }
 }

@@ -1,6 +1,6 @@
-//! Requests that concern neither the state nor the lease: certificates and backups.
+//! Requests that concern neither the state nor the lease: certificates, backups, and what a restore needs before its CONFIRM.
 //!
-//! **Laws.** Only the VM's newest instance is heard, as for RENEW, in a session that has attested.
+//! **Laws.** Only the VM's newest instance is heard, as for RENEW, in a session that has attested; for a restore, only one that was granted it.
 
 use super::sessions::{Session, Stage};
 use super::{Service, bodies};
@@ -8,7 +8,7 @@ use crate::rules::{Reply, Request};
 use husk::release::frame::exactly;
 use husk::release::wire::{
     Activate, BackupPart, BackupRequest, DeniedReason, Endorse, EndorsementRequest, Operation, RefusalReason,
-    Status,
+    RestorePartRequest, RestoreRequest, Status,
 };
 
 /// What a request comes to: a body, or an answer of the rules.
@@ -23,6 +23,8 @@ pub(super) const fn concerns(operation: Operation) -> bool {
             | Operation::Activate
             | Operation::Backup
             | Operation::BackupPart
+            | Operation::Restore
+            | Operation::RestorePart
     )
 }
 
@@ -51,11 +53,17 @@ impl Service {
         let Some((token, generation)) = named(operation, body) else {
             return Ok(Err(Reply::Denied(DeniedReason::Order)));
         };
-        let (standing, _) = self.ask(session, &Request::Renew { token, generation })?;
-        if !matches!(standing, Reply::Leased { .. }) {
+        let request = match operation {
+            Operation::Restore | Operation::RestorePart => Request::Restore { token, generation },
+            _ => Request::Renew { token, generation },
+        };
+        let (standing, _) = self.ask(session, &request)?;
+        if !matches!(standing, Reply::Leased { .. } | Reply::Done) {
             return Ok(Err(standing));
         }
         match operation {
+            Operation::Restore => self.restore(session).map(Ok),
+            Operation::RestorePart => self.restore_part(session, body).map(Ok),
             Operation::Backup => self.backup(session).map(Ok),
             Operation::BackupPart => self.backup_part(session, body).map(Ok),
             _ => self.endorsement(session, (operation, body), report_digest),
@@ -80,6 +88,12 @@ fn named(operation: Operation, body: &[u8]) -> Option<(u64, u32)> {
         }
         Operation::BackupPart => {
             exactly::<BackupPart>(body).ok().map(|asked| (asked.token.get(), asked.generation.get()))
+        }
+        Operation::Restore => {
+            exactly::<RestoreRequest>(body).ok().map(|asked| (asked.token.get(), asked.generation.get()))
+        }
+        Operation::RestorePart => {
+            exactly::<RestorePartRequest>(body).ok().map(|asked| (asked.token.get(), asked.generation.get()))
         }
         _ => None,
     }

@@ -1,10 +1,10 @@
 //! Bodies of requests as `rules` understands them, and answers as bodies of replies.
 
-use crate::rules::{Move, Reply, Request};
+use crate::rules::{Grant, Move, Reply, Request};
 use husk::release::Head;
 use husk::release::frame::exactly;
 use husk::release::wire::{
-    AnchorRequest, Attest, Bump, Bumped, Busy, Confirm, Denied, Lease, Operation, ReleaseRequest, Renew,
+    AnchorRequest, Attest, Bump, Bumped, Busy, Confirm, Denied, GrantIntent, Lease, Operation, ReleaseRequest, Renew,
     Resume, StateMissing, Status,
 };
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
@@ -21,7 +21,9 @@ pub(super) fn request(operation: Operation, body: &[u8]) -> Option<Request> {
         | Operation::Endorse
         | Operation::Activate
         | Operation::Backup
-        | Operation::BackupPart => None,
+        | Operation::BackupPart
+        | Operation::Restore
+        | Operation::RestorePart => None,
         Operation::Resume => {
             exactly::<Resume>(body).ok().map(|asked| Request::Resume { token: asked.token.get() })
         }
@@ -56,6 +58,15 @@ pub(super) fn request(operation: Operation, body: &[u8]) -> Option<Request> {
             generation: asked.generation.get(),
             head: Head::from(&asked.head),
         }),
+    }
+}
+
+/// What a grant allows.
+pub(super) const fn intent(grant: &Grant) -> GrantIntent {
+    match (grant.restores, grant.current) {
+        (true, _) => GrantIntent::Restore,
+        (false, Some(_)) => GrantIntent::Open,
+        (false, None) => GrantIntent::Create,
     }
 }
 

@@ -18,6 +18,7 @@ mod kbs;
 mod notes;
 mod operations;
 mod orders;
+mod restore;
 mod sessions;
 
 pub use sessions::{ESTABLISHED_MAX, GREETED_MAX, GREETED_OF_PEER_MAX};
@@ -37,7 +38,7 @@ use husk::release::frame;
 use husk::release::record::{Answerer, Asked, REPLY_BODY_AT, session_of};
 use husk::release::transcript::{AgreementKey, broker_keys, grant_digest, point_digest, server_hello_digest};
 use husk::release::wire::{
-    DeniedReason, FRAME_BYTES_MAX, FrameKind, GrantIntent, GrantReply, Hello, Operation, PROTOCOL,
+    DeniedReason, FRAME_BYTES_MAX, FrameKind, GrantReply, Hello, Operation, PROTOCOL,
     RefusalReason, SIGNATURE_BYTES, SUITE, ServerHello, Status, WireHead,
 };
 use husk::volume::VolumeFault;
@@ -129,10 +130,13 @@ impl Service {
             FrameKind::Ticket => self.ticket(body, reply),
             FrameKind::StatusRequest => self.status(body, reply),
             FrameKind::BackupAsked => self.backup_asked(body, reply),
+            FrameKind::RestoreKeyAsked => self.restore_key_asked(body, reply),
+            FrameKind::BackupBrought => self.backup_brought(body, reply),
             FrameKind::ServerHello
             | FrameKind::Reply
             | FrameKind::Statement
             | FrameKind::BackupPiece
+            | FrameKind::RestoreKeyShown
             | FrameKind::KbsAuth
             | FrameKind::KbsAttest
             | FrameKind::KbsResource
@@ -402,9 +406,8 @@ impl Service {
         (grant, secrets): (&Grant, &GrantSecrets),
         room: &mut [u8],
     ) -> Option<(Status, usize)> {
-        let intent = if secrets.current.is_some() { GrantIntent::Open } else { GrantIntent::Create };
         let mut body = GrantReply {
-            intent: intent as u8,
+            intent: bodies::intent(grant) as u8,
             reserved: [0; 3],
             generation: U32::new(grant.generation),
             token: U64::new(grant.token),

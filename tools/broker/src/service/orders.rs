@@ -35,7 +35,10 @@ impl Service {
                 self.stored(&vm, |serving| serving.order_backup(&vm, &ticket, &recovery))?
             }
             (Some(TicketOrder::Backup), None) | (None, _) => Outcome::Untrusted,
-            (Some(order), _) => self.stored(&vm, |serving| serving.order(&vm, &ticket, order_of(order)))?,
+            (Some(order), _) => {
+                let order = order_of(order).ok_or(RefusalReason::Malformed)?;
+                self.stored(&vm, |serving| serving.order(&vm, &ticket, order))?
+            }
         };
         let (order, id) = (TicketOrder::from_number(ticket.order), hex::encode(ticket.id));
         tracing::info!(%vm, "ticket {id} ({order:?}): {outcome:?}");
@@ -50,7 +53,7 @@ impl Service {
         self.state(&vm, (&asked.nonce, Outcome::Asked), reply)
     }
 
-    fn state(
+    pub(super) fn state(
         &self,
         vm: &VmName,
         (nonce, outcome): (&[u8; 32], Outcome),
@@ -65,13 +68,15 @@ impl Service {
     }
 }
 
-const fn order_of(order: TicketOrder) -> Order {
+/// The order that a ticket alone gives; one to restore comes with its backup.
+const fn order_of(order: TicketOrder) -> Option<Order> {
     match order {
-        TicketOrder::Halt => Order::Halt,
-        TicketOrder::Resume => Order::Resume,
-        TicketOrder::Retire => Order::Retire,
-        TicketOrder::Force => Order::Force,
-        TicketOrder::Backup => Order::Backup,
+        TicketOrder::Halt => Some(Order::Halt),
+        TicketOrder::Resume => Some(Order::Resume),
+        TicketOrder::Retire => Some(Order::Retire),
+        TicketOrder::Force => Some(Order::Force),
+        TicketOrder::Backup => Some(Order::Backup),
+        TicketOrder::Restore => None,
     }
 }
 
@@ -99,7 +104,8 @@ fn statement(vm: &VmName, standing: &Standing) -> Statement {
         confirmed: u8::from(serves),
         released: u8::from(row.released),
         forced: u8::from(row.forced),
-        reserved: [0; 3],
+        restoring: u8::from(row.restoring.is_some()),
+        reserved: [0; 2],
         generation: U32::new(row.generation),
         lease_ms: if row.released { U32::new(0) } else { until(row.lease_until_ms) },
         overlap_ms: until(row.overlap_until_ms),

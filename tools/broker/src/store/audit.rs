@@ -88,12 +88,16 @@ pub(super) fn told(row: &Row, new: &Row, request: &Request, reply: &Reply) -> Op
     let head = || format!("sequence {}, digest {}", new.head.sequence, hex::encode(new.head.digest));
     match (request, reply) {
         (_, Reply::Granted(grant)) => {
-            let what = if grant.current.is_some() { "open" } else { "create" };
+            let what = grant.word();
             let (token, generation, epoch) = (grant.token, grant.generation, grant.epoch);
             Some((Event::Granted, format!("token {token}, generation {generation}, to {what} epoch {epoch}")))
         }
         (Request::Confirm(_), _) if new.epoch != row.epoch => {
-            Some((Event::Confirmed, format!("token {}, epoch {}, {}", new.token, new.epoch, head())))
+            let restored = match new.generation {
+                same if same == row.generation => String::new(),
+                generation => format!(", restored to generation {generation}"),
+            };
+            Some((Event::Confirmed, format!("token {}, epoch {}, {}{restored}", new.token, new.epoch, head())))
         }
         (Request::Bump { .. }, _) if new.token != row.token => {
             Some((Event::Reset, format!("token {}, {}", new.token, head())))
@@ -107,7 +111,13 @@ pub(super) fn told(row: &Row, new: &Row, request: &Request, reply: &Reply) -> Op
 
 /// An order that was carried out.
 pub(super) fn ordered(order: Order, new: &Row) -> (Event, String) {
-    (Event::Ordered, format!("{order:?}, token {}", new.token).to_lowercase())
+    let what = match (order, new.restoring) {
+        (Order::Restore(backed), Some(generation)) => {
+            format!("restore, of generation {} to {generation}", backed.generation)
+        }
+        _ => format!("{order:?}").to_lowercase(),
+    };
+    (Event::Ordered, format!("{what}, token {}", new.token))
 }
 
 /// The head of a tenant's log.

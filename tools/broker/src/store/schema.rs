@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 11;
+pub(super) const VERSION: u32 = 12;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -180,6 +180,21 @@ CREATE TABLE revocations (
     der BLOB NOT NULL
 ) STRICT;
 ALTER TABLE broker ADD COLUMN trust INTEGER NOT NULL DEFAULT 1;
+",
+    // Restores: the generation that the next CONFIRM begins, and the backups that were brought for it. `ordered` is 0 while pieces of the file
+    // are still to come.
+    "
+ALTER TABLE vms ADD COLUMN restoring INTEGER;
+CREATE TABLE restores (
+    tenant BLOB NOT NULL,
+    vm BLOB NOT NULL,
+    ordered INTEGER NOT NULL,
+    ticket BLOB NOT NULL,
+    opened BLOB NOT NULL,
+    file BLOB NOT NULL,
+    PRIMARY KEY (tenant, vm, ordered),
+    FOREIGN KEY (tenant, vm) REFERENCES vms (tenant, vm)
+) STRICT;
 ",
 ];
 

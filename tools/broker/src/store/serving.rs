@@ -10,10 +10,10 @@ use super::clock::{Seen, Shared};
 use super::columns::{gone, load, swap};
 use super::counter::Counter;
 use super::sql::{Sql, Value, to_sql, transact};
-use super::{Store, StoreError, all_vms, audit};
+use super::{Store, StoreError, all_vms, audit, restores};
 use crate::ids::VmName;
 use crate::rules::{InstanceId, Moment, Order, Reply, Request, Row, SecretName, operate, step};
-use crate::vault::{RootKeys, Wrapped, fresh_secret};
+use crate::vault::{RootKeys, VaultError, Wrapped, fresh_secret};
 use crate::world::World;
 use husk::secret::Secret;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 /// The secrets that leave with a grant.
 #[derive(Debug)]
 pub struct GrantSecrets {
-    /// Opens the state at head; none while there is no TPM.
+    /// Opens the state at head, or the backup that is to be restored; none while there is no TPM.
     pub current: Option<Secret<32>>,
     /// Seals the next epoch.
     pub next: Secret<32>,
@@ -327,14 +327,26 @@ impl One<'_> {
         let secrets = match &reply {
             Reply::Granted(grant) => {
                 let next = fresh.into_iter().find(|(name, _)| *name == grant.next);
+                let current = if grant.restores {
+                    Some(self.backup_key(vm)?)
+                } else {
+                    grant.current.map(|name| self.unwrap(vm, name)).transpose()?
+                };
                 Some(GrantSecrets {
-                    current: grant.current.map(|name| self.unwrap(vm, name)).transpose()?,
+                    current,
                     next: next.ok_or(StoreError::Damaged)?.1,
                 })
             }
             _ => None,
         };
         Ok(Prepared { row, change, decided: Decided { reply, secrets }, wrapped })
+    }
+
+    /// The key of the backup that is to be restored.
+    fn backup_key(&mut self, vm: &VmName) -> Result<Secret<32>, StoreError> {
+        let opened = restores::ordered(self.sql, vm)?.ok_or(StoreError::Damaged)?.opened;
+        let key = self.keys.restore_key(vm, (opened.token.get(), opened.generation.get()))?;
+        Ok(opened.open(&key).ok_or(VaultError::Altered)?)
     }
 
     fn unwrap(&mut self, vm: &VmName, name: SecretName) -> Result<Secret<32>, StoreError> {

@@ -28,7 +28,7 @@ use crate::world::World;
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce, Tag};
 use hkdf::Hkdf;
-use husk::release::transcript::SigningKey;
+use husk::release::transcript::{AgreementKey, SigningKey};
 use husk::secret::Secret;
 use husk_files::PrivateFileError;
 use sha2::Sha384;
@@ -38,6 +38,7 @@ use zeroize::Zeroizing;
 pub const KEY_GENERATION: u32 = 1;
 const WRAP_LABEL: &[u8] = b"HUSK v1 broker wrap\0";
 const AUTHORITY_LABEL: &[u8] = b"HUSK v1 authority wrap\0";
+const RESTORE_LABEL: &[u8] = b"HUSK v1 broker restore\0";
 const CHECK_LABEL: &[u8] = b"HUSK v1 broker database\0";
 /// Keys outside [1, n) are refused; 2^-190 of all draws on P-384.
 const KEY_DRAWS_MAX: usize = 8;
@@ -195,6 +196,26 @@ impl RootKeys {
     /// [`VaultError::Altered`].
     pub fn unwrap_authority(&self, tenant: TenantId, wrapped: &Wrapped) -> Result<Secret<32>, VaultError> {
         open(wrapped, self.derived(&wrapped.salt, &[AUTHORITY_LABEL, &tenant.0])?, &tenant.0)
+    }
+
+    /// The key of the one restore that can be ordered of `vm` while it has this token and generation. It is in no database.
+    ///
+    /// # Errors
+    /// [`VaultError::Bug`].
+    pub fn restore_key(
+        &self,
+        vm: &VmName,
+        (token, generation): (u64, u32),
+    ) -> Result<AgreementKey, VaultError> {
+        let info =
+            [RESTORE_LABEL, &vm.tenant.0, &vm.vm.0, &token.to_le_bytes(), &generation.to_le_bytes()];
+        let mut scalar = Zeroizing::new([0; 48]);
+        let derived = self.wrapping.with(|root| {
+            Hkdf::<Sha384>::new(None, root).expand_multi_info(&info, scalar.as_mut_slice())
+        });
+        derived.map_err(|_| VaultError::Bug)?;
+        // One scalar in 2^190 is none of the curve's.
+        AgreementKey::from_scalar(&mut scalar).map_err(|_| VaultError::Bug)
     }
 
     fn seal(

@@ -8,10 +8,10 @@
 
 use super::{Made, Serving, UNCHANGED, newest};
 use crate::ids::VmName;
-use crate::rules::{Order, Row, operate};
+use crate::rules::{Backed, Order, Row, operate};
 use crate::store::columns::{load, swap};
 use crate::store::sql::{Sql, transact};
-use crate::store::{Enrolment, StoreError, Tenant, audit, backups, enrolment, tenant};
+use crate::store::{Enrolment, StoreError, Tenant, audit, backups, enrolment, restores, tenant};
 use husk::release::recovery::RecoveryCertificate;
 use husk::release::statement::Outcome;
 use husk::release::ticket::{Ticket, TicketOrder};
@@ -49,6 +49,19 @@ impl Serving {
         recovery: &RecoveryCertificate,
     ) -> Result<Outcome, StoreError> {
         self.carry_out(vm, (ticket, Some(recovery)), Order::Backup)
+    }
+
+    /// As [`order`](Self::order), of a ticket that orders a restore from the backup that was brought with it, whole.
+    ///
+    /// # Errors
+    /// As those.
+    pub fn order_restore(
+        &mut self,
+        vm: &VmName,
+        ticket: &Ticket,
+        backed: Backed,
+    ) -> Result<Outcome, StoreError> {
+        self.carry_out(vm, (ticket, None), Order::Restore(backed))
     }
 
     fn carry_out(
@@ -101,6 +114,9 @@ impl Ticketed<'_> {
             backups::order(self.sql, self.vm, (self.ticket, recovery))?;
         }
         let erased = swap(self.sql, self.vm, &row, &new)?;
+        if matches!(self.order, Order::Restore(_)) {
+            restores::order(self.sql, self.vm, self.ticket)?;
+        }
         let (event, detail) = audit::ordered(self.order, &new);
         let what = (event, format!("{detail}, by ticket {}", hex::encode(self.ticket.id)));
         audit::enter(self.sql, self.vm, self.now_ms, what)?;
@@ -126,7 +142,7 @@ impl Ticketed<'_> {
     }
 
     const fn is_for_a_boot(&self) -> bool {
-        matches!(self.order, Order::Force | Order::Backup)
+        matches!(self.order, Order::Force | Order::Backup | Order::Restore(_))
     }
 
     fn operator_generation(&mut self) -> Result<u32, StoreError> {
@@ -175,5 +191,6 @@ const fn given(order: Order) -> TicketOrder {
         Order::Retire => TicketOrder::Retire,
         Order::Force => TicketOrder::Force,
         Order::Backup => TicketOrder::Backup,
+        Order::Restore(_) => TicketOrder::Restore,
     }
 }
