@@ -225,9 +225,8 @@ impl CreateKey {
 
     /// The same, for a state whose sequence is beyond this one, too.
     #[must_use]
-    pub const fn beyond(self, sequence: u64) -> Self {
-        let beyond = if self.beyond < sequence { sequence } else { self.beyond };
-        Self { beyond, ..self }
+    pub fn beyond(self, sequence: u64) -> Self {
+        Self { beyond: self.beyond.max(sequence), ..self }
     }
 
     /// Of a volume under the processor's key, against the permission that only the tenant's permit gives.

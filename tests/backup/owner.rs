@@ -1,16 +1,20 @@
-//! The tenant: signs orders, keeps the recovery key, fetches and opens backups.
+//! The tenant: signs orders, keeps the recovery key, fetches and opens backups, and has them restored.
+#![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
 use crate::stage::Stage;
 use husk::keys::BackupSecret;
 use husk::nv::Envelope;
-use husk::release::backup::{BackupHeader, BackupOrder};
+use husk::release::backup::{BackupHeader, BackupOrder, backup_digest};
 use husk::release::frame;
 use husk::release::recovery::RecoveryCertificate;
+use husk::release::restore::{OpenedBackup, RestoreKey};
 use husk::release::statement::{Outcome, Statement, StatusRequest};
 use husk::release::ticket::{Ticket, TicketOrder};
 use husk::release::transcript::{AgreementKey, point_digest};
 use husk::release::wire::{
-    BACKUP_PART_BYTES_MAX, BackupAsked, BackupPiece, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameKind,
+    BACKUP_PART_BYTES_MAX, BackupAsked, BackupBrought, BackupPiece, FRAME_BYTES_MAX, FRAME_HEADER_BYTES,
+    FrameKind, RestoreKeyAsked,
 };
 use husk::volume::backup::open_part;
 use husk_broker::ids::TenantId;
@@ -44,15 +48,76 @@ impl Owner {
 
     /// An order to back up the VM as it stands.
     pub(crate) fn order(&self, stage: &Stage) -> Ticket {
-        let request = StatusRequest { tenant: stage.launch.tenant, vm: stage.launch.vm, nonce: [0; 32] };
-        let now = statement(&asked(stage, FrameKind::StatusRequest, request.as_bytes()));
+        self.signed(stage, TicketOrder::Backup, point_digest(&self.certificate.key))
+    }
+
+    /// An order about nothing beside the VM.
+    pub(crate) fn plain(&self, stage: &Stage, order: TicketOrder) -> Ticket {
+        self.signed(stage, order, [0; 48])
+    }
+
+    fn signed(&self, stage: &Stage, order: TicketOrder, subject: [u8; 48]) -> Ticket {
+        let now = self.statement(stage);
         let mut ticket = Ticket::new_zeroed();
-        (ticket.vm, ticket.order) = (stage.launch.vm, TicketOrder::Backup as u8);
+        (ticket.vm, ticket.order) = (stage.launch.vm, order as u8);
         (ticket.token, ticket.generation) = (now.token, now.generation);
         ticket.until_ms.set(u64::MAX);
-        ticket.subject = point_digest(&self.certificate.key);
+        ticket.subject = subject;
         self.operator.sign(&*stage.nature, &mut ticket).expect("a signature");
         ticket
+    }
+
+    /// Where the VM stands.
+    pub(crate) fn statement(&self, stage: &Stage) -> Statement {
+        let request = StatusRequest { tenant: stage.launch.tenant, vm: stage.launch.vm, nonce: [0; 32] };
+        statement(&asked(stage, FrameKind::StatusRequest, request.as_bytes()))
+    }
+
+    /// An order to restore the backup `file`, and its key for this broker. What does not open gets a key of nothing.
+    pub(crate) fn restore(&self, stage: &Stage, file: &[u8]) -> (Ticket, OpenedBackup) {
+        let request = RestoreKeyAsked { tenant: stage.launch.tenant, vm: stage.launch.vm };
+        let mut answer = asked(stage, FrameKind::RestoreKeyAsked, request.as_bytes());
+        let Ok((FrameKind::RestoreKeyShown, body)) = frame::open(&mut answer) else { panic!("no key is shown") };
+        let shown: RestoreKey = frame::exactly(body).expect("a key");
+        assert!(shown.is_vouched_for(&stage.launch), "the tenant's broker shows it");
+        let (header, _) = BackupHeader::read(file).expect("a backup");
+        let mut entropy = &*stage.nature;
+        let secret = BackupSecret::open(&header, &self.key);
+        let secret = secret.unwrap_or_else(|| BackupSecret::draw(&mut entropy).expect("entropy"));
+        let digest = backup_digest(file);
+        let opened = secret.hand_over(&shown, &digest, &mut entropy).expect("it is sealed");
+        (self.signed(stage, TicketOrder::Restore, digest), opened)
+    }
+
+    /// Brings the backup with its order, piece by piece; what became of the order, or nothing where the broker took no more.
+    pub(crate) fn bring(
+        &self,
+        stage: &Stage,
+        (ticket, opened): &(Ticket, OpenedBackup),
+        file: &[u8],
+    ) -> Option<Outcome> {
+        for number in 0..=file.len() / BACKUP_PART_BYTES_MAX {
+            let piece = file.chunks(BACKUP_PART_BYTES_MAX).nth(number).unwrap_or_default();
+            let mut brought = BackupBrought::new_zeroed();
+            (brought.ticket, brought.opened) = (*ticket, *opened);
+            brought.number.set(u32::try_from(number).expect("it is small"));
+            brought.bytes.set(u16::try_from(piece.len()).expect("it is small"));
+            brought.piece[..piece.len()].copy_from_slice(piece);
+            let mut answer = asked(stage, FrameKind::BackupBrought, brought.as_bytes());
+            let Ok((FrameKind::Statement, body)) = frame::open(&mut answer) else { return None };
+            let said: Statement = frame::exactly(body).expect("a statement");
+            match Outcome::from_number(said.outcome).expect("an outcome") {
+                Outcome::Brought => {}
+                outcome => return Some(outcome),
+            }
+        }
+        None
+    }
+
+    /// Hands an order in that nothing goes with.
+    pub(crate) fn hand_in_alone(&self, stage: &Stage, ticket: &Ticket) -> Outcome {
+        let said = statement(&asked(stage, FrameKind::Ticket, ticket.as_bytes()));
+        Outcome::from_number(said.outcome).expect("an outcome")
     }
 
     /// Hands it in, with the certificate that it names.

@@ -280,7 +280,9 @@ impl BrokerEnd {
             | Operation::Endorse
             | Operation::Activate
             | Operation::Backup
-            | Operation::BackupPart => denied(DeniedReason::Order),
+            | Operation::BackupPart
+            | Operation::Restore
+            | Operation::RestorePart => denied(DeniedReason::Order),
         }
     }
 

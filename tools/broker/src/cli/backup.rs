@@ -140,25 +140,45 @@ fn fetched(broker: &Asked, config: &LaunchConfig, ticket: &Ticket) -> anyhow::Re
 }
 
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<()> {
-    let key = RecoveryKey::read(&args.recovery)?.key()?;
-    let file = std::fs::read(&args.backup).with_context(|| args.backup.display().to_string())?;
-    let (header, parts) = BackupHeader::read(&file).with_context(|| not_a_backup(&args.backup))?;
-    if header.total_bytes() != file.len() as u64 {
-        bail!("{} is cut short, or something was added to it", args.backup.display());
-    }
+    let opened = opened(&args.recovery, &args.backup)?;
+    let mut value = shown(&opened.header, &opened.file);
+    value["opens"] = json!(true);
+    args.shape.print(&value);
+    Ok(())
+}
+
+/// A backup that opens to its last byte.
+pub(super) struct Opened {
+    pub(super) header: BackupHeader,
+    pub(super) file: Vec<u8>,
+    pub(super) secret: BackupSecret,
+}
+
+/// Opens a backup with a recovery key.
+pub(super) fn opened(recovery: &Path, backup: &Path) -> anyhow::Result<Opened> {
+    let key = RecoveryKey::read(recovery)?.key()?;
+    let file = read_backup(backup)?;
+    let (header, parts) = BackupHeader::read(&file).with_context(|| not_a_backup(backup))?;
     if header.recovery != point_digest(key.point()) {
-        bail!("{} is for another recovery key", args.backup.display());
+        bail!("{} is for another recovery key", backup.display());
     }
-    let altered = || format!("{} was altered", args.backup.display());
+    let altered = || format!("{} was altered", backup.display());
     let secret = BackupSecret::open(&header, &key).with_context(altered)?;
     for (number, part) in (1..).zip(parts.chunks(BACKUP_PART_BYTES_MAX)) {
         let mut part = Zeroizing::new(part.to_vec());
         open_part(&secret, &header, number, &mut part).ok().with_context(altered)?;
     }
-    let mut value = shown(&header, &file);
-    value["opens"] = json!(true);
-    args.shape.print(&value);
-    Ok(())
+    Ok(Opened { header, secret, file })
+}
+
+/// A backup's file, which may have been altered.
+pub(super) fn read_backup(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let file = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let (header, _) = BackupHeader::read(&file).with_context(|| not_a_backup(path))?;
+    if header.total_bytes() != file.len() as u64 {
+        bail!("{} is cut short, or something was added to it", path.display());
+    }
+    Ok(file)
 }
 
 fn not_a_backup(path: &Path) -> String {
@@ -166,7 +186,7 @@ fn not_a_backup(path: &Path) -> String {
 }
 
 /// What a backup says of itself; nothing of it is secret.
-fn shown(header: &BackupHeader, file: &[u8]) -> Value {
+pub(super) fn shown(header: &BackupHeader, file: &[u8]) -> Value {
     json!({
         "id": hex::encode(header.id),
         "tenant": hex::encode(header.tenant),

@@ -14,6 +14,7 @@ mod order;
 mod policy;
 mod remote;
 mod resource;
+mod restore;
 mod serve;
 mod tenant;
 mod tls;

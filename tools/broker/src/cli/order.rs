@@ -1,6 +1,7 @@
 //! `husk vm ticket`, `order` and `status`: the tenant's orders, signed offline, and the broker's signed word.
 
 use super::Shape;
+use super::restore::read_opened;
 use crate::ids::{TenantId, VmId, VmName};
 use crate::store::StoreError;
 use crate::vault::OperatorKey;
@@ -10,9 +11,10 @@ use clap::Args;
 use husk::attest::launch::LaunchConfig;
 use husk::release::frame;
 use husk::release::recovery::RecoveryCertificate;
+use husk::release::restore::OpenedBackup;
 use husk::release::statement::{LifeWord, Outcome, Statement, StatusRequest};
 use husk::release::ticket::{Ticket, TicketOrder};
-use husk::release::transcript::point_digest;
+use husk::release::transcript::{Digest, point_digest};
 use husk::release::wire::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameKind, Refusal, RefusalReason};
 use husk_files::{read_config, write_new};
 use husk_relay::client::{BrokerCa, is_url};
@@ -34,6 +36,7 @@ pub struct TicketArgs {
     /// halt: fence the running instance and grant to nobody. resume: grant to a halted VM again. retire: end the VM for good.
     /// force: grant the next time without waiting for the lease; until that would have ended, two instances may answer.
     /// backup: have the next launch make a backup, for the recovery key that --recovery names.
+    /// restore: have the next launch make the TPM anew from the backup that --opened is of; hand it in with `husk vm restore`.
     #[arg(long, value_name = "WORD", value_parser = order)]
     order: TicketOrder,
     /// The token that the VM has (`husk vm status`): the ticket is void once it has another.
@@ -48,6 +51,9 @@ pub struct TicketArgs {
     /// With backup: the recovery key's certificate, as `husk tenant recovery` wrote it.
     #[arg(long, value_name = "FILE", required_if_eq("order", "backup"))]
     recovery: Option<PathBuf>,
+    /// With restore: the key of the backup, as `husk tenant open-backup` wrote it.
+    #[arg(long, value_name = "FILE", required_if_eq("order", "restore"))]
+    opened: Option<PathBuf>,
     /// With retire: there is no way back; say that you know.
     #[arg(long)]
     for_good: bool,
@@ -109,12 +115,13 @@ pub struct StatusArgs {
 }
 
 /// Each order's word.
-const ORDERS: [(&str, TicketOrder); 5] = [
+const ORDERS: [(&str, TicketOrder); 6] = [
     ("halt", TicketOrder::Halt),
     ("resume", TicketOrder::Resume),
     ("retire", TicketOrder::Retire),
     ("force", TicketOrder::Force),
     ("backup", TicketOrder::Backup),
+    ("restore", TicketOrder::Restore),
 ];
 
 /// Reads an order's word.
@@ -145,15 +152,10 @@ pub(super) fn ticket(args: &TicketArgs) -> anyhow::Result<()> {
     (ticket.vm, ticket.order) = (args.vm.0, args.order as u8);
     (ticket.token, ticket.generation) = (U64::new(args.token), U32::new(args.generation));
     ticket.until_ms = U64::new(args.until_ms.unwrap_or(u64::MAX));
-    let recovery = args.recovery.as_deref().map(|path| recovery(path, &certificate.tenant)).transpose()?;
-    match (&recovery, args.order.has_subject()) {
-        (Some(recovery), true) => ticket.subject = point_digest(&recovery.key),
-        (None, false) => {}
-        _ => bail!("--recovery goes with --order backup, and with no other"),
-    }
+    let (subject, with) = about(args, &ticket, &certificate.tenant)?;
+    ticket.subject = subject;
     operator.sign(&Machine::start(), &mut ticket)?;
-    let certificate_bytes = recovery.as_ref().map_or(&[][..], IntoBytes::as_bytes);
-    write_new(&args.out, &[ticket.as_bytes(), certificate_bytes].concat(), 0o600)?;
+    write_new(&args.out, &[ticket.as_bytes(), &with].concat(), 0o600)?;
     args.shape.print(&json!({
         "ticket": args.out.display().to_string(),
         "id": hex::encode(ticket.id),
@@ -162,6 +164,32 @@ pub(super) fn ticket(args: &TicketArgs) -> anyhow::Result<()> {
         "operator": hex::encode(certificate.operator),
     }));
     Ok(())
+}
+
+/// What the order is about beside the VM, and what goes with the ticket for that.
+fn about(args: &TicketArgs, ticket: &Ticket, tenant: &[u8; 16]) -> anyhow::Result<(Digest, Vec<u8>)> {
+    match (args.order, &args.recovery, &args.opened) {
+        (TicketOrder::Backup, Some(path), None) => {
+            let certificate = recovery(path, tenant)?;
+            Ok((point_digest(&certificate.key), certificate.as_bytes().to_vec()))
+        }
+        (TicketOrder::Restore, None, Some(path)) => {
+            let opened = read_opened(path)?;
+            if (opened.tenant, opened.vm) != (*tenant, ticket.vm) {
+                bail!("{} is for the restore of another VM", path.display());
+            }
+            if (opened.token, opened.generation) != (ticket.token, ticket.generation) {
+                bail!(
+                    "{} is for another token or generation than the ticket's; use those that `husk tenant open-backup` \
+                     showed",
+                    path.display()
+                );
+            }
+            Ok((opened.digest, opened.as_bytes().to_vec()))
+        }
+        (_, None, None) => Ok(([0; 48], Vec::new())),
+        _ => bail!("--recovery goes with --order backup, --opened with --order restore, and neither with another"),
+    }
 }
 
 /// The certificate of a recovery key of that tenant.
@@ -182,8 +210,12 @@ pub(super) fn read_ticket(path: &Path, config: &LaunchConfig) -> anyhow::Result<
     let name = || path.display().to_string();
     let bytes = std::fs::read(path).with_context(name)?;
     let read = Ticket::read_from_prefix(&bytes).ok().filter(|(ticket, rest)| {
-        let is_for_backup = ticket.order == TicketOrder::Backup as u8;
-        rest.len() == if is_for_backup { RecoveryCertificate::BYTES } else { 0 }
+        rest.len()
+            == match TicketOrder::from_number(ticket.order) {
+                Some(TicketOrder::Backup) => RecoveryCertificate::BYTES,
+                Some(TicketOrder::Restore) => OpenedBackup::BYTES,
+                _ => 0,
+            }
     });
     let (ticket, _) = read.context("this is no ticket of `husk vm ticket`").with_context(name)?;
     if (ticket.certificate.tenant, ticket.vm) != (config.tenant, config.vm) {
@@ -195,15 +227,27 @@ pub(super) fn read_ticket(path: &Path, config: &LaunchConfig) -> anyhow::Result<
 pub(super) fn hand_in(args: &OrderArgs) -> anyhow::Result<()> {
     let config = read_config(&args.asked.config)?;
     let (ticket, bytes) = read_ticket(&args.ticket, &config)?;
+    if ticket.order == TicketOrder::Restore as u8 {
+        bail!("a restore is handed in together with its backup: `husk vm restore`");
+    }
     let nonce = Statement::nonce_of_ticket(&ticket.id);
     let statement = ask(&args.asked, &config, (FrameKind::Ticket, &bytes), &nonce)?;
+    told(&args.asked, &ticket, &statement)
+}
+
+/// Prints what became of a ticket, or says why nothing did.
+pub(super) fn told(asked: &Asked, ticket: &Ticket, statement: &Statement) -> anyhow::Result<()> {
     let outcome = Outcome::from_number(statement.outcome);
-    let mut value = statement_shown(&statement);
+    let mut value = statement_shown(statement);
     let why = match outcome {
-        Some(Outcome::Done) => return printed(&args.asked, value, "done"),
+        Some(Outcome::Done) => return printed(asked, value, "done"),
         Some(Outcome::Open) => {
-            value["warning"] = json!(warning(&ticket));
-            return printed(&args.asked, value, "open");
+            value["warning"] = json!(warning(ticket));
+            return printed(asked, value, "open");
+        }
+        Some(Outcome::Untrusted) if ticket.order == TicketOrder::Restore as u8 => {
+            "no operator that the tenant allows to give this order signed it, or the backup is not the one that it names, or \
+             was opened for another broker; open it anew with `husk tenant open-backup`, and sign again"
         }
         Some(Outcome::Untrusted) => {
             "no operator that the tenant allows to give this order signed it, or its key's generation is over; sign it \
@@ -218,7 +262,7 @@ pub(super) fn hand_in(args: &OrderArgs) -> anyhow::Result<()> {
         Some(Outcome::Barred) => {
             "where the VM stands in its life, the order makes no sense; see `husk vm status`"
         }
-        Some(Outcome::Asked) | None => "the broker answered something else than the ticket",
+        Some(Outcome::Asked | Outcome::Brought) | None => "the broker answered something else than the ticket",
     };
     bail!("nothing was changed: {why}")
 }
@@ -232,6 +276,10 @@ fn warning(ticket: &Ticket) -> &'static str {
         }
         Some(TicketOrder::Backup) => {
             "the next boot makes the backup; fetch it then with `husk vm backup`, and this ticket"
+        }
+        Some(TicketOrder::Restore) => {
+            "whatever runs is fenced, and the next boot makes the TPM anew from the backup, on the disk that it has; from \
+             then on no older disk opens"
         }
         _ => "the next boot carries it out",
     }
@@ -261,7 +309,7 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
 }
 
 /// One frame out, and back a statement that the tenant's broker signed for this nonce.
-fn ask(
+pub(super) fn ask(
     asked: &Asked,
     config: &LaunchConfig,
     frame: (FrameKind, &[u8]),
@@ -314,6 +362,7 @@ pub fn statement_shown(statement: &Statement) -> Value {
         "confirmed": statement.confirmed == 1,
         "released": statement.released == 1,
         "forced": statement.forced == 1,
+        "restoring": statement.restoring == 1,
         "lease_ms": statement.lease_ms.get(),
         "overlap_ms": statement.overlap_ms.get(),
         "reset_count": statement.reset_count(),

@@ -2,6 +2,7 @@
 
 use super::authority::AuthorityCommand;
 use super::backup::{self, CheckArgs, RecoveryArgs};
+use super::restore::{self, OpenArgs};
 use super::{Database, RootKey, Shape, or_remove, random_id};
 use crate::admin::Right;
 use crate::ids::TenantId;
@@ -35,6 +36,8 @@ pub enum TenantCommand {
     Recovery(RecoveryArgs),
     /// Look whether the recovery key opens a backup, without a broker.
     CheckBackup(CheckArgs),
+    /// Seal a backup's key to a broker, for one restore, without a network.
+    OpenBackup(OpenArgs),
     /// Permit that a TPM is made WITHOUT protection against rollback, under one launch configuration that names hw-sealed.
     Permit(PermitArgs),
     /// Who certifies the endorsement keys of the tenant's VMs.
@@ -63,7 +66,7 @@ pub struct OperatorArgs {
     /// The tenant's id.
     #[arg(long, value_name = "HEX")]
     tenant: TenantId,
-    /// The orders that it may give: halt, resume, retire, force, backup; repeat for more.
+    /// The orders that it may give: halt, resume, retire, force, backup, restore; repeat for more.
     #[arg(long = "order", value_name = "WORD", required_unless_present = "rights", value_parser = super::order::order)]
     orders: Vec<TicketOrder>,
     /// What it may ask of a broker (`--broker … --operator …`): read, policy, enroll, resources; repeat for more.
@@ -145,6 +148,7 @@ impl TenantCommand {
             Self::Operator(args) => operator(&args),
             Self::Recovery(args) => backup::recovery(&args),
             Self::CheckBackup(args) => backup::check(&args),
+            Self::OpenBackup(args) => restore::open(&args),
             Self::Permit(args) => permit(&args),
             Self::Authority(command) => command.run(),
             Self::Envelope(args) => envelope(&args),

@@ -1,11 +1,12 @@
 //! `husk vm`: enrolment and what the operator sees of it.
 
 use super::backup::BackupArgs;
+use super::restore::{KeyArgs, RestoreArgs};
 use super::order::{OrderArgs, StatusArgs, TicketArgs};
 use super::policy::{self, PolicyCommand};
 use super::remote::{Access, Named, Place, Remote};
 use super::resource::ResourceCommand;
-use super::{Database, Shape, backup, or_remove, order, random_id};
+use super::{Database, Shape, backup, or_remove, order, random_id, restore};
 use crate::admin::{Firmware, Id, Request, refusal_shown, row_shown};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::log::{self, LogFormat};
@@ -48,6 +49,10 @@ pub enum VmCommand {
     Policy(PolicyCommand),
     /// Fetch a backup that a launch made, by the ticket that ordered it.
     Backup(BackupArgs),
+    /// Fetch the broker's key for one restore, for `husk tenant open-backup`.
+    RestoreKey(KeyArgs),
+    /// Hand a ticket in that orders a restore, together with its backup.
+    Restore(RestoreArgs),
     /// What this broker, as a CoCo KBS, gives to a VM.
     #[command(subcommand)]
     Resource(ResourceCommand),
@@ -159,6 +164,8 @@ impl VmCommand {
             Self::Status(args) => order::status(&args),
             Self::Policy(command) => command.run(),
             Self::Backup(args) => backup::fetch(&args),
+            Self::RestoreKey(args) => restore::key(&args),
+            Self::Restore(args) => restore::restore(&args),
             Self::Resource(command) => command.run(),
         }
     }
