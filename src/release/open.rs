@@ -258,9 +258,7 @@ impl Keys {
             Intended::Open(secret) => {
                 Granted::Open(OpenGrant { current: ReleasedKey::new(epoch, secret), head, next, pending })
             }
-            Intended::Restore(backup) => {
-                Granted::Restore(RestoreGrant { creation, backup, next, pending })
-            }
+            Intended::Restore(backup) => Granted::Restore(RestoreGrant { creation, backup, next, pending }),
         }
     }
 }

@@ -183,3 +183,113 @@ impl Tenure<'_> {
         if bytes <= BACKUP_PART_BYTES_MAX { Ok(bytes) } else { Err(ReleaseFault::ReplyRefused) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::backup::{BackupHeader, BackupOrder};
+    use super::super::ticket::{OperatorCertificate, Ticket, TicketOrder};
+    use super::super::transcript::tests::Seeded;
+    use super::super::transcript::{AgreementKey, SigningKey, certificate_digest, point_digest};
+    use super::super::wire::RestoreWanted;
+    use super::{OpenedBackup, RestoreKey, RestoreOrder};
+    use crate::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
+    use crate::secret::Secret;
+    use core::mem::offset_of;
+    use zerocopy::byteorder::little_endian::U32;
+    use zerocopy::{FromZeros, IntoBytes};
+
+    const TENANT: [u8; 16] = [3; 16];
+    const VM: [u8; 16] = [5; 16];
+
+    fn config(root: &SigningKey) -> LaunchConfig {
+        LaunchConfig {
+            tenant: TENANT,
+            vm: VM,
+            root: point_digest(root.point()),
+            mode: Mode::Strict,
+            serve: Serve::Lease,
+            kbs: Kbs::None,
+            min_key_generation: 0,
+            processor: None,
+            staleness: None,
+        }
+    }
+
+    /// What an honest broker shows, of an order of that kind seen at generation 1, for a backup of generation 2.
+    fn shown([root, operator]: &[SigningKey; 2], order: TicketOrder) -> RestoreWanted {
+        let mut certificate = OperatorCertificate::new_zeroed();
+        (certificate.tenant, certificate.key) = (TENANT, *operator.point());
+        certificate.orders = U32::new(TicketOrder::Restore.bit() | TicketOrder::Backup.bit());
+        certificate.signature = root.sign(&certificate.digest()).unwrap();
+        let mut ticket = Ticket::new_zeroed();
+        (ticket.certificate, ticket.vm, ticket.order) = (certificate, VM, order as u8);
+        (ticket.generation, ticket.subject) = (U32::new(1), [9; 48]);
+        ticket.sign(operator).unwrap();
+        let mut header = BackupHeader::of(&BackupOrder { id: [7; 16], recovery: *root.point() });
+        (header.tenant, header.vm, header.generation) = (TENANT, VM, U32::new(2));
+        RestoreWanted { header, ticket, tenant_root: *root.point() }
+    }
+
+    /// A broker cannot give a VM a state of its own making: it must be the backup that the ticket names.
+    #[test]
+    fn nothing_is_restored_without_the_tenants_word() {
+        let mut entropy = Seeded(0x4E5);
+        let keys = [(); 2].map(|()| SigningKey::generate(&mut entropy).unwrap());
+        let config = config(&keys[0]);
+        let mut wanted = shown(&keys, TicketOrder::Restore);
+        let ordered = |wanted: &RestoreWanted, generation| RestoreOrder::checked(wanted, &config, generation);
+        assert_eq!(ordered(&wanted, 3).map(|order| order.digest), Some([9; 48]));
+        assert!(ordered(&wanted, 2).is_none(), "not beyond the backup's generation");
+        wanted.header.generation = U32::new(0);
+        assert!(ordered(&wanted, 1).is_none(), "not beyond the one that the operator saw");
+        assert!(ordered(&wanted, 2).is_some());
+        for at in offset_of!(RestoreWanted, ticket)..RestoreWanted::BYTES {
+            wanted.as_mut_bytes()[at] ^= 1;
+            assert!(ordered(&wanted, 2).is_none(), "byte {at}");
+            wanted.as_mut_bytes()[at] ^= 1;
+        }
+        // Of the header all else is under the backup's digest.
+        for of_another in [offset_of!(BackupHeader, tenant), offset_of!(BackupHeader, vm), 0, 8] {
+            wanted.as_mut_bytes()[of_another] ^= 1;
+            assert!(ordered(&wanted, 2).is_none(), "byte {of_another}");
+            wanted.as_mut_bytes()[of_another] ^= 1;
+        }
+        assert!(ordered(&shown(&keys, TicketOrder::Backup), 3).is_none(), "another order");
+        let of_another_vm = LaunchConfig { vm: [6; 16], ..config };
+        assert!(RestoreOrder::checked(&wanted, &of_another_vm, 2).is_none());
+    }
+
+    #[test]
+    fn a_backups_key_is_sealed_to_a_broker_that_the_tenant_certified_and_for_one_restore() {
+        let mut entropy = Seeded(0x0BE);
+        let [root, broker, other] = [(); 3].map(|()| SigningKey::generate(&mut entropy).unwrap());
+        let [restore, another] = [(); 2].map(|()| AgreementKey::generate(&mut entropy).unwrap());
+        let config = config(&root);
+        let mut shown = RestoreKey::new_zeroed();
+        (shown.tenant, shown.vm, shown.key) = (TENANT, VM, *restore.point());
+        shown.tenant_root = *root.point();
+        let certificate = &mut shown.certificate;
+        (certificate.tenant, certificate.key) = (TENANT, *broker.point());
+        certificate.signature = root.sign(&certificate_digest(certificate)).unwrap();
+        shown.signature = broker.sign(&shown.digest()).unwrap();
+        assert!(shown.is_vouched_for(&config));
+        assert!(!shown.is_vouched_for(&LaunchConfig { vm: [6; 16], ..config }));
+        for at in 0..RestoreKey::BYTES {
+            shown.as_mut_bytes()[at] ^= 1;
+            assert!(!shown.is_vouched_for(&config), "byte {at}");
+            shown.as_mut_bytes()[at] ^= 1;
+        }
+        let forged = RestoreKey { signature: other.sign(&shown.digest()).unwrap(), ..shown };
+        assert!(!forged.is_vouched_for(&config));
+
+        let key = Secret::take(&mut [0x5A; 32]);
+        let mut opened = OpenedBackup::seal(&shown, &[9; 48], &key, &mut entropy).unwrap();
+        assert_eq!(opened.open(&restore).map(|key| key.with(|bytes| *bytes)), Some([0x5A; 32]));
+        assert!(opened.open(&another).is_none());
+        for at in 0..OpenedBackup::BYTES {
+            opened.as_mut_bytes()[at] ^= 1;
+            assert!(opened.open(&restore).is_none(), "byte {at}");
+            opened.as_mut_bytes()[at] ^= 1;
+        }
+    }
+}

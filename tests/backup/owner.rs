@@ -77,7 +77,9 @@ impl Owner {
     pub(crate) fn restore(&self, stage: &Stage, file: &[u8]) -> (Ticket, OpenedBackup) {
         let request = RestoreKeyAsked { tenant: stage.launch.tenant, vm: stage.launch.vm };
         let mut answer = asked(stage, FrameKind::RestoreKeyAsked, request.as_bytes());
-        let Ok((FrameKind::RestoreKeyShown, body)) = frame::open(&mut answer) else { panic!("no key is shown") };
+        let Ok((FrameKind::RestoreKeyShown, body)) = frame::open(&mut answer) else {
+            panic!("no key is shown")
+        };
         let shown: RestoreKey = frame::exactly(body).expect("a key");
         assert!(shown.is_vouched_for(&stage.launch), "the tenant's broker shows it");
         let (header, _) = BackupHeader::read(file).expect("a backup");

@@ -106,7 +106,8 @@ impl Engine for Toy {
         let [counter, note] =
             [0, 8].map(|at| u64::from_le_bytes(state[at..at + 8].try_into().expect("eight bytes")));
         let restored = power_on.start == Start::Restore;
-        *self = Self { on: Some((counter, power_on)), note: if restored { SPENT } else { note }, broken: false };
+        *self =
+            Self { on: Some((counter, power_on)), note: if restored { SPENT } else { note }, broken: false };
         store(nv, counter, self.note)
     }
 

@@ -225,7 +225,8 @@ impl Engine for ReferenceEngine {
         let entry = Entry::Launch { reset_count: power_on.reset_count, clock_ms_min: power_on.clock_ms_min };
         self.drop_saved_state(nv, entry)?;
         if power_on.start == Start::Restore {
-            let spend = |state: &mut [u8]| state.get_mut(size_of::<Fingerprint>()..).is_some_and(spend::spend);
+            let spend =
+                |state: &mut [u8]| state.get_mut(size_of::<Fingerprint>()..).is_some_and(spend::spend);
             if !nv.edit_engine_state(spend) {
                 return Err(EngineFault::StateRefused);
             }

@@ -41,7 +41,8 @@ pub(super) fn spend(state: &mut [u8]) -> bool {
 
 /// pinCount becomes pinLimit.
 fn use_up(state: &mut [u8], pin: Range<usize>) -> bool {
-    let Some((count, limit)) = state.get_mut(pin).and_then(|pin| pin.split_at_mut_checked(COUNT_BYTES)) else {
+    let Some((count, limit)) = state.get_mut(pin).and_then(|pin| pin.split_at_mut_checked(COUNT_BYTES))
+    else {
         return false;
     };
     if count.iter().lt(limit.iter()) {

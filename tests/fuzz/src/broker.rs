@@ -196,7 +196,7 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
     let attest = [&[1][..], &UNPATCHED].concat();
     let granted = [&hello[..], &attest, &[2]].concat();
     let mut seeds = vec![hello.clone(), granted.clone(), [&hello[..], &[2]].concat()];
-    let lengths = [2, 8, 0, 140, 140, 12, 12, 68, 12, 12, 986, 108, 12, BackupPart::BYTES];
+    let lengths = [2, 8, 0, 140, 140, 12, 12, 68, 12, 12, 986, 108, 12, BackupPart::BYTES, 12, 16];
     for (number, length) in (0u8..).zip(lengths) {
         seeds.push([&granted[..], &[3, number], &sized(&vec![1; length])].concat());
         seeds.push([&hello[..], &[4, number, number, 0], &sized(&[0xFF])].concat());

@@ -6,8 +6,8 @@
 
 use husk::release::Head;
 use husk_broker::rules::{
-    Holder, InstanceId, Life, Moment, Move, Order, Reply, Request, Row, SecretName, assume_lease, operate,
-    step,
+    Backed, Holder, InstanceId, Life, Moment, Move, Order, Reply, Request, Row, SecretName, assume_lease,
+    operate, step,
 };
 use std::collections::HashSet;
 
@@ -40,21 +40,29 @@ fn requests(row: &Row) -> Vec<Request> {
     for token in row.token.saturating_sub(1)..=row.token + 1 {
         all.push(Request::Resume { token });
         all.push(Request::StateMissing { token });
-        all.push(Request::Renew { token, generation: 0 });
-        all.push(Request::Bump { token, generation: 0 });
-        all.push(Request::Release { token, generation: 0, head: row.head });
-        all.push(Request::Release { token, generation: 0, head: head(9, 9) });
-        for epoch in [row.epoch, row.epoch + 1] {
-            for previous in [row.head, Head::NONE, head(1, 1)] {
-                for new in heads {
-                    let reset_base = new.sequence;
-                    let to = Move { token, generation: 0, epoch, previous, new, reset_base };
-                    all.extend([Request::Confirm(to), Request::Anchor(to)]);
-                }
-            }
+        let generations = [Some(row.generation), row.restoring];
+        for generation in generations.into_iter().flatten() {
+            all.push(Request::Renew { token, generation });
+            all.push(Request::Bump { token, generation });
+            all.push(Request::Restore { token, generation });
+            all.push(Request::Release { token, generation, head: row.head });
+            all.push(Request::Release { token, generation, head: head(9, 9) });
+            moves(row, (token, generation), &heads, &mut all);
         }
     }
     all
+}
+
+fn moves(row: &Row, (token, generation): (u64, u32), heads: &[Head], all: &mut Vec<Request>) {
+    for epoch in [row.epoch, row.epoch + 1] {
+        for previous in [row.head, Head::NONE, head(1, 1)] {
+            for &new in heads {
+                let reset_base = new.sequence;
+                let to = Move { token, generation, epoch, previous, new, reset_base };
+                all.extend([Request::Confirm(to), Request::Anchor(to)]);
+            }
+        }
+    }
 }
 
 fn head(sequence: u64, branch: u8) -> Head {
@@ -101,6 +109,10 @@ fn broken(
         ),
         ("CONFIRM uses FORCE up", !(confirms && new.epoch > old.epoch && new.forced)),
         ("only CONFIRM uses FORCE up", new.forced == old.forced || confirms && new.epoch > old.epoch),
+        ("CONFIRM begins the generation that RESTORE named", begins_the_restored(old, new, confirms)),
+        ("only CONFIRM uses RESTORE up", new.restoring == old.restoring || confirms && new.epoch > old.epoch),
+        ("a restore opens nothing of what it replaces", grants_what_is_wanted(old, reply)),
+        ("a backup is for who was granted it", is_handed_rightly(old, request, reply)),
         ("an overlap is said until it is over", new.overlap_until_ms >= old.overlap_until_ms),
         (
             "an overlap ends with the lease that was not waited for",
@@ -117,6 +129,24 @@ fn base_is_the_heads(old: &Row, new: &Row, request: &Request) -> bool {
         Request::Confirm(to) | Request::Anchor(to) if new.head != old.head => new.reset_base == to.reset_base,
         _ => new.reset_base == old.reset_base,
     }
+}
+
+fn begins_the_restored(old: &Row, new: &Row, confirms: bool) -> bool {
+    let begins = new.generation != old.generation || new.restoring != old.restoring;
+    !begins || confirms && old.restoring == Some(new.generation) && new.restoring.is_none()
+}
+
+fn grants_what_is_wanted(old: &Row, reply: &Reply) -> bool {
+    let Reply::Granted(grant) = reply else { return true };
+    match old.restoring {
+        Some(generation) => grant.restores && grant.current.is_none() && grant.generation == generation,
+        None => !grant.restores && grant.current == old.current && grant.generation == old.generation,
+    }
+}
+
+fn is_handed_rightly(old: &Row, request: &Request, reply: &Reply) -> bool {
+    let Request::Restore { generation, .. } = request else { return true };
+    *reply != Reply::Done || old.next.is_some() && old.restoring == Some(*generation)
 }
 
 fn named(row: &Row) -> Option<SecretName> {
@@ -138,6 +168,7 @@ const fn token_of(request: &Request) -> Option<u64> {
         | Request::Renew { token, .. }
         | Request::Bump { token, .. }
         | Request::Release { token, .. }
+        | Request::Restore { token, .. }
         | Request::StateMissing { token } => Some(token),
         Request::Confirm(to) | Request::Anchor(to) => Some(to.token),
     }
@@ -170,7 +201,11 @@ fn within_bounds(world: &World) -> bool {
     let row = &world.row;
     // Where FORCE was ordered there are many more: one token fewer will do.
     let forced = u64::from(row.forced || row.overlap_until_ms > 0);
-    row.token <= TOKENS - forced
+    // So where RESTORE was, and once is enough.
+    let restored = u64::from(row.restoring.is_some() || row.generation > 0);
+    row.generation <= 1
+        && row.token <= TOKENS - forced.max(restored)
+        && forced * restored == 0
         && row.epoch <= EPOCHS
         && row.head.sequence <= SEQUENCES
         && world.now_ms <= 20
@@ -193,7 +228,7 @@ fn explore(step: Step) -> Result<usize, &'static str> {
                 next.push(after(&world, &request, &decided));
             }
         }
-        for order in [Order::Halt, Order::Resume, Order::Retire, Order::Force, Order::Backup] {
+        for order in [Order::Halt, Order::Resume, Order::Retire, Order::Force, Order::Backup, RESTORE] {
             next.extend(operate(&world.row, order).map(|row| World { row, ..world.clone() }));
         }
         let restarted = assume_lease(&world.row, world.now_ms, LEASE_MS);
@@ -214,7 +249,43 @@ fn every_law_holds_in_every_reachable_world() {
 }
 
 /// Each takes one rule away.
-const MUTANTS: [(&str, Step); 15] = [
+const MUTANTS: [(&str, Step); 21] = [
+    ("RESTORE outlives CONFIRM", |row, at, caller, request| {
+        let (mut change, reply) = step(row, at, caller, request);
+        if let (Some(new), Request::Confirm(_)) = (&mut change, request) {
+            (new.restoring, new.generation) = (row.restoring, row.generation);
+        }
+        (change, reply)
+    }),
+    ("RESTORE is used up by a grant", |row, at, caller, request| {
+        let (mut change, reply) = step(row, at, caller, request);
+        if let (Some(new), Reply::Granted(_)) = (&mut change, &reply) {
+            new.restoring = None;
+        }
+        (change, reply)
+    }),
+    ("a restore keeps the generation", |row, at, caller, request| {
+        let (mut change, reply) = step(row, at, caller, request);
+        if let (Some(new), Request::Confirm(_)) = (&mut change, request) {
+            new.generation = row.generation;
+        }
+        (change, reply)
+    }),
+    ("a restore opens what it replaces", |row, at, caller, request| {
+        let (change, mut reply) = step(row, at, caller, request);
+        if let Reply::Granted(grant) = &mut reply {
+            grant.current = row.current;
+        }
+        (change, reply)
+    }),
+    ("an older grant is confirmed for a restore", |row, at, caller, request| match request {
+        Request::Confirm(_) => step(&Row { restoring: None, ..row.clone() }, at, caller, request),
+        _ => step(row, at, caller, request),
+    }),
+    ("a backup for whoever holds the token", |row, at, caller, request| match *request {
+        Request::Restore { token, .. } => step(row, at, caller, &Request::StateMissing { token }),
+        _ => step(row, at, caller, request),
+    }),
     ("a Clear is not told", |row, at, caller, request| {
         let (change, reply) = step(row, at, caller, request);
         (change.map(|new| Row { reset_base: row.reset_base, ..new }), reply)
@@ -314,6 +385,9 @@ const MUTANTS: [(&str, Step); 15] = [
     }),
 ];
 
+/// From a backup of this very broker's first generation.
+const RESTORE: Order = Order::Restore(Backed { generation: 0, token: 1 });
+
 /// What must hold for an order of the operator and for a start of the broker, at `now_ms`.
 fn broken_by(old: &Row, new: &Row, fences: bool, starts_at_ms: Option<u64>) -> Option<&'static str> {
     let covered = |now_ms| old.released || new.lease_until_ms >= now_ms + u64::from(LEASE_MS);
@@ -376,15 +450,34 @@ fn a_backup_order_changes_no_row_and_every_mutant_of_it_is_caught() {
 }
 
 /// An order or a start, whether it stops the VM, and when the broker starts.
-const CHANGES: [(&str, Change, bool, Option<u64>); 4] = [
+const CHANGES: [(&str, Change, bool, Option<u64>); 5] = [
     ("HALT", |row| operate(row, Order::Halt).ok(), true, None),
     ("RETIRE", |row| operate(row, Order::Retire).ok(), true, None),
+    ("RESTORE", |row| operate(row, RESTORE).ok(), true, None),
     ("FORCE", |row| operate(row, Order::Force).ok(), false, None),
     ("start", |row| Some(assume_lease(row, 7, LEASE_MS)), false, Some(7)),
 ];
 
 /// Each takes one rule away from an order or from the start.
-const CHANGE_MUTANTS: [(&str, Change, bool, Option<u64>); 8] = [
+const CHANGE_MUTANTS: [(&str, Change, bool, Option<u64>); 11] = [
+    (
+        "RESTORE keeps the token",
+        |row| operate(row, RESTORE).ok().map(|new| Row { token: row.token, ..new }),
+        true,
+        None,
+    ),
+    (
+        "RESTORE keeps the instance",
+        |row| operate(row, RESTORE).ok().map(|new| Row { holder: row.holder, ..new }),
+        true,
+        None,
+    ),
+    (
+        "RESTORE does not wait",
+        |row| operate(row, RESTORE).ok().map(|new| Row { released: true, ..new }),
+        true,
+        None,
+    ),
     (
         "HALT keeps the token",
         |row| operate(row, Order::Halt).ok().map(|new| Row { token: row.token, ..new }),
@@ -429,6 +522,54 @@ const CHANGE_MUTANTS: [(&str, Change, bool, Option<u64>); 8] = [
     ),
     ("a start assumes nothing", |row| Some(row.clone()), false, Some(7)),
 ];
+
+/// What is beside the fencing: the generation is beyond the row's and the backup's, and begins at CONFIRM; so is the token; what is replaced
+/// stays until then; HALT and RETIRE take the order back.
+#[test]
+fn a_restore_order_replaces_nothing_by_itself_and_every_mutant_of_it_is_caught() {
+    type Restore = fn(&Row, Order) -> Option<Row>;
+    let backups = [(0, 0), (0, 9), (4, 2)].map(|(generation, token)| Backed { generation, token });
+    let is_right = |old: &Row, new: &Row, Backed { generation, token }: Backed| {
+        let beyond = new.restoring.is_some_and(|new| new > old.generation && new > generation);
+        let back = [Order::Halt, Order::Retire].into_iter().all(|order| {
+            operate(new, order).is_ok_and(|row| row.restoring.is_none() && row.generation == old.generation)
+        });
+        let kept = (new.generation, new.epoch, new.head, new.current);
+        beyond && new.token > token && kept == (old.generation, old.epoch, old.head, old.current) && back
+    };
+    let broken = |restore: Restore| {
+        let halted = rows().map(|row| operate(&row, Order::Halt).expect("it makes sense"));
+        rows().into_iter().chain(halted).any(|old| {
+            backups.into_iter().any(|backed| {
+                restore(&old, Order::Restore(backed)).is_none_or(|new| !is_right(&old, &new, backed))
+            })
+        })
+    };
+    assert!(!broken(|row, order| operate(row, order).ok()));
+    let retired = operate(&rows()[1], Order::Retire).expect("it makes sense");
+    assert_eq!(operate(&retired, RESTORE), Err(Life::Retired));
+    let mutants: [(&str, Restore); 5] = [
+        ("the generation begins with the order", |row, order| {
+            operate(row, order).ok().map(|new| Row { generation: new.restoring.unwrap_or(0), ..new })
+        }),
+        ("the generation is not beyond the backup's", |row, order| {
+            operate(row, order).ok().map(|new| Row { restoring: Some(row.generation + 1), ..new })
+        }),
+        ("the token goes back to the backup's", |row, order| match order {
+            Order::Restore(backed) => operate(row, order).ok().map(|new| Row { token: backed.token, ..new }),
+            _ => None,
+        }),
+        ("what is replaced is erased at once", |row, order| {
+            operate(row, order).ok().map(|new| Row { current: None, ..new })
+        }),
+        ("a halted VM is not restored", |row, order| {
+            (row.life != Life::Halted).then(|| operate(row, order).ok()).flatten()
+        }),
+    ];
+    for (name, mutant) in mutants {
+        assert!(broken(mutant), "nothing noticed the mutant \"{name}\"");
+    }
+}
 
 #[test]
 fn every_order_and_every_start_keeps_the_laws() {

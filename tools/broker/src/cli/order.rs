@@ -188,7 +188,9 @@ fn about(args: &TicketArgs, ticket: &Ticket, tenant: &[u8; 16]) -> anyhow::Resul
             Ok((opened.digest, opened.as_bytes().to_vec()))
         }
         (_, None, None) => Ok(([0; 48], Vec::new())),
-        _ => bail!("--recovery goes with --order backup, --opened with --order restore, and neither with another"),
+        _ => bail!(
+            "--recovery goes with --order backup, --opened with --order restore, and neither with another"
+        ),
     }
 }
 
@@ -262,7 +264,9 @@ pub(super) fn told(asked: &Asked, ticket: &Ticket, statement: &Statement) -> any
         Some(Outcome::Barred) => {
             "where the VM stands in its life, the order makes no sense; see `husk vm status`"
         }
-        Some(Outcome::Asked | Outcome::Brought) | None => "the broker answered something else than the ticket",
+        Some(Outcome::Asked | Outcome::Brought) | None => {
+            "the broker answered something else than the ticket"
+        }
     };
     bail!("nothing was changed: {why}")
 }

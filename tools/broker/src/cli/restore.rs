@@ -123,7 +123,8 @@ pub(super) fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
         bail!("the ticket orders no restore");
     }
     let (_, opened) = bytes.split_at(Ticket::BYTES);
-    let opened = OpenedBackup::read_from_bytes(opened).ok().context("this is no ticket of `husk vm ticket`")?;
+    let opened =
+        OpenedBackup::read_from_bytes(opened).ok().context("this is no ticket of `husk vm ticket`")?;
     let file = read_backup(&args.backup)?;
     if backup_digest(&file) != ticket.subject {
         bail!("{} is another backup than the ticket names", args.backup.display());

@@ -1,11 +1,11 @@
 //! `husk vm`: enrolment and what the operator sees of it.
 
 use super::backup::BackupArgs;
-use super::restore::{KeyArgs, RestoreArgs};
 use super::order::{OrderArgs, StatusArgs, TicketArgs};
 use super::policy::{self, PolicyCommand};
 use super::remote::{Access, Named, Place, Remote};
 use super::resource::ResourceCommand;
+use super::restore::{KeyArgs, RestoreArgs};
 use super::{Database, Shape, backup, or_remove, order, random_id, restore};
 use crate::admin::{Firmware, Id, Request, refusal_shown, row_shown};
 use crate::ids::{TenantId, VmId, VmName};

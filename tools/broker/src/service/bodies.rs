@@ -4,8 +4,8 @@ use crate::rules::{Grant, Move, Reply, Request};
 use husk::release::Head;
 use husk::release::frame::exactly;
 use husk::release::wire::{
-    AnchorRequest, Attest, Bump, Bumped, Busy, Confirm, Denied, GrantIntent, Lease, Operation, ReleaseRequest, Renew,
-    Resume, StateMissing, Status,
+    AnchorRequest, Attest, Bump, Bumped, Busy, Confirm, Denied, GrantIntent, Lease, Operation,
+    ReleaseRequest, Renew, Resume, StateMissing, Status,
 };
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};

@@ -38,8 +38,8 @@ use husk::release::frame;
 use husk::release::record::{Answerer, Asked, REPLY_BODY_AT, session_of};
 use husk::release::transcript::{AgreementKey, broker_keys, grant_digest, point_digest, server_hello_digest};
 use husk::release::wire::{
-    DeniedReason, FRAME_BYTES_MAX, FrameKind, GrantReply, Hello, Operation, PROTOCOL,
-    RefusalReason, SIGNATURE_BYTES, SUITE, ServerHello, Status, WireHead,
+    DeniedReason, FRAME_BYTES_MAX, FrameKind, GrantReply, Hello, Operation, PROTOCOL, RefusalReason,
+    SIGNATURE_BYTES, SUITE, ServerHello, Status, WireHead,
 };
 use husk::volume::VolumeFault;
 use notes::{named, note, outcome_word};

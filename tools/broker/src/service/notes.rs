@@ -12,8 +12,7 @@ pub(super) fn note(vm: &VmName, operation: Operation, answer: &Reply) {
             tracing::error!(%vm, "ALARM: the VM says that its disk does not hold its newest state");
         }
         (_, Reply::Granted(grant)) => {
-            let what = if grant.current.is_some() { "open" } else { "create" };
-            tracing::info!(%vm, "granted token {} to {what} epoch {}", grant.token, grant.epoch);
+            tracing::info!(%vm, "granted token {} to {} epoch {}", grant.token, grant.word(), grant.epoch);
         }
         (Operation::Attest | Operation::Grant, Reply::Denied(_)) => {}
         (_, Reply::Busy { .. } | Reply::Denied(_) | Reply::Fenced | Reply::Conflict) => {

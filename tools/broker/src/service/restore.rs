@@ -60,7 +60,7 @@ impl Service {
         };
         if outcome != Outcome::Brought {
             let id = hex::encode(ticket.id);
-            eprintln!("husk-broker: {vm}: ticket {id} (Restore): {outcome:?}");
+            tracing::info!(%vm, "ticket {id} (Restore): {outcome:?}");
         }
         self.state(&vm, (&Statement::nonce_of_ticket(&ticket.id), outcome), reply)
     }

@@ -97,7 +97,10 @@ pub(super) fn told(row: &Row, new: &Row, request: &Request, reply: &Reply) -> Op
                 same if same == row.generation => String::new(),
                 generation => format!(", restored to generation {generation}"),
             };
-            Some((Event::Confirmed, format!("token {}, epoch {}, {}{restored}", new.token, new.epoch, head())))
+            Some((
+                Event::Confirmed,
+                format!("token {}, epoch {}, {}{restored}", new.token, new.epoch, head()),
+            ))
         }
         (Request::Bump { .. }, _) if new.token != row.token => {
             Some((Event::Reset, format!("token {}, {}", new.token, head())))

@@ -1,7 +1,7 @@
 //! A VM's row as columns, and back. What comes back is checked as if a stranger had written it.
 
-use super::{StoreError, restores};
 use super::sql::{Columns, Sql, Value, to_sql};
+use super::{StoreError, restores};
 use crate::ids::VmName;
 use crate::rules::{Holder, InstanceId, Life, Row, SecretName};
 use husk::release::Head;
@@ -46,7 +46,8 @@ fn read(mut columns: Columns) -> Result<Row, StoreError> {
     let (bumped_from, forced) = (columns.maybe_number()?, columns.flag()?);
     let (overlap_until_ms, reset_base) = (columns.number()?, columns.integer()?.cast_unsigned());
     let guest_svn = u32::try_from(columns.integer()?).map_err(|_| StoreError::Damaged)?;
-    let restoring = columns.maybe_number()?.map(u32::try_from).transpose().map_err(|_| StoreError::Damaged)?;
+    let restoring =
+        columns.maybe_number()?.map(u32::try_from).transpose().map_err(|_| StoreError::Damaged)?;
     let assumed_until_ms = columns.number()?;
     let lease_until_ms = if released { lease_until_ms } else { lease_until_ms.max(assumed_until_ms) };
     Ok(Row {

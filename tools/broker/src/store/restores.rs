@@ -107,7 +107,8 @@ fn forget_brought(sql: &mut dyn Sql, vm: &VmName) -> Result<(), StoreError> {
 }
 
 fn found(sql: &mut dyn Sql, vm: &VmName, is_ordered: bool) -> Result<Option<Restore>, StoreError> {
-    let statement = "SELECT ticket, opened, file FROM restores WHERE tenant = ?1 AND vm = ?2 AND ordered = ?3";
+    let statement =
+        "SELECT ticket, opened, file FROM restores WHERE tenant = ?1 AND vm = ?2 AND ordered = ?3";
     let [tenant, name] = named(vm);
     sql.one(statement, &[tenant, name, is_ordered.into()])?.map(restore_of).transpose()
 }

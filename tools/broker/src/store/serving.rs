@@ -332,10 +332,7 @@ impl One<'_> {
                 } else {
                     grant.current.map(|name| self.unwrap(vm, name)).transpose()?
                 };
-                Some(GrantSecrets {
-                    current,
-                    next: next.ok_or(StoreError::Damaged)?.1,
-                })
+                Some(GrantSecrets { current, next: next.ok_or(StoreError::Damaged)?.1 })
             }
             _ => None,
         };

@@ -207,12 +207,11 @@ impl RootKeys {
         vm: &VmName,
         (token, generation): (u64, u32),
     ) -> Result<AgreementKey, VaultError> {
-        let info =
-            [RESTORE_LABEL, &vm.tenant.0, &vm.vm.0, &token.to_le_bytes(), &generation.to_le_bytes()];
+        let info = [RESTORE_LABEL, &vm.tenant.0, &vm.vm.0, &token.to_le_bytes(), &generation.to_le_bytes()];
         let mut scalar = Zeroizing::new([0; 48]);
-        let derived = self.wrapping.with(|root| {
-            Hkdf::<Sha384>::new(None, root).expand_multi_info(&info, scalar.as_mut_slice())
-        });
+        let derived = self
+            .wrapping
+            .with(|root| Hkdf::<Sha384>::new(None, root).expand_multi_info(&info, scalar.as_mut_slice()));
         derived.map_err(|_| VaultError::Bug)?;
         // One scalar in 2^190 is none of the curve's.
         AgreementKey::from_scalar(&mut scalar).map_err(|_| VaultError::Bug)
