@@ -285,11 +285,8 @@ fn restored(row: &Row, order: Order, bend: fn(Row, &Row) -> Row) -> Result<Row, 
 const MUTANTS: [(&str, Step, Operate, Harm); 7] = [
     (
         "a restore keeps the generation",
-        |row, at, caller, request| {
-            let (change, reply) = step(row, at, caller, request);
-            (change.map(|new| Row { generation: row.generation, ..new }), reply)
-        },
-        operate,
+        step,
+        |row, order| restored(row, order, |new, row| Row { restoring: Some(row.generation), ..new }),
         Harm::TwoLives,
     ),
     (

@@ -1,7 +1,7 @@
 //! Every key, from one table.
 //!
 //! **What.** [`mod@derive`] turns what was released into the key of one epoch of one VM's volume ([`VolumeKey`]), and that
-//! into one key per stored object. [`CreateKey`] is a volume key under a grant to create, [`SuspendSecret`] the random secret of
+//! into one key per stored object. [`CreateKey`] is a volume key under a grant to create or to restore, [`SuspendSecret`] the random secret of
 //! one suspension, [`BackupSecret`] that of one backup.
 //! **Trust.** The secrets that `release` yields.
 //! **Laws.** A key that is not in the table does not exist. The epoch secret is an input of every key of a volume that a broker
@@ -10,9 +10,9 @@
 //! **Not here.** Which secrets may be used: the signed grant says that. Ciphers: `volume/seal.rs`.
 
 mod backup;
+mod create;
 pub mod derive;
 
 pub use backup::BackupSecret;
-pub use derive::{
-    CreateKey, Further, Identity, Mode, ObjectKey, ObjectName, ObjectSort, SuspendSecret, VolumeKey,
-};
+pub use create::CreateKey;
+pub use derive::{Further, Identity, Mode, ObjectKey, ObjectName, ObjectSort, SuspendSecret, VolumeKey};

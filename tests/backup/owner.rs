@@ -1,5 +1,5 @@
 //! The tenant: signs orders, keeps the recovery key, fetches and opens backups, and has them restored.
-#![allow(dead_code, reason = "each test uses a part")]
+#![allow(dead_code, clippy::panic, reason = "each test uses a part, and ends where its world fails")]
 #![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
 
 use crate::stage::Stage;

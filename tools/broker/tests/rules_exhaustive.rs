@@ -4,11 +4,17 @@
 //! away and must be caught.
 #![expect(clippy::expect_used, reason = "a test says what it expects")]
 
+#[path = "rules_exhaustive/mutants.rs"]
+mod mutants;
+#[path = "rules_exhaustive/orders.rs"]
+mod orders;
+
 use husk::release::Head;
 use husk_broker::rules::{
-    Backed, Holder, InstanceId, Life, Moment, Move, Order, Reply, Request, Row, SecretName, assume_lease,
-    operate, step,
+    Backed, Holder, InstanceId, Moment, Move, Order, Reply, Request, Row, SecretName, assume_lease, operate,
+    step,
 };
+use mutants::MUTANTS;
 use std::collections::HashSet;
 
 /// What an operator's order makes of a row, or what a start of the broker does.
@@ -248,143 +254,6 @@ fn every_law_holds_in_every_reachable_world() {
     assert!(worlds > 1000, "the bounds reach something: {worlds}");
 }
 
-/// Each takes one rule away.
-const MUTANTS: [(&str, Step); 21] = [
-    ("RESTORE outlives CONFIRM", |row, at, caller, request| {
-        let (mut change, reply) = step(row, at, caller, request);
-        if let (Some(new), Request::Confirm(_)) = (&mut change, request) {
-            (new.restoring, new.generation) = (row.restoring, row.generation);
-        }
-        (change, reply)
-    }),
-    ("RESTORE is used up by a grant", |row, at, caller, request| {
-        let (mut change, reply) = step(row, at, caller, request);
-        if let (Some(new), Reply::Granted(_)) = (&mut change, &reply) {
-            new.restoring = None;
-        }
-        (change, reply)
-    }),
-    ("a restore keeps the generation", |row, at, caller, request| {
-        let (mut change, reply) = step(row, at, caller, request);
-        if let (Some(new), Request::Confirm(_)) = (&mut change, request) {
-            new.generation = row.generation;
-        }
-        (change, reply)
-    }),
-    ("a restore opens what it replaces", |row, at, caller, request| {
-        let (change, mut reply) = step(row, at, caller, request);
-        if let Reply::Granted(grant) = &mut reply {
-            grant.current = row.current;
-        }
-        (change, reply)
-    }),
-    ("an older grant is confirmed for a restore", |row, at, caller, request| match request {
-        Request::Confirm(_) => step(&Row { restoring: None, ..row.clone() }, at, caller, request),
-        _ => step(row, at, caller, request),
-    }),
-    ("a backup for whoever holds the token", |row, at, caller, request| match *request {
-        Request::Restore { token, .. } => step(row, at, caller, &Request::StateMissing { token }),
-        _ => step(row, at, caller, request),
-    }),
-    ("a Clear is not told", |row, at, caller, request| {
-        let (change, reply) = step(row, at, caller, request);
-        (change.map(|new| Row { reset_base: row.reset_base, ..new }), reply)
-    }),
-    ("missing state makes a new TPM", |row, at, caller, request| {
-        let (change, reply) = step(row, at, caller, request);
-        match (request, reply) {
-            (Request::StateMissing { .. }, Reply::Done) => {
-                (Some(Row { life: Life::Virgin, head: Head::NONE, ..row.clone() }), reply)
-            }
-            _ => (change, reply),
-        }
-    }),
-    ("release outlives CONFIRM", |row, at, caller, request| {
-        let (mut change, reply) = step(row, at, caller, request);
-        if let (Some(new), Request::Confirm(_)) = (&mut change, request) {
-            new.released = row.released;
-        }
-        (change, reply)
-    }),
-    ("no lease wait", |row, at, caller, request| match request {
-        Request::Grant { .. } => {
-            let (change, reply) = step(&Row { released: true, ..row.clone() }, at, caller, request);
-            (change.map(|new| Row { released: row.released, ..new }), reply)
-        }
-        _ => step(row, at, caller, request),
-    }),
-    ("FORCE without saying so", |row, at, caller, request| {
-        let (mut change, reply) = step(row, at, caller, request);
-        if let (Some(new), Reply::Granted(_)) = (&mut change, &reply) {
-            new.overlap_until_ms = row.overlap_until_ms;
-        }
-        (change, reply)
-    }),
-    ("FORCE outlives CONFIRM", |row, at, caller, request| {
-        let (mut change, reply) = step(row, at, caller, request);
-        if let (Some(new), Request::Confirm(_)) = (&mut change, request) {
-            new.forced = row.forced;
-        }
-        (change, reply)
-    }),
-    ("FORCE is used up by a grant", |row, at, caller, request| {
-        let (mut change, reply) = step(row, at, caller, request);
-        if let (Some(new), Reply::Granted(_)) = (&mut change, &reply) {
-            new.forced = false;
-        }
-        (change, reply)
-    }),
-    ("every grant is forced", |row, at, caller, request| match request {
-        Request::Grant { .. } => {
-            let (change, reply) = step(&Row { forced: true, ..row.clone() }, at, caller, request);
-            (change.map(|new| Row { forced: row.forced, ..new }), reply)
-        }
-        _ => step(row, at, caller, request),
-    }),
-    ("any holder", |row, at, caller, request| {
-        let caller = row.holder.map_or(caller, |holder| holder.instance);
-        step(row, at, caller, request)
-    }),
-    ("old secret erased at grant", |row, at, caller, request| {
-        let (mut change, reply) = step(row, at, caller, request);
-        if let (Some(new), Reply::Granted(_)) = (&mut change, &reply) {
-            new.current = None;
-        }
-        (change, reply)
-    }),
-    ("a grant without a new token", |row, at, caller, request| {
-        let (mut change, reply) = step(row, at, caller, request);
-        if let (Some(new), Reply::Granted(_)) = (&mut change, &reply) {
-            new.token = row.token;
-        }
-        (change, reply)
-    }),
-    ("a lease set, not drawn out", |row, at, caller, request| {
-        let (mut change, reply) = step(row, at, caller, request);
-        if let (Some(new), Reply::Leased { .. }) = (&mut change, &reply) {
-            new.lease_until_ms = at.now_ms;
-        }
-        (change, reply)
-    }),
-    ("RENEW before CONFIRM", |row, at, caller, request| match request {
-        Request::Renew { .. } => {
-            let (change, reply) = step(&Row { next: None, ..row.clone() }, at, caller, request);
-            (change.map(|new| Row { next: row.next, ..new }), reply)
-        }
-        _ => step(row, at, caller, request),
-    }),
-    ("RENEW after RELEASE", |row, at, caller, request| match request {
-        Request::Renew { .. } => step(&Row { released: false, ..row.clone() }, at, caller, request),
-        _ => step(row, at, caller, request),
-    }),
-    ("a halted VM is granted", |row, at, caller, request| match (row.life, request) {
-        (Life::Halted, Request::Grant { .. }) => {
-            step(&Row { life: Life::Active, released: true, ..row.clone() }, at, caller, request)
-        }
-        _ => step(row, at, caller, request),
-    }),
-];
-
 /// From a backup of this very broker's first generation.
 const RESTORE: Order = Order::Restore(Backed { generation: 0, token: 1 });
 
@@ -422,31 +291,6 @@ fn rows() -> [Row; 5] {
     let forced = operate(&serving, Order::Force).expect("it makes sense");
     let overlapping = ask(&forced, 5, Request::Grant { report_id: [0xB; 32], guest_svn: 0 });
     [enrolled, serving, again, forced, overlapping]
-}
-
-/// BACKUP leaves a row as it is: the instance that runs makes the backup, or its successor.
-#[test]
-fn a_backup_order_changes_no_row_and_every_mutant_of_it_is_caught() {
-    type Backup = fn(&Row) -> Option<Row>;
-    let broken = |backup: Backup| {
-        rows().into_iter().any(|row| {
-            let wanted = (row.life == Life::Active).then(|| row.clone());
-            backup(&row) != wanted
-        })
-    };
-    assert!(!broken(|row| operate(row, Order::Backup).ok()));
-    let mutants: [(&str, Backup); 3] = [
-        ("a backup fences", |row| {
-            operate(row, Order::Backup).ok().map(|new| Row { token: new.token + 1, holder: None, ..new })
-        }),
-        ("a backup does not wait", |row| {
-            operate(row, Order::Backup).and_then(|new| operate(&new, Order::Force)).ok()
-        }),
-        ("a backup of no TPM", |row| Some(row.clone())),
-    ];
-    for (name, mutant) in mutants {
-        assert!(broken(mutant), "nothing noticed the mutant \"{name}\"");
-    }
 }
 
 /// An order or a start, whether it stops the VM, and when the broker starts.
@@ -522,54 +366,6 @@ const CHANGE_MUTANTS: [(&str, Change, bool, Option<u64>); 11] = [
     ),
     ("a start assumes nothing", |row| Some(row.clone()), false, Some(7)),
 ];
-
-/// What is beside the fencing: the generation is beyond the row's and the backup's, and begins at CONFIRM; so is the token; what is replaced
-/// stays until then; HALT and RETIRE take the order back.
-#[test]
-fn a_restore_order_replaces_nothing_by_itself_and_every_mutant_of_it_is_caught() {
-    type Restore = fn(&Row, Order) -> Option<Row>;
-    let backups = [(0, 0), (0, 9), (4, 2)].map(|(generation, token)| Backed { generation, token });
-    let is_right = |old: &Row, new: &Row, Backed { generation, token }: Backed| {
-        let beyond = new.restoring.is_some_and(|new| new > old.generation && new > generation);
-        let back = [Order::Halt, Order::Retire].into_iter().all(|order| {
-            operate(new, order).is_ok_and(|row| row.restoring.is_none() && row.generation == old.generation)
-        });
-        let kept = (new.generation, new.epoch, new.head, new.current);
-        beyond && new.token > token && kept == (old.generation, old.epoch, old.head, old.current) && back
-    };
-    let broken = |restore: Restore| {
-        let halted = rows().map(|row| operate(&row, Order::Halt).expect("it makes sense"));
-        rows().into_iter().chain(halted).any(|old| {
-            backups.into_iter().any(|backed| {
-                restore(&old, Order::Restore(backed)).is_none_or(|new| !is_right(&old, &new, backed))
-            })
-        })
-    };
-    assert!(!broken(|row, order| operate(row, order).ok()));
-    let retired = operate(&rows()[1], Order::Retire).expect("it makes sense");
-    assert_eq!(operate(&retired, RESTORE), Err(Life::Retired));
-    let mutants: [(&str, Restore); 5] = [
-        ("the generation begins with the order", |row, order| {
-            operate(row, order).ok().map(|new| Row { generation: new.restoring.unwrap_or(0), ..new })
-        }),
-        ("the generation is not beyond the backup's", |row, order| {
-            operate(row, order).ok().map(|new| Row { restoring: Some(row.generation + 1), ..new })
-        }),
-        ("the token goes back to the backup's", |row, order| match order {
-            Order::Restore(backed) => operate(row, order).ok().map(|new| Row { token: backed.token, ..new }),
-            _ => None,
-        }),
-        ("what is replaced is erased at once", |row, order| {
-            operate(row, order).ok().map(|new| Row { current: None, ..new })
-        }),
-        ("a halted VM is not restored", |row, order| {
-            (row.life != Life::Halted).then(|| operate(row, order).ok()).flatten()
-        }),
-    ];
-    for (name, mutant) in mutants {
-        assert!(broken(mutant), "nothing noticed the mutant \"{name}\"");
-    }
-}
 
 #[test]
 fn every_order_and_every_start_keeps_the_laws() {

@@ -126,6 +126,7 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
              ALTER TABLE broker DROP COLUMN commits; ALTER TABLE launches DROP COLUMN bound;
              ALTER TABLE vms DROP COLUMN forced; ALTER TABLE vms DROP COLUMN overlap_until_ms;
              ALTER TABLE vms DROP COLUMN reset_base; ALTER TABLE vms DROP COLUMN guest_svn;
+             ALTER TABLE vms DROP COLUMN restoring; DROP TABLE restores;
              ALTER TABLE tenants DROP COLUMN operator_generation; DROP TABLE tickets;
              DROP TABLE endorsements; DROP TABLE authorities;
              DROP TABLE audit; DROP TABLE backups; DROP TABLE requests;
