@@ -116,6 +116,7 @@ fn broken(
         ("CONFIRM uses FORCE up", !(confirms && new.epoch > old.epoch && new.forced)),
         ("only CONFIRM uses FORCE up", new.forced == old.forced || confirms && new.epoch > old.epoch),
         ("CONFIRM begins the generation that RESTORE named", begins_the_restored(old, new, confirms)),
+        ("CONFIRM uses RESTORE up", !(confirms && new.epoch > old.epoch && new.restoring.is_some())),
         ("only CONFIRM uses RESTORE up", new.restoring == old.restoring || confirms && new.epoch > old.epoch),
         ("a restore opens nothing of what it replaces", grants_what_is_wanted(old, reply)),
         ("a backup is for who was granted it", is_handed_rightly(old, request, reply)),
