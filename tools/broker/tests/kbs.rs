@@ -15,6 +15,7 @@ use husk::seams::Reporter as _;
 use husk_broker::evidence::Judge;
 use husk_broker::ids::{TenantId, VmId, VmName};
 use husk_broker::kbs::{Answer, Proof, SESSION_MS, Said};
+use husk_broker::log::{LogFormat, subscriber};
 use husk_broker::policy::Policy;
 use husk_broker::rules::Order;
 use husk_broker::service::Service;
@@ -418,4 +419,42 @@ fn resources_open_after_the_root_key_was_rotated() {
     let mut client = broker.client(&OTHER);
     let (cookie, _) = client.attested();
     assert_eq!(client.resource(Proof::Cookie(&cookie), PATH).unwrap(), b"secret of two");
+}
+
+/// A client gets its resource, and the log says so, and nothing of what lets a client have it.
+#[test]
+fn the_log_of_a_kbs_has_no_secret_in_it() {
+    for format in [LogFormat::Text, LogFormat::Json] {
+        let kept = Kept::default();
+        let out = kept.clone();
+        let secrets = tracing::subscriber::with_default(subscriber(format, move || out.clone()), || {
+            let broker = Broker::new();
+            let mut client = broker.client(&ONE);
+            let (cookie, token) = client.attested();
+            let content = client.resource(Proof::Token(&token), PATH).unwrap();
+            assert_eq!(client.resource(Proof::Cookie(&cookie), "default/key/none"), Err(401));
+            [cookie, token, String::from_utf8(content).unwrap()]
+        });
+        let log = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert!(log.contains(&format!("gave {PATH}")), "{log}");
+        for secret in secrets {
+            let spellings = [secret.clone(), hex::encode(&secret), URL_SAFE_NO_PAD.encode(&secret)];
+            assert!(spellings.iter().all(|spelling| !log.contains(spelling)), "{secret}: {log}");
+        }
+    }
+}
+
+/// What a log wrote.
+#[derive(Clone, Default)]
+struct Kept(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

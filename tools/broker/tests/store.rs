@@ -10,6 +10,8 @@ mod back;
 mod backups;
 #[path = "store/bench.rs"]
 mod bench;
+#[path = "store/copies.rs"]
+mod copies;
 #[path = "store/endorsements.rs"]
 mod endorsements;
 #[path = "store/full.rs"]

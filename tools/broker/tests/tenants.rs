@@ -8,12 +8,10 @@ mod service;
 mod world;
 
 use husk_broker::admin::signed::signed;
-use husk_broker::admin::{
-    Failure, Firmware, Id, OWN_VMS_MAX, REQUEST_BYTES_MAX, Request, Right, VMS_MAX, WINDOW_MS,
-};
+use husk_broker::admin::{Failure, Firmware, Id, REQUEST_BYTES_MAX, Request, Right, VMS_MAX, WINDOW_MS};
 use husk_broker::ids::{TenantId, VmId, VmName};
 use husk_broker::policy::Policy;
-use husk_broker::store::{Enrolment, REQUESTS_MAX, Store};
+use husk_broker::store::{Enrolment, QUOTA, Store};
 use husk_broker::vault::OperatorKey;
 use serde_json::{Value, json};
 use service::Broker;
@@ -101,7 +99,7 @@ fn a_tenant_fills_its_own_room_and_nobody_elses() {
     let [a, b] = [A, B].map(|tenant| broker.operator(tenant, &everything()));
     let mut store = Store::open(&path).unwrap();
     let policy: Policy = serde_json::from_value(json!({ "measurements": ["07".repeat(48)] })).unwrap();
-    for number in 1..OWN_VMS_MAX {
+    for number in 1..QUOTA.vms {
         let vm = VmId((1 << 64 | u128::from(number)).to_be_bytes());
         store
             .enrol(&VmName { tenant: A, vm }, &Enrolment { host_data: [7; 32], policy: policy.clone() })
@@ -110,6 +108,14 @@ fn a_tenant_fills_its_own_room_and_nobody_elses() {
     ask(&broker, &a, &enroll(VM)).unwrap();
     assert_eq!(ask(&broker, &a, &enroll(OTHER)), Err(Failure::Full));
     ask(&broker, &b, &enroll(OTHER)).unwrap();
+    assert_eq!(store.allot(A, |said| said.vms = Some(QUOTA.vms + 1)).unwrap().vms, QUOTA.vms + 1);
+    ask(&broker, &a, &enroll(OTHER)).unwrap();
+    store.allot(B, |said| said.vms = Some(0)).unwrap();
+    assert_eq!(ask(&broker, &b, &enroll(VM)), Err(Failure::Full), "what it has beyond stays");
+    ask(&broker, &b, &Request::Vm { vm: OTHER }).unwrap();
+    store.allot(B, |said| said.requests = Some(0)).unwrap();
+    assert_eq!(ask(&broker, &b, &Request::Tenant {}), Err(Failure::TooMany));
+    ask(&broker, &a, &Request::Tenant {}).unwrap();
 }
 
 #[test]
@@ -211,7 +217,7 @@ fn nobodys_request_is_as_good_as_none() {
 fn a_tenant_over_its_rate_does_not_slow_another() {
     let broker = Broker::with(&[A, B]);
     let [a, b] = [A, B].map(|tenant| broker.operator(tenant, &everything()));
-    for _ in 0..REQUESTS_MAX {
+    for _ in 0..u64::from(QUOTA.requests) {
         ask(&broker, &a, &Request::Tenant {}).unwrap();
     }
     assert_eq!(ask(&broker, &a, &Request::Tenant {}), Err(Failure::TooMany));

@@ -13,7 +13,7 @@ mod request;
 mod shown;
 pub mod signed;
 
-pub use request::{Failure, Firmware, Id, OWN_VMS_MAX, REQUEST_BYTES_MAX, Request, Right, VMS_MAX};
+pub use request::{Failure, Firmware, Id, REQUEST_BYTES_MAX, Request, Right, VMS_MAX};
 pub use shown::{life_word, refusal_shown, row_shown, standing_shown};
 
 /// How long the broker's clock may have gone on since the moment that a request names; the requests that were done in that time are

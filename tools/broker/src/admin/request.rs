@@ -9,8 +9,6 @@ use serde::{Deserialize, Serialize, Serializer};
 pub const REQUEST_BYTES_MAX: usize = 32 << 10;
 /// How many VMs one answer lists.
 pub const VMS_MAX: u32 = 100;
-/// How many VMs a tenant may have and still enrol one itself; the broker's operator may enrol more.
-pub const OWN_VMS_MAX: u64 = 1000;
 
 /// What a tenant lets an operator ask of a broker: bits of its certificate's `orders` that no ticket has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! `husk broker`: make a broker, its keys and what it counts with; serving is `serve`'s.
 
 use super::certs::CertsCommand;
+use super::copies::{self, BackupArgs, RestoreArgs};
 use super::serve::ServeArgs;
 use super::tls::TlsCommand;
 use super::token::TokenPlace;
@@ -25,6 +26,10 @@ pub enum BrokerCommand {
     /// Wrap every secret under a new root key: what copies of the database hold opens no more once the old file is
     /// destroyed.
     Rotate(RotateArgs),
+    /// Copy the database to a new file, also while it is served.
+    Backup(BackupArgs),
+    /// Put a copy of the database back, and halt every VM: what happened since the copy was made is lost.
+    Restore(RestoreArgs),
     /// Make an external counter for `serve --counter`: a database that is set back later is noticed.
     Count(CountArgs),
     /// Certificates of processors' keys, their intermediates and revocation lists, kept in the database.
@@ -121,6 +126,8 @@ impl BrokerCommand {
             Self::Init(args) => init(&args),
             Self::Serve(args) => super::serve::serve(&args),
             Self::Rotate(args) => rotate(&args),
+            Self::Backup(args) => copies::backup(&args),
+            Self::Restore(args) => copies::restore(&args),
             Self::Count(args) => count(&args),
             Self::Certs(command) => command.run(),
             Self::TokenKey(args) => token_key(&args),

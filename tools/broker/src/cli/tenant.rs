@@ -2,6 +2,7 @@
 
 use super::authority::AuthorityCommand;
 use super::backup::{self, CheckArgs, RecoveryArgs};
+use super::quota::{self, QuotaArgs};
 use super::restore::{self, OpenArgs};
 use super::{Database, RootKey, Shape, or_remove, random_id};
 use crate::admin::Right;
@@ -40,6 +41,8 @@ pub enum TenantCommand {
     OpenBackup(OpenArgs),
     /// Permit that a TPM is made WITHOUT protection against rollback, under one launch configuration that names hw-sealed.
     Permit(PermitArgs),
+    /// What the tenant may have of a broker that others share: shown, or said.
+    Quota(QuotaArgs),
     /// Who certifies the endorsement keys of the tenant's VMs.
     #[command(subcommand)]
     Authority(AuthorityCommand),
@@ -150,6 +153,7 @@ impl TenantCommand {
             Self::CheckBackup(args) => backup::check(&args),
             Self::OpenBackup(args) => restore::open(&args),
             Self::Permit(args) => permit(&args),
+            Self::Quota(args) => quota::quota(&args),
             Self::Authority(command) => command.run(),
             Self::Envelope(args) => envelope(&args),
         }

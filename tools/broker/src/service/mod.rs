@@ -327,9 +327,17 @@ impl Service {
         let outcome = self.ask(session, &request)?;
         if matches!(outcome.0, Reply::Leased { .. }) {
             session.stage = Stage::Resumed;
-            locked(&self.sessions)?.establish(&session.id);
+            self.establish(session)?;
         }
         Ok(outcome)
+    }
+
+    /// The instance has proven itself; its tenant has so many sessions at most.
+    fn establish(&self, session: &Session) -> Result<(), RefusalReason> {
+        let vm = &session.vm;
+        let quota = self.stored(vm, |serving| serving.store().quota(vm.tenant))?;
+        locked(&self.sessions)?.establish(&session.id, quota.sessions as usize);
+        Ok(())
     }
 
     fn attest(&self, session: &mut Session, body: &[u8]) -> Outcome {
@@ -342,7 +350,7 @@ impl Service {
                 let report_digest = Sha384::digest(report).into();
                 session.stage = Stage::Attested { report_digest, report_id };
                 session.proven = Some(Box::new(Proven { report, genuine }));
-                locked(&self.sessions)?.establish(&session.id);
+                self.establish(session)?;
                 Ok((Reply::Done, None))
             }
             Err(refusal) => self.refuse(&session.vm, &refusal),

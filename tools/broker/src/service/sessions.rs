@@ -2,12 +2,12 @@
 //!
 //! **What.** Two tables: sessions that only said hello, and sessions of a proven instance. Each drops its oldest when
 //! full, so a flood of hellos cannot push out who has proven itself. A peer has a share of the hellos that may wait: one
-//! more drops its own oldest, so that it takes four peers to push out a fifth's. An instance has one established
-//! session: a new one closes the old.
+//! more drops its own oldest, so that it takes four peers to push out a fifth's. A tenant has a share of the established ones, in the same way. An
+//! instance has one established session: a new one closes the old.
 
 use super::backup::Incoming;
 use super::endorsement::Challenged;
-use crate::ids::VmName;
+use crate::ids::{TenantId, VmName};
 use crate::policy::Genuine;
 use crate::rules::InstanceId;
 use husk::release::record::Answerer;
@@ -66,10 +66,18 @@ pub(super) struct Session {
 type Shared = Arc<Mutex<Session>>;
 type Who = (VmName, InstanceId);
 
+/// Whose share of its table a session is part of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Sharer {
+    /// Of the hellos.
+    Peer(IpAddr),
+    /// Of the established ones.
+    Tenant(TenantId),
+}
+
 struct Entry {
     age: u64,
-    /// Of a hello only.
-    peer: Option<IpAddr>,
+    sharer: Sharer,
     who: Who,
     session: Shared,
 }
@@ -79,8 +87,8 @@ struct Bounded {
     capacity: usize,
     entries: HashMap<SessionId, Entry>,
     by_age: BTreeMap<u64, SessionId>,
-    /// The ages of each peer's.
-    of_peer: HashMap<IpAddr, BTreeSet<u64>>,
+    /// The ages of each sharer's.
+    of_sharer: HashMap<Sharer, BTreeSet<u64>>,
     births: u64,
 }
 
@@ -90,25 +98,23 @@ impl Bounded {
             capacity,
             entries: HashMap::new(),
             by_age: BTreeMap::new(),
-            of_peer: HashMap::new(),
+            of_sharer: HashMap::new(),
             births: 0,
         }
     }
 
-    /// Drops the oldest of a peer that has `share` already.
-    fn make_room_for(&mut self, peer: IpAddr, share: usize) {
-        let ages = self.of_peer.get(&peer).filter(|ages| ages.len() >= share);
-        let oldest = ages.and_then(|ages| self.by_age.get(ages.first()?)).copied();
-        if let Some(id) = oldest {
-            self.remove(&id);
-        }
+    /// Drops the oldest of a sharer that has `share` already; yields it.
+    fn make_room_for(&mut self, sharer: Sharer, share: usize) -> Option<(SessionId, Entry)> {
+        let ages = self.of_sharer.get(&sharer).filter(|ages| ages.len() >= share)?;
+        let oldest = *self.by_age.get(ages.first()?)?;
+        self.remove(&oldest).map(|entry| (oldest, entry))
     }
 
     /// Adds an entry; returns the one that had to go.
     fn insert(
         &mut self,
         id: SessionId,
-        (who, peer): (Who, Option<IpAddr>),
+        (who, sharer): (Who, Sharer),
         session: Shared,
     ) -> Option<(SessionId, Entry)> {
         let oldest = if self.entries.len() < self.capacity {
@@ -119,22 +125,18 @@ impl Bounded {
         let dropped = oldest.and_then(|id| self.remove(&id).map(|entry| (id, entry)));
         self.births += 1;
         self.by_age.insert(self.births, id);
-        if let Some(peer) = peer {
-            self.of_peer.entry(peer).or_default().insert(self.births);
-        }
-        self.entries.insert(id, Entry { age: self.births, peer, who, session });
+        self.of_sharer.entry(sharer).or_default().insert(self.births);
+        self.entries.insert(id, Entry { age: self.births, sharer, who, session });
         dropped
     }
 
     fn remove(&mut self, id: &SessionId) -> Option<Entry> {
         let entry = self.entries.remove(id)?;
         self.by_age.remove(&entry.age);
-        if let Some(peer) = entry.peer
-            && let Some(ages) = self.of_peer.get_mut(&peer)
-        {
+        if let Some(ages) = self.of_sharer.get_mut(&entry.sharer) {
             ages.remove(&entry.age);
             if ages.is_empty() {
-                self.of_peer.remove(&peer);
+                self.of_sharer.remove(&entry.sharer);
             }
         }
         Some(entry)
@@ -167,8 +169,9 @@ impl Sessions {
     /// A session that has said hello.
     pub(super) fn greet(&mut self, peer: IpAddr, session: Session) {
         let (id, who) = (session.id, (session.vm, session.instance));
-        self.greeted.make_room_for(peer, self.of_peer_max);
-        self.greeted.insert(id, (who, Some(peer)), Arc::new(Mutex::new(session)));
+        let sharer = Sharer::Peer(peer);
+        self.greeted.make_room_for(sharer, self.of_peer_max);
+        self.greeted.insert(id, (who, sharer), Arc::new(Mutex::new(session)));
     }
 
     /// The session of that name.
@@ -177,16 +180,20 @@ impl Sessions {
         entry.map(|entry| Arc::clone(&entry.session))
     }
 
-    /// The session has proven its instance; the instance's older session is closed.
-    pub(super) fn establish(&mut self, id: &SessionId) {
+    /// The session has proven its instance; the instance's older session is closed, and its tenant's oldest where it has `of_tenant_max`
+    /// already.
+    pub(super) fn establish(&mut self, id: &SessionId, of_tenant_max: usize) {
         let Some(Entry { who, session, .. }) = self.greeted.remove(id) else { return };
         if let Some(older) = self.of_instance.insert(who, *id) {
             self.established.remove(&older);
         }
-        if let Some((dropped, entry)) = self.established.insert(*id, (who, None), session)
-            && self.of_instance.get(&entry.who) == Some(&dropped)
-        {
-            self.of_instance.remove(&entry.who);
+        let sharer = Sharer::Tenant(who.0.tenant);
+        let of_tenant = self.established.make_room_for(sharer, of_tenant_max);
+        let of_all = self.established.insert(*id, (who, sharer), session);
+        for (dropped, entry) in [of_tenant, of_all].into_iter().flatten() {
+            if self.of_instance.get(&entry.who) == Some(&dropped) {
+                self.of_instance.remove(&entry.who);
+            }
         }
     }
 }
@@ -223,6 +230,9 @@ mod tests {
         }
     }
 
+    /// More than any test has.
+    const MANY: usize = 1000;
+
     fn has(sessions: &Sessions, id: u8) -> bool {
         sessions.find(&[id; 16] as &SessionId).is_some()
     }
@@ -231,12 +241,12 @@ mod tests {
     fn hellos_push_out_hellos_and_never_who_has_proven_itself() {
         let mut sessions = Sessions::new(2, 2, 2);
         sessions.greet(PEER, session(1, 1));
-        sessions.establish(&[1; 16]);
+        sessions.establish(&[1; 16], MANY);
         for id in 2..10 {
             sessions.greet(PEER, session(id, id));
         }
         assert!(has(&sessions, 1) && has(&sessions, 8) && has(&sessions, 9) && !has(&sessions, 7));
-        sessions.establish(&[7; 16]);
+        sessions.establish(&[7; 16], MANY);
         assert!(!has(&sessions, 7), "what was dropped stays dropped");
     }
 
@@ -249,12 +259,28 @@ mod tests {
             sessions.greet(flooding, session(id, id));
         }
         assert!(has(&sessions, 1) && has(&sessions, 38) && has(&sessions, 39) && !has(&sessions, 37));
-        sessions.establish(&[39; 16]);
+        sessions.establish(&[39; 16], MANY);
         for id in 40..42 {
             sessions.greet(flooding, session(id, id));
         }
         assert!(has(&sessions, 39) && !has(&sessions, 38), "who has proven itself needs no share");
-        assert_eq!(sessions.greeted.of_peer.len(), 2);
+        assert_eq!(sessions.greeted.of_sharer.len(), 2);
+    }
+
+    #[test]
+    fn a_tenants_sessions_beyond_its_quota_close_its_own_oldest() {
+        let mut sessions = Sessions::new(8, 8, 8);
+        sessions.greet(
+            PEER,
+            Session { vm: VmName { tenant: TenantId([9; 16]), vm: VmId([0; 16]) }, ..session(1, 1) },
+        );
+        sessions.establish(&[1; 16], 2);
+        for id in 2..=4 {
+            sessions.greet(PEER, session(id, id));
+            sessions.establish(&[id; 16], 2);
+        }
+        assert!(has(&sessions, 1) && !has(&sessions, 2) && has(&sessions, 3) && has(&sessions, 4));
+        assert_eq!(sessions.of_instance.len(), 3, "no names are left behind");
     }
 
     #[test]
@@ -262,12 +288,12 @@ mod tests {
         let mut sessions = Sessions::new(8, 8, 2);
         for id in 1..=2 {
             sessions.greet(PEER, session(id, 1));
-            sessions.establish(&[id; 16]);
+            sessions.establish(&[id; 16], MANY);
         }
         assert!(!has(&sessions, 1) && has(&sessions, 2));
         for id in 3..=4 {
             sessions.greet(PEER, session(id, id));
-            sessions.establish(&[id; 16]);
+            sessions.establish(&[id; 16], MANY);
         }
         assert!(!has(&sessions, 2) && has(&sessions, 3) && has(&sessions, 4));
         assert_eq!(sessions.of_instance.len(), 2, "no names are left behind");

@@ -81,6 +81,11 @@ impl Shared {
         Ok(Seen { database_ms: self.clock.now_ms, world_ms })
     }
 
+    /// Goes on at once by so much: whatever happens at a moment that was named before, happens at another.
+    pub(super) const fn jump(&mut self, by_ms: u64) {
+        self.clock.now_ms = self.clock.now_ms.saturating_add(by_ms);
+    }
+
     pub(super) fn write(&self, sql: &mut dyn Sql) -> Result<(), StoreError> {
         let Self { clock, commits, root_check } = self;
         let clock = [to_sql(clock.now_ms)?.into(), to_sql(clock.server_ms)?.into()];

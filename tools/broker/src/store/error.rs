@@ -46,6 +46,12 @@ pub enum StoreError {
     /// The file could not be made.
     #[error("the database could not be made: {0}")]
     Uncreatable(String),
+    /// The database's own tools make its copies.
+    #[error(
+        "PostgreSQL makes copies itself, of one moment and while it is served: pg_dump --format=custom --schema=husk; \
+         after pg_restore comes `husk broker restore`"
+    )]
+    CopyElsewhere,
     /// The file is not there.
     #[error("the database does not exist; make one with `husk broker init`")]
     Missing,

@@ -18,6 +18,7 @@ use postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use postgres::{Client, Config, NoTls, Statement};
 use std::collections::HashMap;
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a connection may take to be made.
@@ -172,6 +173,10 @@ impl Connection {
 }
 
 impl Database for Postgres {
+    fn copy_to(&mut self, _: &Path) -> Result<u64, StoreError> {
+        Err(StoreError::CopyElsewhere)
+    }
+
     fn transact(&mut self, work: Work<'_>) -> Result<(), StoreError> {
         let connection = self.connection()?;
         let mut worked = connection.client.batch_execute(BEGIN).map_err(StoreError::from);

@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 12;
+pub(super) const VERSION: u32 = 13;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -195,6 +195,12 @@ CREATE TABLE restores (
     PRIMARY KEY (tenant, vm, ordered),
     FOREIGN KEY (tenant, vm) REFERENCES vms (tenant, vm)
 ) STRICT;
+",
+    // What the operator says that a tenant may have; nothing: what everybody may.
+    "
+ALTER TABLE tenants ADD COLUMN vms_max INTEGER;
+ALTER TABLE tenants ADD COLUMN sessions_max INTEGER;
+ALTER TABLE tenants ADD COLUMN requests_max INTEGER;
 ",
 ];
 

@@ -7,6 +7,7 @@
 //! COMMIT) everything did and nobody was told: every request of the protocol may be repeated.
 
 use super::StoreError;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a column holds, or a parameter is.
@@ -146,6 +147,9 @@ pub(super) type Work<'w> = &'w mut dyn FnMut(&mut dyn Sql) -> Result<(), StoreEr
 
 /// A database that keeps its promises.
 pub(super) trait Database: Send {
+    /// Writes a copy to a new file; how many commits it knows of.
+    fn copy_to(&mut self, path: &Path) -> Result<u64, StoreError>;
+
     /// Runs `work` in one transaction that nobody else's overlaps, and makes it durable. An error of `work` undoes it.
     fn transact(&mut self, work: Work<'_>) -> Result<(), StoreError>;
 

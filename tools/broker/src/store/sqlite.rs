@@ -27,11 +27,7 @@ impl Sqlite {
     /// Makes a new file.
     pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
         // SQLite gives the files beside it the same mode.
-        let made = File::options().write(true).create_new(true).mode(0o600).open(path);
-        made.map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => StoreError::Exists,
-            _ => StoreError::Uncreatable(error.to_string()),
-        })?;
+        made(path)?;
         Self::prepared(Connection::open(path)?, Some(path))
     }
 
@@ -77,6 +73,18 @@ fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
 }
 
 impl Database for Sqlite {
+    fn copy_to(&mut self, path: &Path) -> Result<u64, StoreError> {
+        let text =
+            path.to_str().ok_or_else(|| StoreError::Uncreatable("its name is not UTF-8".to_owned()))?;
+        made(path)?;
+        let copied = self.connection.execute("VACUUM INTO ?1", [text]).map_err(StoreError::from);
+        copied.and_then(|_| checked_copy(path)).inspect_err(|_| {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::error!("{} was begun and could not be removed: {error}", path.display());
+            }
+        })
+    }
+
     fn transact(&mut self, work: Work<'_>) -> Result<(), StoreError> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         work(&mut InTransaction(&transaction))?;
@@ -97,6 +105,32 @@ impl Database for Sqlite {
             tracing::warn!("the write-ahead log is in use; erased secrets leave it later");
         }
     }
+}
+
+/// Makes an empty file, which is its owner's alone.
+fn made(path: &Path) -> Result<(), StoreError> {
+    let made = File::options().write(true).create_new(true).mode(0o600).open(path);
+    made.map(drop).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => StoreError::Exists,
+        _ => StoreError::Uncreatable(error.to_string()),
+    })
+}
+
+/// How many commits a copy knows of, which is whole and on its disk.
+fn checked_copy(path: &Path) -> Result<u64, StoreError> {
+    let copy = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let verdict: String = copy.pragma_query_value(None, "integrity_check", |row| row.get(0))?;
+    if verdict != "ok" {
+        return Err(StoreError::Damaged);
+    }
+    let commits: i64 = copy.query_row("SELECT commits FROM broker", [], |row| row.get(0))?;
+    drop(copy);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for place in [path, folder] {
+        let synced = File::open(place).and_then(|place| place.sync_all());
+        synced.map_err(|error| StoreError::Uncreatable(error.to_string()))?;
+    }
+    u64::try_from(commits).map_err(|_| StoreError::Damaged)
 }
 
 /// One broker per database file: the lock goes with the process, however it ends. The file is its owner's alone, since

@@ -1,9 +1,10 @@
 //! What the tenants' own operators ask for.
 
+use super::quota::quota;
 use super::serving::{Made, UNCHANGED};
 use super::sql::{Sql, to_sql};
 use super::{Enrolment, Serving, Store, StoreError, audit, vm_names};
-use crate::admin::{OWN_VMS_MAX, WINDOW_MS};
+use crate::admin::WINDOW_MS;
 use crate::ids::{TenantId, VmName};
 use crate::rules::Row;
 
@@ -35,9 +36,6 @@ pub struct Asked {
     /// When, by the database's clock.
     pub time_ms: u64,
 }
-
-/// How many requests a tenant's operators may make in [`WINDOW_MS`].
-pub const REQUESTS_MAX: u64 = 600;
 
 impl Serving {
     /// The database's clock in milliseconds, which this does not move.
@@ -105,7 +103,7 @@ fn refusal(
     if sql.one(statement, &[tenant.0.into(), asked.nonce.into()])?.is_some() {
         return Ok(Some(Admission::Replayed));
     }
-    Ok((done >= REQUESTS_MAX).then_some(Admission::TooMany))
+    Ok((done >= u64::from(quota(sql, tenant)?.requests)).then_some(Admission::TooMany))
 }
 
 impl Store {
@@ -117,7 +115,7 @@ impl Store {
         self.enrol_if(vm, enrolment, |sql| {
             let statement = "SELECT count(*) FROM vms WHERE tenant = ?1";
             let found = sql.one(statement, &[vm.tenant.0.into()])?.ok_or(StoreError::Damaged)?.number()?;
-            if found < OWN_VMS_MAX { Ok(()) } else { Err(StoreError::VmsFull) }
+            if found < u64::from(quota(sql, vm.tenant)?.vms) { Ok(()) } else { Err(StoreError::VmsFull) }
         })
     }
 

@@ -128,6 +128,8 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
              ALTER TABLE vms DROP COLUMN reset_base; ALTER TABLE vms DROP COLUMN guest_svn;
              ALTER TABLE vms DROP COLUMN restoring; DROP TABLE restores;
              ALTER TABLE tenants DROP COLUMN operator_generation; DROP TABLE tickets;
+             ALTER TABLE tenants DROP COLUMN vms_max; ALTER TABLE tenants DROP COLUMN sessions_max;
+             ALTER TABLE tenants DROP COLUMN requests_max;
              DROP TABLE endorsements; DROP TABLE authorities;
              DROP TABLE audit; DROP TABLE backups; DROP TABLE requests;
              DROP TABLE resources; DROP INDEX vms_by_host_data;

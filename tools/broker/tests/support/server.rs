@@ -90,6 +90,18 @@ impl Server {
         self.url(name)
     }
 
+    /// Copies the broker's schema from one database to another, as an operator does.
+    pub(crate) fn copied(&self, from: &str, to: &str) {
+        let file = self.path("dump");
+        let mut dump = self.command("pg_dump");
+        dump.args(["--format=custom", "--schema=husk", "-f"]).arg(&file).arg(self.url(from));
+        let mut restore = self.command("pg_restore");
+        restore.arg("-d").arg(self.url(to)).arg(&file);
+        for mut command in [dump, restore] {
+            assert!(command.status().unwrap().success(), "{command:?}");
+        }
+    }
+
     /// Runs statements as the administrator.
     pub(crate) fn sql(&self, database: &str, statements: &str) {
         self.client(database).batch_execute(statements).unwrap();
