@@ -3,15 +3,15 @@
 use crate::bench::{Bench, Launch, VM};
 use crate::input::{Input, sized};
 use husk::attest::binding::report_data;
-use husk::release::frame;
 use husk::release::record::{Caller, REQUEST_BODY_AT};
 use husk::release::statement::{Outcome, Statement};
 use husk::release::ticket::TicketOrder;
 use husk::release::transcript::{AgreementKey, point_digest, vm_keys};
 use husk::release::wire::{
-    Attest, BackupPart, FRAME_BYTES_MAX, FrameKind, Hello, Operation, PROTOCOL, RecordHeader, SUITE,
-    ServerHello, Status,
+    Activate, Attest, BackupPart, Challenge, Confirm, Endorse, EndorsementRequest, FRAME_BYTES_MAX,
+    FrameKind, GrantReply, Hello, Operation, PROTOCOL, RecordHeader, SUITE, ServerHello, Status, WireHead,
 };
+use husk::release::{Head, frame};
 use husk::seams::Reporter;
 use husk_broker::ids::{TenantId, VmId};
 use husk_broker::policy::{Floors, Policy, chip, measurement, tcb};
@@ -40,6 +40,10 @@ fn patch(bytes: &mut [u8], input: &mut Input<'_>) {
 struct Session {
     caller: Caller,
     attested: bool,
+    /// What it was granted last; 0 before.
+    token: u64,
+    /// Its keys were challenged.
+    challenged: bool,
 }
 
 struct Script<'i> {
@@ -75,9 +79,12 @@ impl Script<'_> {
         let (kind, body) = self.handle(&framed(FrameKind::Hello, hello.as_bytes()));
         if kind == FrameKind::ServerHello {
             let server: ServerHello = frame::exactly(&body).unwrap();
-            self.session = vm_keys(&ephemeral, &instance, &hello, &server)
-                .ok()
-                .map(|keys| Session { caller: Caller::new(keys), attested: false });
+            self.session = vm_keys(&ephemeral, &instance, &hello, &server).ok().map(|keys| Session {
+                caller: Caller::new(keys),
+                attested: false,
+                token: 0,
+                challenged: false,
+            });
         }
     }
 
@@ -96,10 +103,21 @@ impl Script<'_> {
         let (kind, mut reply) = self.handle(&bytes);
         if kind == FrameKind::Reply {
             assert!(bytes == sealed, "a record that was changed is answered");
-            let (status, _) = session.caller.open(&asked, &mut reply).unwrap();
+            let (status, said) = session.caller.open(&asked, &mut reply).unwrap();
+            match (operation, status) {
+                (Operation::Grant, Status::Ok) => {
+                    session.token = frame::exactly::<GrantReply>(said).unwrap().token.get();
+                }
+                (Operation::Endorse, Status::Ok) => {
+                    let challenge: Challenge = frame::exactly(said).unwrap();
+                    session.challenged = challenge.credentials.iter().any(|one| one.blob_bytes.get() > 0);
+                }
+                _ => {}
+            }
             let allowed = session.attested || matches!(operation, Operation::Attest | Operation::Resume);
             assert!(allowed || status != Status::Ok, "{operation:?} before an attestation");
             session.attested |= operation == Operation::Attest && status == Status::Ok;
+            assert!(session.attested || !session.challenged, "keys are challenged before an attestation");
         }
         self.session = Some(session);
     }
@@ -142,11 +160,42 @@ impl Script<'_> {
                 self.handle(&framed(kind, &body));
             }
             8 => self.ticket(),
+            9 => self.confirm(),
+            10 => self.endorsement(),
             _ => {
                 let bytes = self.input.sized().to_vec();
                 self.handle(&bytes);
             }
         }
+    }
+
+    /// The state that a first launch makes.
+    fn confirm(&mut self) {
+        let Some(session) = &self.session else { return };
+        let mut confirm = Confirm::new_zeroed();
+        (confirm.token, confirm.epoch) = (session.token.into(), 1.into());
+        confirm.new = WireHead::from(&Head { sequence: 1, digest: [1; 48] });
+        self.ask(Operation::Confirm, confirm.as_bytes(), false);
+    }
+
+    /// One of the three requests about endorsement keys, of the instance that serves; the script says what is in it.
+    fn endorsement(&mut self) {
+        let Some(session) = &self.session else { return };
+        let mut token = [0; 12];
+        token[..8].copy_from_slice(&session.token.to_le_bytes());
+        let kinds = [
+            (Operation::Endorsement, EndorsementRequest::BYTES),
+            (Operation::Endorse, Endorse::BYTES),
+            (Operation::Activate, Activate::BYTES),
+        ];
+        let (operation, bytes) = kinds[self.input.below(kinds.len())];
+        let mut body = vec![0; bytes];
+        body[..12].copy_from_slice(&token);
+        if bytes > 12 {
+            let rest = self.input.sized().to_vec();
+            body[12..].iter_mut().zip(rest).for_each(|(to, from)| *to = from);
+        }
+        self.ask(operation, &body, false);
     }
 
     /// An operator's ticket, which the script changes: then it orders nothing, and the next status is the same.
@@ -177,6 +226,21 @@ impl Script<'_> {
     }
 }
 
+/// The seeds get as far as the keys, and a point that is on no curve gets no challenge.
+#[test]
+fn the_seeds_reach_a_challenge_of_endorsement_keys() {
+    for (keys, challenged) in [(key_bodies(false), true), (key_bodies(true), false)] {
+        let begun = [&[0][..], &UNPATCHED, &[1], &UNPATCHED, &[2, 9, 10, 1], &sized(&keys)].concat();
+        let bench = Bench::new();
+        let launch = bench.launch(&VM, 1);
+        let mut script = Script { bench, launch, session: None, input: Input::new(&begun) };
+        while !script.input.is_over() {
+            script.step();
+        }
+        assert_eq!(script.session.unwrap().challenged, challenged);
+    }
+}
+
 /// A script of what one VM, or whoever claims to be it, sends.
 pub(crate) fn frames(data: &[u8]) {
     let bench = Bench::new();
@@ -187,6 +251,19 @@ pub(crate) fn frames(data: &[u8]) {
             script.step();
         }
     }
+}
+
+/// What follows token and generation in a request to certify keys: of a TPM's P-384 key, or of the same with a bit that is not its point's.
+fn key_bodies(is_bad: bool) -> Vec<u8> {
+    // As tpm2_createek writes it: a TPM2B_PUBLIC, whose first two bytes are its size.
+    let mut public = include_bytes!("../../data/tpm/p384.ek")[2..].to_vec();
+    let last = public.len() - 1;
+    public[last] ^= u8::from(is_bad);
+    let mut endorse = Endorse::new_zeroed();
+    endorse.manufacturer = *b"IBM ";
+    endorse.keys[2].bytes = U16::new(u16::try_from(public.len()).unwrap());
+    endorse.keys[2].public[..public.len()].copy_from_slice(&public);
+    endorse.as_bytes()[12..].to_vec()
 }
 
 const UNPATCHED: [u8; 4] = [0; 4];
@@ -206,6 +283,12 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
         seeds.push([&granted[..], &[8, order], &UNPATCHED].concat());
         seeds.push([&[8, order, 0, 1], &sized(&[1])[..]].concat());
     }
+    let serves = [&granted[..], &[9]].concat();
+    for keys in [key_bodies(false), key_bodies(true), vec![0xFF; 974]] {
+        let endorse = [&[10, 1][..], &sized(&keys)].concat();
+        seeds.push([&serves[..], &[10, 0], &endorse, &[10, 2], &sized(&[3; 96])].concat());
+    }
+    seeds.push([&serves[..], &[10, 2], &sized(&[3; 96])].concat());
     seeds.push([&[7][..], &sized(&framed(FrameKind::Request, &[1; 60]))].concat());
     seeds
 }

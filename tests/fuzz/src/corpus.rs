@@ -88,6 +88,7 @@ each_target! {
     broker_frames
     broker_http
     broker_policy
+    broker_admin
     report
     certificate
     guest_message

@@ -13,6 +13,7 @@
     reason = "a target stops at the first surprise"
 )]
 
+mod admin;
 mod attest;
 mod backup;
 mod broker;
@@ -108,6 +109,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "broker_frames", run: broker::frames, seeds: broker::frame_seeds, mutations: 40 },
     Target { name: "broker_http", run: broker::http, seeds: broker::http_seeds, mutations: 300 },
     Target { name: "broker_policy", run: broker::policy, seeds: broker::policy_seeds, mutations: 10_000 },
+    Target { name: "broker_admin", run: admin::requests, seeds: admin::seeds, mutations: 60 },
     Target { name: "report", run: evidence::report, seeds: evidence::report_seeds, mutations: 200 },
     Target { name: "certificate", run: evidence::certificate, seeds: evidence::seeds, mutations: 500 },
     Target { name: "guest_message", run: attest::guest_message, seeds: attest::seeds, mutations: 2_000 },

@@ -421,26 +421,23 @@ fn resources_open_after_the_root_key_was_rotated() {
     assert_eq!(client.resource(Proof::Cookie(&cookie), PATH).unwrap(), b"secret of two");
 }
 
-/// A client gets its resource, and the log says so, and nothing of what lets a client have it.
+/// A client gets its resource, and the log says so, and nothing of what lets a client have it. The log is the whole process', which other tests
+/// write to as well: who asks for it on one thread only may miss what another thread was the first to say.
 #[test]
 fn the_log_of_a_kbs_has_no_secret_in_it() {
-    for format in [LogFormat::Text, LogFormat::Json] {
-        let kept = Kept::default();
-        let out = kept.clone();
-        let secrets = tracing::subscriber::with_default(subscriber(format, move || out.clone()), || {
-            let broker = Broker::new();
-            let mut client = broker.client(&ONE);
-            let (cookie, token) = client.attested();
-            let content = client.resource(Proof::Token(&token), PATH).unwrap();
-            assert_eq!(client.resource(Proof::Cookie(&cookie), "default/key/none"), Err(401));
-            [cookie, token, String::from_utf8(content).unwrap()]
-        });
-        let log = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
-        assert!(log.contains(&format!("gave {PATH}")), "{log}");
-        for secret in secrets {
-            let spellings = [secret.clone(), hex::encode(&secret), URL_SAFE_NO_PAD.encode(&secret)];
-            assert!(spellings.iter().all(|spelling| !log.contains(spelling)), "{secret}: {log}");
-        }
+    let kept = Kept::default();
+    let out = kept.clone();
+    tracing::subscriber::set_global_default(subscriber(LogFormat::Json, move || out.clone())).unwrap();
+    let broker = Broker::new();
+    let mut client = broker.client(&ONE);
+    let (cookie, token) = client.attested();
+    let content = client.resource(Proof::Token(&token), PATH).unwrap();
+    assert_eq!(client.resource(Proof::Cookie(&cookie), "default/key/none"), Err(401));
+    let log = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains(&format!("gave {PATH}")), "{log}");
+    for secret in [cookie, token, String::from_utf8(content).unwrap()] {
+        let spellings = [secret.clone(), hex::encode(&secret), URL_SAFE_NO_PAD.encode(&secret)];
+        assert!(spellings.iter().all(|spelling| !log.contains(spelling)), "{secret}: {log}");
     }
 }
 

@@ -20,7 +20,7 @@ use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::ids::{TenantId, VmId, VmName};
 use husk_broker::policy::{Floors, Genuine, Policy, Revocation, Signer, tcb};
 use husk_broker::service::Service;
-use husk_broker::store::{Enrolment, Serving, Store, Tenant};
+use husk_broker::store::{Authority, Enrolment, Serving, Store, Tenant};
 use husk_broker::vault::{OperatorKey, RootKeys, TenantRoot};
 use husk_broker::world::WorldEntropy;
 use sha2::{Digest as _, Sha384};
@@ -98,6 +98,8 @@ impl Bench {
         let store = path.map_or_else(|| Store::in_memory(&keys), |path| Store::create(path, &keys));
         let mut store = store.unwrap();
         store.register(TENANT, &Tenant { root: *root.point(), certificate }).unwrap();
+        // Any of the three kinds of endorsement key, certified elsewhere.
+        store.authorize(TENANT, &Authority { certificate: Vec::new(), keys: 7, wrapped: None }).unwrap();
         for vm in [VM, OTHER_VM] {
             let min_tcb = Floors::Every(tcb("bootloader=4,tee=0,snp=22,microcode=213").unwrap());
             let policy =
