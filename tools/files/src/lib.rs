@@ -96,8 +96,16 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PrivateFile
     };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    sync_folder(path).map_err(failed)
+}
+
+/// Makes it durable that `path` has its name: syncs the folder that it is in.
+///
+/// # Errors
+/// What opening or syncing the folder gives.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    File::open(folder).and_then(|folder| folder.sync_all())
 }
 
 /// Reads a file that only its owner may touch.

@@ -1,10 +1,11 @@
 //! `husk broker backup` and `husk broker restore`: the database, copied and put back.
 
+use super::counter::CounterPlace;
 use super::{Database, RootKey, Shape};
-use crate::store::{Counter, Location, Quarantined, Store, StoreError};
-use crate::token::Label;
+use crate::store::{Location, Quarantined, Store, StoreError};
 use anyhow::{Context as _, bail};
 use clap::Args;
+use husk_files::sync_folder;
 use serde_json::json;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -33,12 +34,8 @@ pub struct RestoreArgs {
     /// `pg_restore`, or from a disk's snapshot.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
-    /// The counter that `serve` is given, so that it takes the restored database for what it is.
-    #[arg(long, value_name = "FILE")]
-    counter: Option<PathBuf>,
-    /// The label of the counter in the PKCS #11 token, in place of a file.
-    #[arg(long, value_name = "LABEL", conflicts_with = "counter", requires = "pkcs11_module")]
-    counter_token: Option<Label>,
+    #[command(flatten)]
+    counter: CounterPlace,
     /// Must be said: what happened since the copy was made is lost, and every VM is halted until its tenant lets it go on by a ticket.
     #[arg(long, required = true)]
     halt_all: bool,
@@ -78,15 +75,9 @@ pub(super) fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
 }
 
 fn quarantined(args: &RestoreArgs, mut store: Store) -> anyhow::Result<Quarantined> {
-    let for_counter = args.counter_token.is_some();
     let token = args.root_key.token.open()?;
-    let keys = args.root_key.read_for(token.as_ref(), for_counter)?;
-    let mut counter = match (&args.counter, &args.counter_token, token) {
-        (Some(path), _, _) => Some(Counter::open(path)?),
-        (None, Some(label), Some(token)) => Some(Counter::open_in(token, label.clone())?),
-        (None, Some(_), None) => bail!("a counter in a token needs --pkcs11-module"),
-        (None, None, _) => None,
-    };
+    let keys = args.root_key.read_for(token.as_ref(), args.counter.is_in_token())?;
+    let mut counter = args.counter.open(token)?;
     let done = store.quarantine(&keys, counter.as_mut());
     done.with_context(|| args.database.database.to_string())
 }
@@ -105,10 +96,13 @@ fn put_back(args: &RestoreArgs, copy: &Path, path: &Path) -> anyhow::Result<Quar
     let done = copied(copy, &begun).and_then(|()| {
         let store = Store::open(&begun).with_context(|| copy.display().to_string())?;
         let done = quarantined(args, store)?;
+        // Closed, the database is one file, unless its log could not be written into it.
+        if beside(".restoring-wal").exists() {
+            bail!("the quarantine is not in the copy's own file yet; see that the disk has room, and restore again");
+        }
         // A link is never put over a file that came meanwhile.
         std::fs::hard_link(&begun, path).with_context(|| path.display().to_string())?;
-        File::open(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?
-            .sync_all()?;
+        sync_folder(path)?;
         Ok(done)
     });
     for end in [".restoring", ".restoring-wal", ".restoring-shm", ".restoring.serving"] {

@@ -11,6 +11,7 @@ mod backup;
 mod broker;
 mod certs;
 mod copies;
+mod counter;
 mod order;
 mod policy;
 mod quota;

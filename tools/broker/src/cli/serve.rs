@@ -1,5 +1,6 @@
 //! `husk broker serve`.
 
+use super::counter::CounterPlace;
 use super::tls::{SpeechArgs, speech};
 use super::{Database, RootKey};
 use crate::evidence::Judge;
@@ -8,9 +9,8 @@ use crate::log::LogFormat;
 use crate::metrics::Metrics;
 use crate::operations::{self, Operations, PageToken};
 use crate::service::Service;
-use crate::store::{Counter, Serving, StoreError};
+use crate::store::Serving;
 use crate::tls::Credentials;
-use crate::token::Label;
 use crate::world::{Machine, World};
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -49,13 +49,8 @@ pub struct ServeArgs {
     /// How long a VM may answer without asking again.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
     lease_seconds: u32,
-    /// An external counter that `husk broker count` made: without it a database that was set back while no broker
-    /// served it is not noticed. One for each instance.
-    #[arg(long, value_name = "FILE")]
-    counter: Option<PathBuf>,
-    /// The label of the counter in the PKCS #11 token, in place of a file.
-    #[arg(long, value_name = "LABEL", conflicts_with = "counter", requires = "pkcs11_module")]
-    counter_token: Option<Label>,
+    #[command(flatten)]
+    counter: CounterPlace,
     #[command(flatten)]
     watched: OperationsArgs,
     /// How the log on standard error is written.
@@ -88,19 +83,15 @@ struct OperationsArgs {
 pub(super) fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let page_token = args.watched.checked()?;
     let token = args.root_key.token.open()?;
-    let keys = Arc::new(args.root_key.read_for(token.as_ref(), args.counter_token.is_some())?);
+    let keys = Arc::new(args.root_key.read_for(token.as_ref(), args.counter.is_in_token())?);
     let world: Arc<dyn World> = Arc::new(Machine::start());
     let (verifier, credentials) = (verifier(args)?, args.speech.credentials()?);
     let store = args.database.open()?;
     let lease_ms = args.lease_seconds.saturating_mul(1000);
     let begun = Serving::begin(store, Arc::clone(&keys), Arc::clone(&world), lease_ms);
-    let serving = begun.and_then(|serving| match (&args.counter, &args.counter_token, token) {
-        (Some(path), _, _) => serving.with_counter(Counter::open(path)?),
-        (None, Some(label), Some(token)) => serving.with_counter(Counter::open_in(token, label.clone())?),
-        (None, Some(label), None) => {
-            Err(StoreError::Counter(format!("no token is named that holds {}", label.text())))
-        }
-        (None, None, _) => Ok(serving),
+    let serving = begun.and_then(|serving| match args.counter.open(token)? {
+        Some(counter) => serving.with_counter(counter),
+        None => Ok(serving),
     });
     let serving = serving.with_context(|| args.database.database.to_string())?;
     let metrics = Arc::new(Metrics::new()?);

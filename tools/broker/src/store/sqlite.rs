@@ -6,6 +6,7 @@
 use super::DatabaseError;
 use super::sql::{Columns, Database, Sql, Value, Work};
 use super::{StoreError, schema};
+use husk_files::sync_folder;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params_from_iter};
 use std::fs::{File, TryLockError};
@@ -125,11 +126,8 @@ fn checked_copy(path: &Path) -> Result<u64, StoreError> {
     }
     let commits: i64 = copy.query_row("SELECT commits FROM broker", [], |row| row.get(0))?;
     drop(copy);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    for place in [path, folder] {
-        let synced = File::open(place).and_then(|place| place.sync_all());
-        synced.map_err(|error| StoreError::Uncreatable(error.to_string()))?;
-    }
+    let synced = File::open(path).and_then(|copy| copy.sync_all()).and_then(|()| sync_folder(path));
+    synced.map_err(|error| StoreError::Uncreatable(error.to_string()))?;
     u64::try_from(commits).map_err(|_| StoreError::Damaged)
 }
 
