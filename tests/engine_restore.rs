@@ -1,4 +1,4 @@
-//! Laws of the reference engine on a state from a backup: whoever can have it restored gets no new guesses.
+//! Laws of the reference engine on a state from a backup: whoever can have it restored gets no new guesses, and a clone is another TPM.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 #[path = "support/engine_bench.rs"]
@@ -7,7 +7,7 @@ mod engine_bench;
 mod tpm;
 
 use engine_bench::Bench;
-use husk::engine::{EngineFault, Start};
+use husk::engine::{EndorsementKey, EngineFault, Start};
 
 const FAIL: u32 = 0x0150_0010;
 const PASS: u32 = 0x0150_0011;
@@ -147,4 +147,98 @@ fn nv_counters_are_the_backups() {
     bench.power_on(Start::Restore, 2).unwrap();
     bench.send(&tpm::startup_clear()).ok();
     assert_eq!(data(&mut bench, COUNTER), before);
+}
+
+/// TPMA_NV_PPWRITE, PPREAD, NO_DA, PLATFORMCREATE.
+const PLATFORMS: u32 = 0x4201_0001;
+/// TPMA_NV_POLICY_DELETE.
+const POLICY_DELETE: u32 = 1 << 10;
+/// Where NV indices, an owner's and a platform's persistent objects begin.
+const LISTS: [u32; 3] = [0x0100_0000, 0x8100_0000, 0x8180_0000];
+
+/// An index of the platform's, with data.
+fn platform_index(bench: &mut Bench, index: u32, attributes: u32) {
+    let public = tpm::Bytes::new().u16(0).raw(&tpm::nv_public(index, attributes, 8)).0;
+    bench.send(&tpm::authorized(0x12A, &[tpm::PLATFORM], &[b""], &public)).ok();
+    let written = tpm::Bytes::new().sized(b"platform").u16(0).0;
+    bench.send(&tpm::authorized(0x137, &[tpm::PLATFORM, index], &[b""], &written)).ok();
+}
+
+/// [`untried`], with what a platform leaves in a TPM: a certificate of an endorsement key, data, a persistent key.
+fn original() -> (Bench, tpm::Reply) {
+    let (mut bench, sealed) = untried();
+    for index in [EndorsementKey::ALL[0].certificate_index(), COUNTER] {
+        platform_index(&mut bench, index, PLATFORMS);
+    }
+    let key = bench.send(&tpm::create_primary(tpm::PLATFORM, &tpm::ecc_storage_template())).ok().handle();
+    bench.send(&tpm::authorized(0x120, &[tpm::PLATFORM, key], &[b""], &0x8180_0001_u32.to_be_bytes())).ok();
+    (bench, tpm::Reply(sealed))
+}
+
+/// The TPM that a first launch makes of a backup.
+fn from_backup(bench: &mut Bench, start: Start, backup: &[u8]) {
+    bench.put_back(backup);
+    bench.power_on(start, 1).unwrap();
+    bench.send(&tpm::startup_clear()).ok();
+}
+
+/// What shows each hierarchy's seed, and what its proof: a primary key, and a ticket of TPM2_Hash.
+fn shown(bench: &mut Bench) -> Vec<Vec<u8>> {
+    let of = |hierarchy: u32| {
+        let made = bench.send(&tpm::create_primary(hierarchy, &tpm::ecc_storage_template())).ok();
+        bench.send(&tpm::flush(made.handle())).ok();
+        let hashed = tpm::Bytes::new().sized(b"data").u16(tpm::SHA256).u32(hierarchy).0;
+        let ticket = bench.send(&tpm::plain(0x17D, &hashed)).ok();
+        // outHash; then the ticket: tag, hierarchy, digest.
+        [tpm::created_public(&made).to_vec(), ticket.sized_at(2 + 32 + 2 + 4).to_vec()]
+    };
+    [tpm::OWNER, tpm::ENDORSEMENT, tpm::PLATFORM].map(of).concat()
+}
+
+#[test]
+fn a_clone_shares_no_seed_and_no_proof_with_its_original_nor_with_another_clone() {
+    let (mut bench, _) = original();
+    let of_original = shown(&mut bench);
+    let backup = bench.image();
+    from_backup(&mut bench, Start::Restore, &backup);
+    assert_eq!(shown(&mut bench), of_original, "a restore shares them all");
+    let [one, other] = [(); 2].map(|()| {
+        from_backup(&mut bench, Start::Clone, &backup);
+        shown(&mut bench)
+    });
+    for ((of_original, one), other) in of_original.iter().zip(&one).zip(&other) {
+        assert!(of_original != one && of_original != other && one != other);
+    }
+}
+
+#[test]
+fn nothing_of_the_original_is_in_a_clone() {
+    let (mut bench, sealed) = original();
+    let backup = bench.image();
+    let count = |bench: &mut Bench, first: u32| {
+        let listed = bench.send(&tpm::capability(1, first, 64)).ok().u32_at(15);
+        usize::try_from(listed).unwrap()
+    };
+    for (start, left) in [(Start::Restore, [7, 2, 1]), (Start::Clone, [0; 3])] {
+        from_backup(&mut bench, start, &backup);
+        assert_eq!(LISTS.map(|first| count(&mut bench, first)), left, "{start:?}");
+        let loaded = bench.send(&tpm::load(PARENT, &sealed)).code();
+        assert_eq!(loaded == 0, start == Start::Restore, "{start:?}");
+    }
+    let parent = bench.send(&tpm::create_primary(tpm::OWNER, &tpm::ecc_storage_template())).ok().handle();
+    assert_ne!(bench.send(&tpm::load(parent, &sealed)).code(), 0, "nor does it load under the new root key");
+    assert_eq!(bench.failed_tries(), 0, "what is not there is not guessed at");
+    bench.send(&tpm::lockout_parameters(b"", 3, 1000, 1000)).ok();
+    let image = bench.image();
+    bench.relaunch(&image, 2);
+    assert_eq!(LISTS.map(|first| count(&mut bench, first)), [0; 3], "and it stays gone");
+}
+
+#[test]
+fn a_tpm_with_an_index_that_only_its_policy_undefines_is_not_cloned() {
+    let (mut bench, _) = original();
+    platform_index(&mut bench, DATA + 0x10, PLATFORMS | POLICY_DELETE);
+    let backup = bench.image();
+    bench.put_back(&backup);
+    assert_eq!(bench.power_on(Start::Clone, 1), Err(EngineFault::CloneRefused));
 }

@@ -165,7 +165,7 @@ impl Restores {
         state.row = row;
         state.orders += 1;
         state.ordered = match order {
-            Order::Restore(_) => true,
+            Order::Restore(_) | Order::Clone(_) => true,
             Order::Halt | Order::Retire => false,
             Order::Resume | Order::Force | Order::Backup => state.ordered,
         };

@@ -17,7 +17,7 @@ use husk::vtpm::{Backup, Vtpm};
 use owner::Owner;
 use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage};
 use std::cell::RefCell;
-use toy::{INCREMENT, NOTE, SHOW, SHOW_NOTE, SPENT};
+use toy::{CLONED, INCREMENT, NOTE, RESET_COUNT, SHOW, SHOW_NOTE, SPENT};
 use zerocopy::IntoBytes;
 
 type Disk = RefCell<RamDisk>;
@@ -264,4 +264,44 @@ fn nothing_is_ordered_but_a_whole_backup_of_this_vm_that_opens() {
     past.stage.pass_ms(u64::from(LEASE_MS));
     let mut machine = booted(stage, &past.disk);
     assert_eq!(machine.ask(SHOW), Ok(5), "and the VM goes on");
+}
+
+/// Another VM of the tenant's, with a name and a broker's row of its own.
+const OTHER: [u8; 16] = [9; 16];
+
+#[test]
+fn a_clone_is_another_tpm_and_the_original_goes_on() {
+    let past = Past::new(8);
+    let stage = Stage::of_vm(8, OTHER);
+    let order = past.owner.clone(&stage, &past.file);
+    assert_eq!(past.owner.bring(&stage, &order, &past.file), Some(Outcome::Open));
+    let disk = blank();
+    let mut machine = booted(&stage, &disk);
+    assert_eq!(machine.ask(SHOW), Ok(2 + CLONED), "the engine was told to make another TPM of it");
+    assert_eq!(machine.ask(RESET_COUNT), Ok(1), "whose first power-on this is");
+    assert_eq!(machine.ask(SHOW_NOTE), Ok(0), "and in which nothing was tried");
+    assert_eq!(machine.ask(INCREMENT), Ok(3 + CLONED));
+    machine.shut_down().expect("it ends");
+    let mut machine = booted(&stage, &disk);
+    assert_eq!((machine.ask(SHOW), machine.ask(RESET_COUNT)), (Ok(3 + CLONED), Ok(2)), "once");
+    let again = past.owner.bring(&stage, &past.owner.clone(&stage, &past.file), &past.file);
+    assert_eq!(again, Some(Outcome::Barred), "a VM that has a TPM becomes no clone");
+    let mut original = booted(&past.stage, &past.disk);
+    assert_eq!(original.ask(INCREMENT), Ok(6), "nothing has happened to it");
+    let mut wrong = Machine::launch(&past.stage, &disk);
+    past.stage.pass_ms(2 * u64::from(LEASE_MS));
+    assert_eq!(wrong.boot(4), Err(VolumeFault::OtherVm.fault()), "and the clone's disk is not its own");
+}
+
+#[test]
+fn a_vm_is_no_clone_of_itself_and_no_other_is_restored_from_its_backup() {
+    let past = Past::new(9);
+    let itself = past.owner.clone(&past.stage, &past.file);
+    assert_eq!(past.owner.bring(&past.stage, &itself, &past.file), Some(Outcome::Untrusted));
+    let stage = Stage::of_vm(9, OTHER);
+    let restore = past.owner.restore(&stage, &past.file);
+    assert_eq!(past.owner.bring(&stage, &restore, &past.file), Some(Outcome::Untrusted));
+    let disk = blank();
+    let mut machine = booted(&stage, &disk);
+    assert_eq!(machine.ask(SHOW), Ok(0), "a TPM of its own");
 }

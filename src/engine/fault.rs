@@ -21,5 +21,7 @@ crate::faults! {
         VersionRefused = 9, Engine, "the linked engine version is not one that keeps every promise", "link libtpms 0.9";
         /// **Means** the endorsement keys were not worked out for the present seed: the guest changed it (TPM2_ChangeEPS). **Left** everything. **Next** reset the machine.
         EndorsementUnknown = 10, Guest, "the TPM's endorsement seed was changed since its last reset", "reset the guest: its endorsement keys are new ones";
+        /// **Means** the TPM in the backup has an NV index that the platform cannot undefine (TPMA_NV_POLICY_DELETE), so that no other TPM can be made of it. **Left** the disk untouched, the order open. **Next** undefine it in the original, and clone a later backup.
+        CloneRefused = 11, Engine, "the TPM to be cloned has an NV index that only its own policy undefines", "undefine that index in the original and order a clone of a later backup";
     }
 }

@@ -39,6 +39,10 @@ pub enum Start {
     /// Load the image's engine state, which came from a backup: whatever an attacker may have tried since counts as tried. Failed
     /// authorizations stand at their maximum, lockoutAuth has been tried, every PIN is used up.
     Restore,
+    /// Make another TPM of the image's engine state, which came from a backup of that other: seeds and proofs of every hierarchy are new; no
+    /// object, no NV index and no authorization of the other's is there any more, so that nothing is left to be guessed at. How the TPM is set up stays:
+    /// banks of PCRs, which commands are audited.
+    Clone,
 }
 
 /// Facts that the world outside gives a TPM at power-on.

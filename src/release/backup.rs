@@ -228,7 +228,7 @@ impl Tenure<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::recovery::RecoveryCertificate;
     use super::super::ticket::{OperatorCertificate, Ticket, TicketOrder};
     use super::super::transcript::tests::Seeded;
@@ -239,12 +239,14 @@ mod tests {
     use zerocopy::byteorder::little_endian::U32;
     use zerocopy::{FromZeros, IntoBytes};
 
-    const TENANT: [u8; 16] = [3; 16];
+    pub(in super::super) const TENANT: [u8; 16] = [3; 16];
+    pub(in super::super) const VM: [u8; 16] = [5; 16];
 
-    fn config(root: &SigningKey) -> LaunchConfig {
+    /// Of a VM of that tenant.
+    pub(in super::super) fn config(root: &SigningKey) -> LaunchConfig {
         LaunchConfig {
             tenant: TENANT,
-            vm: [5; 16],
+            vm: VM,
             root: point_digest(root.point()),
             mode: Mode::Strict,
             serve: Serve::Lease,
@@ -265,7 +267,7 @@ mod tests {
         (key.tenant, key.key) = (TENANT, *recovery.point());
         key.signature = root.sign(&key.digest()).unwrap();
         let mut ticket = Ticket::new_zeroed();
-        (ticket.certificate, ticket.vm, ticket.order) = (certificate, [5; 16], order as u8);
+        (ticket.certificate, ticket.vm, ticket.order) = (certificate, VM, order as u8);
         ticket.generation = U32::new(1);
         ticket.subject = if order.has_subject() { point_digest(&key.key) } else { [0; 48] };
         ticket.sign(operator).unwrap();

@@ -121,6 +121,8 @@ pub struct RestoreOrder {
     pub header: BackupHeader,
     /// Which backup it is.
     digest: Digest,
+    /// It is another VM's: what becomes of it is another TPM.
+    pub is_clone: bool,
 }
 
 impl RestoreOrder {
@@ -128,13 +130,18 @@ impl RestoreOrder {
     fn checked(wanted: &RestoreWanted, config: &LaunchConfig, generation: u32) -> Option<Self> {
         let RestoreWanted { header, ticket, tenant_root } = wanted;
         let older = ticket.generation.get().max(header.generation.get());
+        let is_clone = match ticket.order(&config.tenant, tenant_root)? {
+            TicketOrder::Restore => false,
+            TicketOrder::Clone => true,
+            _ => return None,
+        };
         let holds = point_digest(tenant_root) == config.root
-            && ticket.order(&config.tenant, tenant_root) == Some(TicketOrder::Restore)
             && ticket.vm == config.vm
             && header.is_ours()
-            && (header.tenant, header.vm) == (config.tenant, config.vm)
+            && header.tenant == config.tenant
+            && (header.vm == config.vm) != is_clone
             && generation > older;
-        holds.then_some(Self { header: *header, digest: ticket.subject })
+        holds.then_some(Self { header: *header, digest: ticket.subject, is_clone })
     }
 
     /// The digest of what has come of the file, for [`is`](Self::is).
@@ -186,40 +193,25 @@ impl Tenure<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::backup::tests::{TENANT, VM, config};
     use super::super::backup::{BackupHeader, BackupOrder};
     use super::super::ticket::{OperatorCertificate, Ticket, TicketOrder};
     use super::super::transcript::tests::Seeded;
-    use super::super::transcript::{AgreementKey, SigningKey, certificate_digest, point_digest};
+    use super::super::transcript::{AgreementKey, SigningKey, certificate_digest};
     use super::super::wire::RestoreWanted;
     use super::{OpenedBackup, RestoreKey, RestoreOrder};
-    use crate::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
+    use crate::attest::launch::LaunchConfig;
     use crate::secret::Secret;
     use core::mem::offset_of;
     use zerocopy::byteorder::little_endian::U32;
     use zerocopy::{FromZeros, IntoBytes};
 
-    const TENANT: [u8; 16] = [3; 16];
-    const VM: [u8; 16] = [5; 16];
-
-    fn config(root: &SigningKey) -> LaunchConfig {
-        LaunchConfig {
-            tenant: TENANT,
-            vm: VM,
-            root: point_digest(root.point()),
-            mode: Mode::Strict,
-            serve: Serve::Lease,
-            kbs: Kbs::None,
-            min_key_generation: 0,
-            processor: None,
-            staleness: None,
-        }
-    }
-
     /// What an honest broker shows, of an order of that kind seen at generation 1, for a backup of generation 2.
     fn shown([root, operator]: &[SigningKey; 2], order: TicketOrder) -> RestoreWanted {
         let mut certificate = OperatorCertificate::new_zeroed();
         (certificate.tenant, certificate.key) = (TENANT, *operator.point());
-        certificate.orders = U32::new(TicketOrder::Restore.bit() | TicketOrder::Backup.bit());
+        certificate.orders =
+            U32::new(TicketOrder::Restore.bit() | TicketOrder::Backup.bit() | TicketOrder::Clone.bit());
         certificate.signature = root.sign(&certificate.digest()).unwrap();
         let mut ticket = Ticket::new_zeroed();
         (ticket.certificate, ticket.vm, ticket.order) = (certificate, VM, order as u8);
@@ -255,6 +247,13 @@ mod tests {
             wanted.as_mut_bytes()[of_another] ^= 1;
         }
         assert!(ordered(&shown(&keys, TicketOrder::Backup), 3).is_none(), "another order");
+        let mut clone = shown(&keys, TicketOrder::Clone);
+        assert!(ordered(&clone, 3).is_none(), "a clone of itself");
+        clone.header.vm = [6; 16];
+        assert!(ordered(&clone, 3).is_some_and(|order| order.is_clone));
+        wanted.header.vm = [6; 16];
+        assert!(ordered(&wanted, 2).is_none(), "a restore of another's");
+        wanted.header.vm = VM;
         let of_another_vm = LaunchConfig { vm: [6; 16], ..config };
         assert!(RestoreOrder::checked(&wanted, &of_another_vm, 2).is_none());
     }

@@ -37,6 +37,8 @@ numbers! {
         Backup = 5,
         /// Make the TPM anew from the backup that [`Ticket::subject`] names, in a generation of its own.
         Restore = 6,
+        /// Make the TPM of a VM that has none from the backup of another VM's, with seeds of its own.
+        Clone = 7,
     }
 }
 
@@ -52,7 +54,7 @@ impl TicketOrder {
     pub const fn has_subject(self) -> bool {
         match self {
             Self::Halt | Self::Resume | Self::Retire | Self::Force => false,
-            Self::Backup | Self::Restore => true,
+            Self::Backup | Self::Restore | Self::Clone => true,
         }
     }
 }
@@ -92,7 +94,7 @@ wire! {
         /// The token that the VM must have.
         pub token: U64,
         /// What the order is about beside the VM, by its SHA-384: of [`TicketOrder::Backup`] the recovery key's point
-        /// ([`point_digest`](super::transcript::point_digest)), of [`TicketOrder::Restore`] the backup
+        /// ([`point_digest`](super::transcript::point_digest)), of [`TicketOrder::Restore`] and [`TicketOrder::Clone`] the backup
         /// ([`backup_digest`](super::backup::backup_digest)); zero where there is nothing.
         pub subject: Digest,
         /// The last moment of the broker's clock, in milliseconds, at which it works; [`u64::MAX`]: no end.

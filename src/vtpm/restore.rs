@@ -5,7 +5,7 @@ use super::trust::Trust;
 use crate::engine::{Engine, Start};
 use crate::fault::Fault;
 use crate::keys::{BackupSecret, CreateKey, VolumeKey};
-use crate::nv::{NvFault, NvImage, NvStore};
+use crate::nv::{Envelope, NvFault, NvImage, NvStore};
 use crate::release::ReleaseFault;
 use crate::release::open::RestoreGrant;
 use crate::release::restore::RestoreOrder;
@@ -34,8 +34,8 @@ pub(super) fn restore<'m, E: Engine>(
     let TpmMemory { durable, current, workspace } = memory;
     let mut image = NvImage::new(durable, current);
     let taken = take(&mut tenure, platform, (BackupSecret::released(backup), &stamp), &mut image);
-    let sequence = match taken {
-        Ok(sequence) => sequence,
+    let (sequence, start) = match taken {
+        Ok(taken) => taken,
         Err(fault) => {
             // The alarm is a courtesy to the tenant: whether it is heard changes nothing about this fault.
             if tenure.state_missing(platform, fault.code()).is_err() {
@@ -46,17 +46,22 @@ pub(super) fn restore<'m, E: Engine>(
     };
     let key = CreateKey::granted(VolumeKey::sealed(&next, further, &identity), creation).beyond(sequence);
     let nv = NvStore::create(image, key, stamp, workspace).deferring(slack);
-    platform.console.line("husk: a backup is restored: generation", generation);
-    Ok(Unsealed { engine, nv, start: Start::Restore, trust: Trust::granted(tenure) })
+    let done = if start == Start::Clone {
+        "husk: another VM's TPM is cloned: generation"
+    } else {
+        "husk: a backup is restored: generation"
+    };
+    platform.console.line(done, generation);
+    Ok(Unsealed { engine, nv, start, trust: Trust::granted(tenure) })
 }
 
-/// Fills the image; the sequence of the state in the backup.
+/// Fills the image; the sequence of the state in the backup, and what is to become of it.
 fn take(
     tenure: &mut Tenure<'_>,
     platform: &mut Platform<'_>,
     (secret, stamp): (BackupSecret, &Stamp),
     image: &mut NvImage<'_>,
-) -> Result<u64, Fault> {
+) -> Result<(u64, Start), Fault> {
     let order = tenure.restore_order(platform)?;
     if order.header.fingerprint != stamp.fingerprint {
         return Err(NvFault::OtherEngine.into());
@@ -68,7 +73,15 @@ fn take(
         }
         received
     })?;
-    Ok(order.header.head.sequence.get())
+    let sequence = order.header.head.sequence.get();
+    if !order.is_clone {
+        return Ok((sequence, Start::Restore));
+    }
+    // The first power-on of another TPM: resetCount is 1, nothing was tried, and no clock has been shown.
+    let mut envelope = Envelope::new();
+    envelope.reset_base.set(stamp.token.wrapping_sub(1));
+    image.store_envelope(&envelope);
+    Ok((sequence, Start::Clone))
 }
 
 /// The whole state, part by part; its length in bytes.

@@ -73,8 +73,18 @@ impl Owner {
         statement(&asked(stage, FrameKind::StatusRequest, request.as_bytes()))
     }
 
-    /// An order to restore the backup `file`, and its key for this broker. What does not open gets a key of nothing.
+    /// An order to restore the backup `file`, and its key for this broker.
     pub(crate) fn restore(&self, stage: &Stage, file: &[u8]) -> (Ticket, OpenedBackup) {
+        self.order_from_backup(stage, file, TicketOrder::Restore)
+    }
+
+    /// An order to clone the VM that the backup `file` is of, and its key for this broker.
+    pub(crate) fn clone(&self, stage: &Stage, file: &[u8]) -> (Ticket, OpenedBackup) {
+        self.order_from_backup(stage, file, TicketOrder::Clone)
+    }
+
+    /// Such an order, and the backup's key. What does not open gets a key of nothing.
+    fn order_from_backup(&self, stage: &Stage, file: &[u8], order: TicketOrder) -> (Ticket, OpenedBackup) {
         let request = RestoreKeyAsked { tenant: stage.launch.tenant, vm: stage.launch.vm };
         let mut answer = asked(stage, FrameKind::RestoreKeyAsked, request.as_bytes());
         let Ok((FrameKind::RestoreKeyShown, body)) = frame::open(&mut answer) else {
@@ -88,7 +98,7 @@ impl Owner {
         let secret = secret.unwrap_or_else(|| BackupSecret::draw(&mut entropy).expect("entropy"));
         let digest = backup_digest(file);
         let opened = secret.hand_over(&shown, &digest, &mut entropy).expect("it is sealed");
-        (self.signed(stage, TicketOrder::Restore, digest), opened)
+        (self.signed(stage, order, digest), opened)
     }
 
     /// Brings the backup with its order, piece by piece; what became of the order, or nothing where the broker took no more.

@@ -162,13 +162,19 @@ impl Stage {
 
     /// A stage whose VM serves in this way; only leases come with a trusted clock.
     pub(crate) fn serving(seed: u64, serve: Serve) -> Self {
-        Self::configured(seed, serve, None, (Kbs::None, None))
+        Self::configured(seed, serve, None, (Kbs::None, None), NAME)
+    }
+
+    /// A stage whose VM has this id: another of the tenant that the stage of the same seed is of, with a broker of its own.
+    pub(crate) fn of_vm(seed: u64, vm: [u8; 16]) -> Self {
+        let name = VmName { vm: VmId(vm), ..NAME };
+        Self::configured(seed, Serve::Lease, None, (Kbs::None, None), name)
     }
 
     /// A stage whose VM's keys also take one of a KBS, and of the chip where it says so. The KBS stores the right envelope.
     pub(crate) fn with_kbs(seed: u64, on_chip: bool) -> Self {
         let processor = on_chip.then_some(DerivedKeyRequest { guest_svn: None, tcb: None });
-        let stage = Self::configured(seed, Serve::Lease, processor, (Kbs::Required, None));
+        let stage = Self::configured(seed, Serve::Lease, processor, (Kbs::Required, None), NAME);
         stage.kbs.replace(Some(KbsEnd::new(stage.envelope(0x4B))));
         stage
     }
@@ -186,12 +192,12 @@ impl Stage {
     /// A stage whose VM's keys also take one of the chip.
     pub(crate) fn on_chip(seed: u64) -> Self {
         let processor = Some(DerivedKeyRequest { guest_svn: None, tcb: None });
-        Self::configured(seed, Serve::Lease, processor, (Kbs::None, None))
+        Self::configured(seed, Serve::Lease, processor, (Kbs::None, None), NAME)
     }
 
     /// A stage whose VM defers what may be stale.
     pub(crate) fn stale(seed: u64, staleness: Staleness) -> Self {
-        Self::configured(seed, Serve::Lease, None, (Kbs::None, Some(staleness)))
+        Self::configured(seed, Serve::Lease, None, (Kbs::None, Some(staleness)), NAME)
     }
 
     fn configured(
@@ -199,6 +205,7 @@ impl Stage {
         serve: Serve,
         processor: Option<DerivedKeyRequest>,
         (kbs, staleness): (Kbs, Option<Staleness>),
+        name: VmName,
     ) -> Self {
         let nature = Arc::new(Nature { now_ms: AtomicU64::new(1_000), draws: AtomicU64::new(seed << 40) });
         let folder =
@@ -207,8 +214,8 @@ impl Stage {
         let keys = Arc::new(RootKeys::generate(&*nature).expect("keys"));
         let root = TenantRoot::generate(&*nature).expect("a tenant's root");
         let launch = LaunchConfig {
-            tenant: NAME.tenant.0,
-            vm: NAME.vm.0,
+            tenant: name.tenant.0,
+            vm: name.vm.0,
             root: point_digest(root.point()),
             mode: Mode::Strict,
             serve,
@@ -221,7 +228,7 @@ impl Stage {
         let certificate = root.certify(NAME.tenant, &keys).expect("a certificate");
         store.register(NAME.tenant, &Tenant { root: *root.point(), certificate }).expect("a tenant");
         let policy = Policy { measurements: vec![MEASUREMENT], ..Policy::default() };
-        store.enrol(&NAME, &Enrolment { host_data: launch.host_data(), policy }).expect("a VM");
+        store.enrol(&name, &Enrolment { host_data: launch.host_data(), policy }).expect("a VM");
         drop(store);
         let mut config = String::new();
         launch.write(&mut config).expect("a configuration");

@@ -39,6 +39,8 @@ pub(crate) const NOTE: u32 = 0x137;
 pub(crate) const SHOW_NOTE: u32 = 0x173;
 /// What a toy's note is once it comes from a backup.
 pub(crate) const SPENT: u64 = 1 << 32;
+/// How much more a toy has counted once it is another's clone: it can be told from the original.
+pub(crate) const CLONED: u64 = 1 << 40;
 /// TPM_RC_AUTH_FAIL, for the first session.
 pub(crate) const AUTH_FAIL: ResponseCode = ResponseCode(0x98E);
 
@@ -105,9 +107,12 @@ impl Engine for Toy {
         let state: [u8; 16] = nv.engine_state().try_into().map_err(|_| EngineFault::StateRefused)?;
         let [counter, note] =
             [0, 8].map(|at| u64::from_le_bytes(state[at..at + 8].try_into().expect("eight bytes")));
-        let restored = power_on.start == Start::Restore;
-        *self =
-            Self { on: Some((counter, power_on)), note: if restored { SPENT } else { note }, broken: false };
+        let (counter, note) = match power_on.start {
+            Start::Manufacture | Start::Load => (counter, note),
+            Start::Restore => (counter, SPENT),
+            Start::Clone => (counter + CLONED, 0),
+        };
+        *self = Self { on: Some((counter, power_on)), note, broken: false };
         store(nv, counter, self.note)
     }
 

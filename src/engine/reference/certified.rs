@@ -18,7 +18,7 @@ const LOAD_EXTERNAL: u32 = 0x167;
 const POLICY_SECRET: u32 = 0x151;
 /// TPM_CC_NV_DefineSpace, TPM_CC_NV_UndefineSpace, TPM_CC_NV_Write, TPM_CC_NV_WriteLock, TPM_CC_NV_ReadPublic.
 const NV_DEFINE_SPACE: u32 = 0x12A;
-const NV_UNDEFINE_SPACE: u32 = 0x122;
+pub(super) const NV_UNDEFINE_SPACE: u32 = 0x122;
 const NV_WRITE: u32 = 0x137;
 const NV_WRITE_LOCK: u32 = 0x138;
 const NV_READ_PUBLIC: u32 = 0x169;
@@ -144,7 +144,7 @@ impl ReferenceEngine {
 }
 
 /// A command on an NV index by the platform, whose authorization is empty after a TPM Reset.
-fn for_index(code: u32, index: u32) -> Request {
+pub(super) fn for_index(code: u32, index: u32) -> Request {
     Request::new(true, code).word(PLATFORM).word(index).word(9).word(PASSWORD).put(&[0; 5])
 }
 

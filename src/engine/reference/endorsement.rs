@@ -21,7 +21,7 @@ pub(super) const PLATFORM: u32 = 0x4000_000C;
 const CLEAR_CONTROL: u32 = 0x127;
 const CREATE_PRIMARY: u32 = 0x131;
 const FLUSH_CONTEXT: u32 = 0x165;
-const GET_CAPABILITY: u32 = 0x17A;
+pub(super) const GET_CAPABILITY: u32 = 0x17A;
 /// TPM_CAP_TPM_PROPERTIES, TPM_PT_MANUFACTURER, and how many properties on TPM_PT_FIRMWARE_VERSION_1 is (part 2, table TPM_PT).
 const TPM_PROPERTIES: u32 = 6;
 const PT_MANUFACTURER: u32 = 0x105;
@@ -83,13 +83,14 @@ impl ReferenceEngine {
         act: impl FnOnce(&mut Self, &mut NvImage<'_>) -> Result<T, EngineFault>,
     ) -> Result<T, EngineFault> {
         self.stores = Stores::Forget;
-        let acted = self.clear_for_rehearsal(nv).and_then(|()| act(self, nv));
+        let acted = self.clear_as_platform(nv).and_then(|()| act(self, nv));
         self.power_off();
         self.stores = Stores::Keep;
         acted
     }
 
-    fn clear_for_rehearsal(&mut self, nv: &mut NvImage<'_>) -> Result<(), EngineFault> {
+    /// Powers the stored TPM on, and clears it (TPM2_Clear).
+    pub(super) fn clear_as_platform(&mut self, nv: &mut NvImage<'_>) -> Result<(), EngineFault> {
         self.load(nv, Entry::Launch { reset_count: 0, clock_ms_min: 0 })?;
         self.expect(nv, Request::new(false, Command::STARTUP).put(&[0, 0]))?;
         self.expect(nv, Request::authorized(CLEAR_CONTROL, PLATFORM).put(&[0]))?;

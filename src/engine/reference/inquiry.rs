@@ -100,6 +100,15 @@ impl Reply {
         self.word(BODY + 1 + 4 + 4 + 8 * at + 4).filter(|_| self.code == ResponseCode::SUCCESS)
     }
 
+    /// The first of the handles in the reply to TPM2_GetCapability (TPM_CAP_HANDLES), if the list is not empty: behind moreData, the capability
+    /// and the count. Nothing where there is no list.
+    pub(super) fn first_listed(&self) -> Option<Option<u32>> {
+        match self.word(BODY + 1 + 4)? {
+            0 => Some(None),
+            _ => self.word(BODY + 1 + 4 + 4).map(Some),
+        }
+    }
+
     /// The first sized parameter of a reply to a command with sessions: behind the size of the parameters.
     pub(super) fn sized_parameter(&self) -> Option<&[u8]> {
         let len = self.array(BODY + 4).map(u16::from_be_bytes)?;

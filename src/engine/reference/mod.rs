@@ -9,6 +9,7 @@
 //! **Not here.** Raw pointers and C: `husk-stubs`.
 
 mod certified;
+mod clone;
 mod endorsement;
 mod inquiry;
 mod objects;
@@ -198,6 +199,12 @@ fn fingerprint(version: Version) -> Fingerprint {
     Fingerprint(name)
 }
 
+/// Spends every guess that may have been made at the stored state.
+fn spend_all(nv: &mut NvImage<'_>) -> Result<(), EngineFault> {
+    let spend = |state: &mut [u8]| state.get_mut(size_of::<Fingerprint>()..).is_some_and(spend::spend);
+    if nv.edit_engine_state(spend) { Ok(()) } else { Err(EngineFault::StateRefused) }
+}
+
 /// Whether `command` is TPM2_StartAuthSession with TPM_RH_LOCKOUT as its second handle, `bind`.
 fn binds_lockout(command: &Command<'_>) -> bool {
     let bind = command.body().get(4..8);
@@ -224,12 +231,10 @@ impl Engine for ReferenceEngine {
         }
         let entry = Entry::Launch { reset_count: power_on.reset_count, clock_ms_min: power_on.clock_ms_min };
         self.drop_saved_state(nv, entry)?;
-        if power_on.start == Start::Restore {
-            let spend =
-                |state: &mut [u8]| state.get_mut(size_of::<Fingerprint>()..).is_some_and(spend::spend);
-            if !nv.edit_engine_state(spend) {
-                return Err(EngineFault::StateRefused);
-            }
+        match power_on.start {
+            Start::Manufacture | Start::Load => {}
+            Start::Restore => spend_all(nv)?,
+            Start::Clone => self.renew(nv)?,
         }
         self.load(nv, entry)
     }

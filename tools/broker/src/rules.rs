@@ -12,7 +12,7 @@
 
 mod order;
 
-pub use order::{Backed, Order, operate};
+pub use order::{Backed, Order, Original, operate};
 
 use husk::release::Head;
 use husk::release::wire::DeniedReason;

@@ -119,6 +119,7 @@ impl Component {
             let mut vtpm = earn(cold.identify(platform, &config)?, platform, wait)?;
             let certification = vtpm.certify(platform)?;
             platform.console.line(certification.text(), certification.number());
+            vtpm.back_up(platform)?.show(platform.console);
             Ok(vtpm)
         })
     }

@@ -37,6 +37,7 @@ pub struct TicketArgs {
     /// force: grant the next time without waiting for the lease; until that would have ended, two instances may answer.
     /// backup: have the next launch make a backup, for the recovery key that --recovery names.
     /// restore: have the next launch make the TPM anew from the backup that --opened is of; hand it in with `husk vm restore`.
+    /// clone: have the first launch make the VM's TPM from another VM's backup, with seeds of its own; hand it in with `husk vm clone`.
     #[arg(long, value_name = "WORD", value_parser = order)]
     order: TicketOrder,
     /// The token that the VM has (`husk vm status`): the ticket is void once it has another.
@@ -51,8 +52,8 @@ pub struct TicketArgs {
     /// With backup: the recovery key's certificate, as `husk tenant recovery` wrote it.
     #[arg(long, value_name = "FILE", required_if_eq("order", "backup"))]
     recovery: Option<PathBuf>,
-    /// With restore: the key of the backup, as `husk tenant open-backup` wrote it.
-    #[arg(long, value_name = "FILE", required_if_eq("order", "restore"))]
+    /// With restore or clone: the key of the backup, as `husk tenant open-backup` wrote it.
+    #[arg(long, value_name = "FILE", required_if_eq_any([("order", "restore"), ("order", "clone")]))]
     opened: Option<PathBuf>,
     /// With retire: there is no way back; say that you know.
     #[arg(long)]
@@ -115,13 +116,14 @@ pub struct StatusArgs {
 }
 
 /// Each order's word.
-const ORDERS: [(&str, TicketOrder); 6] = [
+const ORDERS: [(&str, TicketOrder); 7] = [
     ("halt", TicketOrder::Halt),
     ("resume", TicketOrder::Resume),
     ("retire", TicketOrder::Retire),
     ("force", TicketOrder::Force),
     ("backup", TicketOrder::Backup),
     ("restore", TicketOrder::Restore),
+    ("clone", TicketOrder::Clone),
 ];
 
 /// Reads an order's word.
@@ -173,10 +175,10 @@ fn about(args: &TicketArgs, ticket: &Ticket, tenant: &[u8; 16]) -> anyhow::Resul
             let certificate = recovery(path, tenant)?;
             Ok((point_digest(&certificate.key), certificate.as_bytes().to_vec()))
         }
-        (TicketOrder::Restore, None, Some(path)) => {
+        (TicketOrder::Restore | TicketOrder::Clone, None, Some(path)) => {
             let opened = read_opened(path)?;
             if (opened.tenant, opened.vm) != (*tenant, ticket.vm) {
-                bail!("{} is for the restore of another VM", path.display());
+                bail!("{} is for another VM than --vm", path.display());
             }
             if (opened.token, opened.generation) != (ticket.token, ticket.generation) {
                 bail!(
@@ -189,7 +191,7 @@ fn about(args: &TicketArgs, ticket: &Ticket, tenant: &[u8; 16]) -> anyhow::Resul
         }
         (_, None, None) => Ok(([0; 48], Vec::new())),
         _ => bail!(
-            "--recovery goes with --order backup, --opened with --order restore, and neither with another"
+            "--recovery goes with --order backup, --opened with --order restore or clone, and neither with another"
         ),
     }
 }
@@ -215,7 +217,7 @@ pub(super) fn read_ticket(path: &Path, config: &LaunchConfig) -> anyhow::Result<
         rest.len()
             == match TicketOrder::from_number(ticket.order) {
                 Some(TicketOrder::Backup) => RecoveryCertificate::BYTES,
-                Some(TicketOrder::Restore) => OpenedBackup::BYTES,
+                Some(TicketOrder::Restore | TicketOrder::Clone) => OpenedBackup::BYTES,
                 _ => 0,
             }
     });
@@ -229,8 +231,8 @@ pub(super) fn read_ticket(path: &Path, config: &LaunchConfig) -> anyhow::Result<
 pub(super) fn hand_in(args: &OrderArgs) -> anyhow::Result<()> {
     let config = read_config(&args.asked.config)?;
     let (ticket, bytes) = read_ticket(&args.ticket, &config)?;
-    if ticket.order == TicketOrder::Restore as u8 {
-        bail!("a restore is handed in together with its backup: `husk vm restore`");
+    if takes_a_backup(&ticket) {
+        bail!("this is handed in together with its backup: `husk vm restore` or `husk vm clone`");
     }
     let nonce = Statement::nonce_of_ticket(&ticket.id);
     let statement = ask(&args.asked, &config, (FrameKind::Ticket, &bytes), &nonce)?;
@@ -247,7 +249,7 @@ pub(super) fn told(asked: &Asked, ticket: &Ticket, statement: &Statement) -> any
             value["warning"] = json!(warning(ticket));
             return printed(asked, value, "open");
         }
-        Some(Outcome::Untrusted) if ticket.order == TicketOrder::Restore as u8 => {
+        Some(Outcome::Untrusted) if takes_a_backup(ticket) => {
             "no operator that the tenant allows to give this order signed it, or the backup is not the one that it names, or \
              was opened for another broker; open it anew with `husk tenant open-backup`, and sign again"
         }
@@ -271,6 +273,12 @@ pub(super) fn told(asked: &Asked, ticket: &Ticket, statement: &Statement) -> any
     bail!("nothing was changed: {why}")
 }
 
+/// Whether it orders a restore or a clone.
+pub(super) fn takes_a_backup(ticket: &Ticket) -> bool {
+    let order = TicketOrder::from_number(ticket.order);
+    matches!(order, Some(TicketOrder::Restore | TicketOrder::Clone))
+}
+
 /// What the operator must know of an order that is open.
 fn warning(ticket: &Ticket) -> &'static str {
     match TicketOrder::from_number(ticket.order) {
@@ -284,6 +292,9 @@ fn warning(ticket: &Ticket) -> &'static str {
         Some(TicketOrder::Restore) => {
             "whatever runs is fenced, and the next boot makes the TPM anew from the backup, on the disk that it has; from \
              then on no older disk opens"
+        }
+        Some(TicketOrder::Clone) => {
+            "the VM's first boot makes its TPM from the backup, with seeds of its own: nothing that is sealed to the original opens"
         }
         _ => "the next boot carries it out",
     }

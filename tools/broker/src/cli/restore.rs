@@ -44,19 +44,22 @@ pub struct OpenArgs {
     /// The broker's key, as `husk vm restore-key` wrote it.
     #[arg(long, value_name = "FILE")]
     restore_key: PathBuf,
-    /// Where to write the backup's key, sealed to that broker, for `husk vm ticket --order restore`.
+    /// The backup is another VM's: the one of the launch configuration becomes its clone.
+    #[arg(long)]
+    clone: bool,
+    /// Where to write the backup's key, sealed to that broker, for `husk vm ticket --order restore` or `--order clone`.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]
     shape: Shape,
 }
 
-/// `husk vm restore`
+/// `husk vm restore`, `husk vm clone`
 #[derive(Args, Debug)]
 pub struct RestoreArgs {
     #[command(flatten)]
     asked: Asked,
-    /// The ticket that orders the restore.
+    /// The ticket that orders it.
     #[arg(long, value_name = "FILE")]
     ticket: PathBuf,
     /// The backup that it names.
@@ -92,8 +95,14 @@ pub(super) fn open(args: &OpenArgs) -> anyhow::Result<()> {
     let key = RestoreKey::read_from_bytes(&key).ok().filter(|key| key.is_vouched_for(&config));
     let key = key.context(NOT_THE_BROKERS).with_context(name)?;
     let Opened { header, file, secret } = opened(&args.recovery, &args.backup)?;
-    if (header.tenant, header.vm) != (config.tenant, config.vm) {
-        bail!("{} is of another VM than the launch configuration's", args.backup.display());
+    let backup = args.backup.display();
+    match (header.tenant == config.tenant, header.vm == config.vm, args.clone) {
+        (true, true, false) | (true, false, true) => {}
+        (true, false, false) => {
+            bail!("{backup} is of another VM than the launch configuration's; say --clone if that is meant")
+        }
+        (true, true, true) => bail!("{backup} is of this very VM, which is restored and not cloned"),
+        (false, _, _) => bail!("{backup} is another tenant's"),
     }
     let digest = backup_digest(&file);
     let machine = Machine::start();
@@ -116,11 +125,11 @@ pub(super) fn read_opened(path: &Path) -> anyhow::Result<OpenedBackup> {
     read.context("this is no opened backup of `husk tenant open-backup`").with_context(name)
 }
 
-pub(super) fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
+pub(super) fn restore(args: &RestoreArgs, order: TicketOrder) -> anyhow::Result<()> {
     let config = read_config(&args.asked.config)?;
     let (ticket, bytes) = read_ticket(&args.ticket, &config)?;
-    if ticket.order != TicketOrder::Restore as u8 {
-        bail!("the ticket orders no restore");
+    if ticket.order != order as u8 {
+        bail!("the ticket gives another order");
     }
     let (_, opened) = bytes.split_at(Ticket::BYTES);
     let opened =

@@ -69,7 +69,7 @@ pub struct OperatorArgs {
     /// The tenant's id.
     #[arg(long, value_name = "HEX")]
     tenant: TenantId,
-    /// The orders that it may give: halt, resume, retire, force, backup, restore; repeat for more.
+    /// The orders that it may give: halt, resume, retire, force, backup, restore, clone; repeat for more.
     #[arg(long = "order", value_name = "WORD", required_unless_present = "rights", value_parser = super::order::order)]
     orders: Vec<TicketOrder>,
     /// What it may ask of a broker (`--broker … --operator …`): read, policy, enroll, resources; repeat for more.

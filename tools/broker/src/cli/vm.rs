@@ -18,6 +18,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
 use husk::attest::report::Tcb;
+use husk::release::ticket::TicketOrder;
 use husk::release::transcript::point_digest;
 use husk_files::{StalenessArgs, write_config};
 use serde_json::{Value, json};
@@ -53,6 +54,8 @@ pub enum VmCommand {
     RestoreKey(KeyArgs),
     /// Hand a ticket in that orders a restore, together with its backup.
     Restore(RestoreArgs),
+    /// Hand a ticket in that orders a clone of another VM's TPM, together with that one's backup.
+    Clone(RestoreArgs),
     /// What this broker, as a CoCo KBS, gives to a VM.
     #[command(subcommand)]
     Resource(ResourceCommand),
@@ -165,7 +168,8 @@ impl VmCommand {
             Self::Policy(command) => command.run(),
             Self::Backup(args) => backup::fetch(&args),
             Self::RestoreKey(args) => restore::key(&args),
-            Self::Restore(args) => restore::restore(&args),
+            Self::Restore(args) => restore::restore(&args, TicketOrder::Restore),
+            Self::Clone(args) => restore::restore(&args, TicketOrder::Clone),
             Self::Resource(command) => command.run(),
         }
     }

@@ -1,6 +1,7 @@
 //! Orders: what the tenant's operators, and the broker for its own safety, do to a VM's row.
 
 use super::{Life, Row, Token};
+use crate::ids::VmId;
 
 /// What is ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +18,8 @@ pub enum Order {
     Backup,
     /// Make the TPM anew at the next launch, from this backup.
     Restore(Backed),
+    /// Make the TPM of a VM that has none, from this backup of another VM's.
+    Clone(Original),
 }
 
 /// When a backup was made, as its header says.
@@ -26,6 +29,17 @@ pub struct Backed {
     pub generation: u32,
     /// The token under which it was made.
     pub token: Token,
+}
+
+/// Whose TPM is cloned, as its backup tells and as far as the broker knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Original {
+    /// Which of the tenant's VMs it is.
+    pub vm: VmId,
+    /// When its backup was made.
+    pub backed: Backed,
+    /// The highest GUEST_SVN that it was granted with; 0 where that is not known.
+    pub guest_svn: u32,
 }
 
 /// Carries out an order, or names the life that bars it.
@@ -56,15 +70,26 @@ pub fn operate(row: &Row, order: Order) -> Result<Row, Life> {
         }
         (Order::Force, Life::Virgin | Life::Active) => Ok(Row { forced: true, ..row.clone() }),
         (Order::Backup, Life::Active) => Ok(row.clone()),
-        // Beyond what the backup's own instance was, which may have been another broker's: no token and no generation comes again.
         (Order::Restore(backed), Life::Virgin | Life::Active | Life::Halted) => {
-            let token = raised.max(backed.token.checked_add(1).ok_or(row.life)?);
-            let generation = row.generation.max(backed.generation).checked_add(1).ok_or(row.life)?;
+            let (token, generation) = beyond(row, raised, backed)?;
             Ok(Row { restoring: Some(generation), ..stopped(alive, token) })
+        }
+        (Order::Clone(original), Life::Virgin) => {
+            let (token, generation) = beyond(row, raised, original.backed)?;
+            let guest_svn = row.guest_svn.max(original.guest_svn);
+            Ok(Row { restoring: Some(generation), guest_svn, ..stopped(Life::Virgin, token) })
         }
         (Order::Backup, life @ (Life::Virgin | Life::Halted | Life::Retired))
         | (Order::Halt | Order::Force, life @ (Life::Halted | Life::Retired))
         | (Order::Resume, life @ (Life::Virgin | Life::Active | Life::Retired))
-        | (Order::Retire | Order::Restore(_), life @ Life::Retired) => Err(life),
+        | (Order::Retire | Order::Restore(_), life @ Life::Retired)
+        | (Order::Clone(_), life @ (Life::Active | Life::Halted | Life::Retired)) => Err(life),
     }
+}
+
+/// A token and a generation beyond what the backup's own instance was, which may have been another broker's: none of either comes again.
+fn beyond(row: &Row, raised: Token, backed: Backed) -> Result<(Token, u32), Life> {
+    let token = raised.max(backed.token.checked_add(1).ok_or(row.life)?);
+    let generation = row.generation.max(backed.generation).checked_add(1).ok_or(row.life)?;
+    Ok((token, generation))
 }

@@ -68,7 +68,7 @@ impl Service {
     }
 }
 
-/// The order that a ticket alone gives; one to restore comes with its backup.
+/// The order that a ticket alone gives; one to restore or to clone comes with its backup.
 const fn order_of(order: TicketOrder) -> Option<Order> {
     match order {
         TicketOrder::Halt => Some(Order::Halt),
@@ -76,7 +76,7 @@ const fn order_of(order: TicketOrder) -> Option<Order> {
         TicketOrder::Retire => Some(Order::Retire),
         TicketOrder::Force => Some(Order::Force),
         TicketOrder::Backup => Some(Order::Backup),
-        TicketOrder::Restore => None,
+        TicketOrder::Restore | TicketOrder::Clone => None,
     }
 }
 

@@ -8,7 +8,7 @@
 use super::Service;
 use super::sessions::Session;
 use crate::ids::{TenantId, VmId, VmName};
-use crate::rules::Backed;
+use crate::rules::{Backed, Order, Original};
 use crate::store::{Brought, Restore};
 use husk::keys::BackupSecret;
 use husk::release::backup::{BackupHeader, backup_digest};
@@ -55,17 +55,24 @@ impl Service {
         let vm = VmName { tenant: TenantId(ticket.certificate.tenant), vm: VmId(ticket.vm) };
         let tenant = self.tenant_of(&vm)?;
         let outcome = match ticket.order(&vm.tenant.0, &tenant.root) {
-            Some(TicketOrder::Restore) => self.taken_in(&vm, &brought)?,
+            Some(order @ (TicketOrder::Restore | TicketOrder::Clone)) => {
+                self.taken_in(&vm, &brought, order == TicketOrder::Clone)?
+            }
             _ => Outcome::Untrusted,
         };
         if outcome != Outcome::Brought {
-            let id = hex::encode(ticket.id);
-            tracing::info!(%vm, "ticket {id} (Restore): {outcome:?}");
+            let (id, order) = (hex::encode(ticket.id), ticket.order);
+            tracing::info!(%vm, "ticket {id} (order {order}): {outcome:?}");
         }
         self.state(&vm, (&Statement::nonce_of_ticket(&ticket.id), outcome), reply)
     }
 
-    fn taken_in(&self, vm: &VmName, brought: &BackupBrought) -> Result<Outcome, RefusalReason> {
+    fn taken_in(
+        &self,
+        vm: &VmName,
+        brought: &BackupBrought,
+        is_clone: bool,
+    ) -> Result<Outcome, RefusalReason> {
         let BackupBrought { ticket, opened, .. } = brought;
         let bytes = usize::from(brought.bytes.get());
         let Some((piece, rest)) = brought.piece.split_at_checked(bytes) else {
@@ -83,8 +90,8 @@ impl Service {
         if bytes == BACKUP_PART_BYTES_MAX {
             return Ok(Outcome::Brought);
         }
-        let outcome = match self.backed(vm, &restore)? {
-            Some(backed) => self.stored(vm, |serving| serving.order_restore(vm, ticket, backed))?,
+        let outcome = match self.ordered(vm, &restore, is_clone)? {
+            Some(order) => self.stored(vm, |serving| serving.order(vm, ticket, order))?,
             None => Outcome::Untrusted,
         };
         if outcome != Outcome::Open {
@@ -93,11 +100,18 @@ impl Service {
         Ok(outcome)
     }
 
-    /// When the backup was made, if it is the one that its ticket names, of this VM, and opens with the key that came with it.
-    fn backed(&self, vm: &VmName, restore: &Restore) -> Result<Option<Backed>, RefusalReason> {
+    /// What is ordered, if the backup is the one that its ticket names, of this VM or for a clone of another of the tenant's, and opens with the key
+    /// that came with it.
+    fn ordered(
+        &self,
+        vm: &VmName,
+        restore: &Restore,
+        is_clone: bool,
+    ) -> Result<Option<Order>, RefusalReason> {
         let Restore { ticket, opened, file } = restore;
         let Some((header, parts)) = BackupHeader::read(file) else { return Ok(None) };
-        let fits = (header.tenant, header.vm) == (vm.tenant.0, vm.vm.0)
+        let fits = header.tenant == vm.tenant.0
+            && (header.vm == vm.vm.0) != is_clone
             && header.total_bytes() == file.len() as u64
             && backup_digest(file) == ticket.subject
             && is_for(ticket, opened);
@@ -111,8 +125,26 @@ impl Service {
                 open_part(&secret, &header, number, &mut Zeroizing::new(part.to_vec())).is_ok()
             })
         });
+        if !opens {
+            return Ok(None);
+        }
         let backed = Backed { generation: header.generation.get(), token: header.token.get() };
-        Ok(opens.then_some(backed))
+        Ok(Some(if is_clone {
+            let original = VmId(header.vm);
+            Order::Clone(Original { vm: original, backed, guest_svn: self.guest_svn(vm, original)? })
+        } else {
+            Order::Restore(backed)
+        }))
+    }
+
+    /// What the VM that is cloned was granted with, if this broker knows it.
+    fn guest_svn(&self, vm: &VmName, original: VmId) -> Result<u32, RefusalReason> {
+        let original = VmName { tenant: vm.tenant, vm: original };
+        match self.stored(&original, |serving| serving.store().row(&original)) {
+            Ok(row) => Ok(row.guest_svn),
+            Err(RefusalReason::UnknownVm) => Ok(0),
+            Err(reason) => Err(reason),
+        }
     }
 
     /// Says what is to be restored.

@@ -118,6 +118,10 @@ pub(super) fn ordered(order: Order, new: &Row) -> (Event, String) {
         (Order::Restore(backed), Some(generation)) => {
             format!("restore, of generation {} to {generation}", backed.generation)
         }
+        (Order::Clone(original), Some(generation)) => {
+            let (vm, of) = (original.vm, original.backed.generation);
+            format!("clone of VM {vm}'s, of generation {of} to {generation}")
+        }
         _ => format!("{order:?}").to_lowercase(),
     };
     (Event::Ordered, format!("{what}, token {}", new.token))

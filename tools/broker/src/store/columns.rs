@@ -108,6 +108,7 @@ pub(super) fn swap(sql: &mut dyn Sql, vm: &VmName, old: &Row, new: &Row) -> Resu
     let used = [
         (old.forced && !new.forced, TicketOrder::Force),
         (old.restoring.is_some() && new.restoring.is_none(), TicketOrder::Restore),
+        (old.restoring.is_some() && new.restoring.is_none(), TicketOrder::Clone),
     ];
     for (_, order) in used.into_iter().filter(|(is_used, _)| *is_used) {
         let statement = "UPDATE tickets SET is_open = ?3 WHERE tenant = ?1 AND vm = ?2 AND given = ?4";

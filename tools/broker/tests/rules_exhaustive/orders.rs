@@ -1,7 +1,8 @@
 //! Orders that end in a launch: what they do to a row, and each rule's absence found.
 
 use super::{RESTORE, rows};
-use husk_broker::rules::{Backed, Life, Order, Row, operate};
+use husk_broker::ids::VmId;
+use husk_broker::rules::{Backed, Life, Order, Original, Row, operate};
 
 /// BACKUP leaves a row as it is: the instance that runs makes the backup, or its successor.
 #[test]
@@ -69,6 +70,46 @@ fn a_restore_order_replaces_nothing_by_itself_and_every_mutant_of_it_is_caught()
         }),
         ("a halted VM is not restored", |row, order| {
             (row.life != Life::Halted).then(|| operate(row, order).ok()).flatten()
+        }),
+    ];
+    for (name, mutant) in mutants {
+        assert!(broken(mutant), "nothing noticed the mutant \"{name}\"");
+    }
+}
+
+/// CLONE is RESTORE of a VM that has no TPM yet, and takes the original's GUEST_SVN along.
+#[test]
+fn a_clone_order_is_for_a_vm_without_a_tpm_and_every_mutant_of_it_is_caught() {
+    type Clone = fn(&Row, Original) -> Option<Row>;
+    let broken = |clone: Clone| {
+        [3, 7].into_iter().any(|guest_svn| {
+            let backed = Backed { generation: 2, token: 9 };
+            let original = Original { vm: VmId([9; 16]), backed, guest_svn };
+            let ended = |row: &Row| [Order::Halt, Order::Retire].map(|order| operate(row, order).ok());
+            let all = rows()
+                .into_iter()
+                .flat_map(|row| ended(&row).into_iter().flatten().chain([row.clone()]).collect::<Vec<_>>());
+            let floored = all.map(|row| Row { guest_svn: 5, ..row });
+            floored.into_iter().any(|row| {
+                let restored = operate(&row, Order::Restore(backed)).ok();
+                let wanted = restored.filter(|_| row.life == Life::Virgin);
+                clone(&row, original) != wanted.map(|new| Row { guest_svn: guest_svn.max(5), ..new })
+            })
+        })
+    };
+    assert!(!broken(|row, original| operate(row, Order::Clone(original)).ok()));
+    let mutants: [(&str, Clone); 3] = [
+        ("a clone over a TPM", |row, original| {
+            let new = operate(row, Order::Restore(original.backed)).ok()?;
+            Some(Row { guest_svn: row.guest_svn.max(original.guest_svn), ..new })
+        }),
+        ("a clone forgets the original's GUEST_SVN", |row, original| {
+            let new = operate(row, Order::Clone(original)).ok()?;
+            Some(Row { guest_svn: row.guest_svn, ..new })
+        }),
+        ("a clone lowers GUEST_SVN", |row, original| {
+            let new = operate(row, Order::Clone(original)).ok()?;
+            Some(Row { guest_svn: original.guest_svn, ..new })
         }),
     ];
     for (name, mutant) in mutants {

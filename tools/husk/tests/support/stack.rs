@@ -30,6 +30,8 @@ pub(crate) struct Stack {
 /// How a start of the component may differ from the ordinary one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start<'a> {
+    /// What its sockets and its log are named after.
+    pub(crate) seat: &'a str,
     pub(crate) volume: &'a str,
     pub(crate) firmware: &'a str,
     pub(crate) config: &'a str,
@@ -40,8 +42,8 @@ pub(crate) struct Start<'a> {
 
 impl Default for Start<'_> {
     fn default() -> Self {
-        let (volume, firmware, config) = ("volume", "firmware", "config");
-        Self { volume, firmware, config, wait_seconds: "30", suspend_file: None }
+        let (seat, volume, firmware, config) = ("tpm", "volume", "firmware", "config");
+        Self { seat, volume, firmware, config, wait_seconds: "30", suspend_file: None }
     }
 }
 
@@ -101,7 +103,7 @@ impl Stack {
 
     /// Starts the component; it serves, or it has ended.
     pub(crate) fn start(&self, start: Start<'_>) -> Started<'_> {
-        let (data, control) = (self.address("tpm"), self.address("tpm.ctrl"));
+        let (data, control) = (self.address(start.seat), self.address(&format!("{}.ctrl", start.seat)));
         let words = [
             "vtpmd",
             "--config",
@@ -121,7 +123,7 @@ impl Stack {
             "--wait-for-lease-seconds",
             start.wait_seconds,
         ];
-        let log = self.site.path("vtpmd.log");
+        let log = self.site.path(&format!("{}.log", start.seat));
         let child = husk(&words)
             .args(start.suspend_file.iter().flat_map(|file| ["--suspend-file", file]))
             .current_dir(self.site.folder.path())
@@ -139,7 +141,7 @@ impl Stack {
             process.0.try_wait().unwrap().map(Some)
         })
         .map_or_else(
-            || Started::Serves(Serving { stack: self, process }),
+            || Started::Serves(Serving { stack: self, seat: start.seat.to_owned(), process }),
             |status| Started::Refused(status.code().unwrap_or(-1), said()),
         )
     }
@@ -202,6 +204,7 @@ pub(crate) fn blank(path: &PathBuf) {
 /// A component that serves, and its client.
 pub(crate) struct Serving<'s> {
     stack: &'s Stack,
+    seat: String,
     process: Process,
 }
 
@@ -250,7 +253,7 @@ impl Serving<'_> {
         );
         let mut command = Command::new(program);
         command.current_dir(self.stack.site.folder.path()).stdin(Stdio::null());
-        command.env("TPM2TOOLS_TCTI", format!("swtpm:path={}", self.stack.path("tpm").display()));
+        command.env("TPM2TOOLS_TCTI", format!("swtpm:path={}", self.path(&self.seat).display()));
         command
     }
 
@@ -271,7 +274,7 @@ impl Serving<'_> {
 
     /// What the component has said so far.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.path("vtpmd.log")).unwrap()
+        fs::read_to_string(self.path(&format!("{}.log", self.seat))).unwrap()
     }
 
     /// SIGTERM; the component must end in order.
@@ -279,7 +282,7 @@ impl Serving<'_> {
     pub(crate) fn shut_down(mut self) {
         assert!(Command::new("kill").arg(self.process.0.id().to_string()).status().unwrap().success());
         let status = end_of(&mut self.process.0);
-        let said = fs::read_to_string(self.path("vtpmd.log")).unwrap();
+        let said = self.log();
         assert_eq!(status, Some(0), "{said}");
     }
 

@@ -8,7 +8,7 @@
 
 use super::{Made, Serving, UNCHANGED, newest};
 use crate::ids::VmName;
-use crate::rules::{Backed, Order, Row, operate};
+use crate::rules::{Order, Row, operate};
 use crate::store::columns::{load, swap};
 use crate::store::sql::{Sql, transact};
 use crate::store::{Enrolment, StoreError, Tenant, audit, backups, enrolment, restores, tenant};
@@ -30,7 +30,8 @@ pub struct Standing {
 }
 
 impl Serving {
-    /// Carries out `order`, which `ticket` gives about `vm`; what became of it.
+    /// Carries out `order`, which `ticket` gives about `vm`; what became of it. One to restore or to clone takes the backup that was brought with the
+    /// ticket, whole.
     ///
     /// # Errors
     /// [`StoreError::UnknownVm`] and others; nothing has changed then.
@@ -49,19 +50,6 @@ impl Serving {
         recovery: &RecoveryCertificate,
     ) -> Result<Outcome, StoreError> {
         self.carry_out(vm, (ticket, Some(recovery)), Order::Backup)
-    }
-
-    /// As [`order`](Self::order), of a ticket that orders a restore from the backup that was brought with it, whole.
-    ///
-    /// # Errors
-    /// As those.
-    pub fn order_restore(
-        &mut self,
-        vm: &VmName,
-        ticket: &Ticket,
-        backed: Backed,
-    ) -> Result<Outcome, StoreError> {
-        self.carry_out(vm, (ticket, None), Order::Restore(backed))
     }
 
     fn carry_out(
@@ -114,7 +102,7 @@ impl Ticketed<'_> {
             backups::order(self.sql, self.vm, (self.ticket, recovery))?;
         }
         let erased = swap(self.sql, self.vm, &row, &new)?;
-        if matches!(self.order, Order::Restore(_)) {
+        if matches!(self.order, Order::Restore(_) | Order::Clone(_)) {
             restores::order(self.sql, self.vm, self.ticket)?;
         }
         let (event, detail) = audit::ordered(self.order, &new);
@@ -142,7 +130,7 @@ impl Ticketed<'_> {
     }
 
     const fn is_for_a_boot(&self) -> bool {
-        matches!(self.order, Order::Force | Order::Backup | Order::Restore(_))
+        matches!(self.order, Order::Force | Order::Backup | Order::Restore(_) | Order::Clone(_))
     }
 
     fn operator_generation(&mut self) -> Result<u32, StoreError> {
@@ -192,5 +180,6 @@ const fn given(order: Order) -> TicketOrder {
         Order::Force => TicketOrder::Force,
         Order::Backup => TicketOrder::Backup,
         Order::Restore(_) => TicketOrder::Restore,
+        Order::Clone(_) => TicketOrder::Clone,
     }
 }
