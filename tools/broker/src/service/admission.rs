@@ -4,7 +4,7 @@ use super::Service;
 use crate::evidence::EvidenceRefused;
 use crate::ids::VmName;
 use crate::policy::{Genuine, Refusal, Rule, guest_is_closed, holds, svn_reaches};
-use crate::store::{Enrolment, KeptKind};
+use crate::store::{Criteria, Enrolment, KeptKind};
 use husk::attest::binding::report_data;
 use husk::attest::report::{Generation, Report, SigningKey, Tcb};
 use husk::release::wire::RefusalReason;
@@ -12,32 +12,19 @@ use husk::seams::REPORT_BYTES;
 use sha2::{Digest as _, Sha256, Sha384};
 
 impl Service {
-    /// Whether a report that is genuine may have this VM's keys, as its tenant has it now.
-    pub(super) fn admits(
-        &self,
-        vm: &VmName,
-        report: &[u8; REPORT_BYTES],
-        genuine: &Genuine,
-    ) -> Result<Result<(), Refusal>, RefusalReason> {
-        let (enrolment, row) = self.stored(vm, |serving| {
-            let store = serving.store();
-            Ok((store.enrolment(vm)?, store.row(vm)?))
-        })?;
-        let report = Report::parse(report).map_err(|_| RefusalReason::Malformed)?;
-        Ok(guest_is_closed(&report)
-            .and_then(|()| bears(&report, &enrolment))
-            .and_then(|()| enrolment.policy.admits(&report, genuine))
-            .and_then(|()| svn_reaches(&report, row.guest_svn)))
+    /// What the store has now to judge reports of a VM by.
+    pub(super) fn criteria(&self, vm: &VmName) -> Result<Criteria, RefusalReason> {
+        self.stored(vm, |serving| serving.store().criteria(vm))
     }
 
     /// Whether the report is a processor's, by its certificate or, where the host has none, by those that are kept.
     pub(super) fn genuine(
         &self,
-        vm: &VmName,
+        (vm, criteria): (&VmName, &Criteria),
         report: &[u8; REPORT_BYTES],
         certificate: &[u8],
     ) -> Result<Result<Genuine, Refusal>, RefusalReason> {
-        if let Err(refused) = self.trust(vm)? {
+        if let Err(refused) = self.trust(vm, criteria.trust_version)? {
             return Ok(Err(unfounded(refused)));
         }
         if !certificate.is_empty() {
@@ -53,14 +40,13 @@ impl Service {
         Ok(verdict.map_err(unfounded))
     }
 
-    /// Judges by what the database keeps by now, whichever broker it was given to.
-    fn trust(&self, vm: &VmName) -> Result<Result<(), EvidenceRefused>, RefusalReason> {
-        let Some(known) = self.evidence.trusts() else { return Ok(Ok(())) };
-        let newer = self.stored(vm, |serving| {
-            let store = serving.store();
-            if store.trust_version()? == known { Ok(None) } else { store.trusted().map(Some) }
-        })?;
-        Ok(newer.map_or(Ok(()), |trusted| self.evidence.trust(&trusted)))
+    /// Judges by what the database keeps by now, whichever broker it was given to; `version` names that.
+    fn trust(&self, vm: &VmName, version: u64) -> Result<Result<(), EvidenceRefused>, RefusalReason> {
+        if self.evidence.trusts().is_none_or(|known| known == version) {
+            return Ok(Ok(()));
+        }
+        let trusted = self.stored(vm, |serving| serving.store().trusted())?;
+        Ok(self.evidence.trust(&trusted))
     }
 
     /// Certificates that are kept for the key that the report names.
@@ -81,6 +67,20 @@ impl Service {
         let chip = if kind == KeptKind::Vcek { *report.chip_id() } else { [0; 64] };
         self.stored(vm, |serving| serving.store().certificates_for(kind, &chip, &tcb))
     }
+}
+
+/// Whether a report that is genuine may have a VM's keys, as its tenant has it.
+pub(super) fn admits(
+    criteria: &Criteria,
+    report: &[u8; REPORT_BYTES],
+    genuine: &Genuine,
+) -> Result<Result<(), Refusal>, RefusalReason> {
+    let Criteria { enrolment, row, .. } = criteria;
+    let report = Report::parse(report).map_err(|_| RefusalReason::Malformed)?;
+    Ok(guest_is_closed(&report)
+        .and_then(|()| bears(&report, enrolment))
+        .and_then(|()| enrolment.policy.admits(&report, genuine))
+        .and_then(|()| svn_reaches(&report, row.guest_svn)))
 }
 
 /// Why a report is nobody's.

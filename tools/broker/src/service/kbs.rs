@@ -1,5 +1,6 @@
 //! The service as a CoCo KBS.
 
+use super::admission::admits;
 use super::{Service, locked};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::kbs::jwe::sealed_to;
@@ -7,6 +8,7 @@ use crate::kbs::{Answer, Attestation, Proof, Said, Sessions, is_path, request_is
 use crate::kbs::{PROTOCOL, Proven};
 use crate::policy::{Genuine, Refusal, Rule, holds};
 use crate::rules::Life;
+use crate::store::Criteria;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use husk::attest::report::Report;
@@ -82,7 +84,8 @@ impl Service {
         let attestation = Attestation::parse(body).ok_or(Refused::Denied)?;
         let report = Report::parse(&attestation.report).map_err(|_| Refused::Denied)?;
         let vm = self.kbs_vm(report.host_data())?;
-        let genuine = self.genuine(&vm, &attestation.report, &attestation.certificate)?;
+        let criteria = self.criteria(&vm)?;
+        let genuine = self.genuine((&vm, &criteria), &attestation.report, &attestation.certificate)?;
         let judged = genuine.and_then(|genuine| {
             let seen = report.report_data();
             let is_bound = nonce == attestation.nonce && Some(*seen) == attestation.report_data();
@@ -100,7 +103,7 @@ impl Service {
             Ok(genuine) => genuine,
             Err(refusal) => return Err(self.kbs_refuse(&vm, &refusal)),
         };
-        self.kbs_admits(&vm, &attestation.report, &genuine)?;
+        self.kbs_admits((&vm, &criteria), &attestation.report, &genuine)?;
         let token = self.token()?;
         let proven = Proven { vm, key: attestation.key, report: attestation.report, genuine };
         if !self.kbs_sessions()?.prove(now_ms, cookie, &token, proven) {
@@ -118,11 +121,15 @@ impl Service {
         })
     }
 
-    /// The whole policy, as for a grant; it may have changed since the session attested.
-    fn kbs_admits(&self, vm: &VmName, report: &[u8; REPORT_BYTES], genuine: &Genuine) -> Result<(), Refused> {
-        let row = self.stored(vm, |serving| serving.store().row(vm))?;
-        let lives = matches!(row.life, Life::Virgin | Life::Active);
-        let judged = self.admits(vm, report, genuine)?;
+    /// The whole policy, as for a grant.
+    fn kbs_admits(
+        &self,
+        (vm, criteria): (&VmName, &Criteria),
+        report: &[u8; REPORT_BYTES],
+        genuine: &Genuine,
+    ) -> Result<(), Refused> {
+        let lives = matches!(criteria.row.life, Life::Virgin | Life::Active);
+        let judged = admits(criteria, report, genuine)?;
         let judged = judged.and_then(|()| holds(lives, || DeniedReason::Lifecycle.into()));
         judged.map_err(|refusal| self.kbs_refuse(vm, &refusal))
     }
@@ -138,7 +145,7 @@ impl Service {
         }
         let proven = self.kbs_sessions()?.proven(self.world.now_ms(), proof).ok_or(Refused::Denied)?;
         let vm = &proven.vm;
-        self.kbs_admits(vm, &proven.report, &proven.genuine)?;
+        self.kbs_admits((vm, &self.criteria(vm)?), &proven.report, &proven.genuine)?;
         let sealed = self.stored(vm, |serving| serving.store().resource(vm, path))?;
         let Some(sealed) = sealed else {
             tracing::warn!(%vm, "KBS: there is no resource {path}");

@@ -28,10 +28,12 @@ use crate::ids::{TenantId, VmId, VmName};
 use crate::metrics::{Metrics, word};
 use crate::policy::{Genuine, Refusal, Rule, guest_is_closed, holds};
 use crate::rules::{Grant, InstanceId, Order, Reply, Request};
-use crate::store::{Ask, Decided, Enrolment, GrantSecrets, Group, GroupError, Serving, StoreError, Tenant};
+use crate::store::{
+    Ask, Criteria, Decided, Enrolment, GrantSecrets, Group, GroupError, Quota, Serving, StoreError, Tenant,
+};
 use crate::vault::RootKeys;
 use crate::world::{World, WorldEntropy};
-use admission::{bears, bound, shown};
+use admission::{admits, bears, bound, shown};
 use bodies::AttestParts;
 use husk::attest::report::Report;
 use husk::release::frame;
@@ -301,7 +303,7 @@ impl Service {
         let Some(proven) = &session.proven else {
             return self.refuse(vm, &DeniedReason::Order.into());
         };
-        if let Err(refusal) = self.admits(vm, &proven.report, &proven.genuine)? {
+        if let Err(refusal) = admits(&self.criteria(vm)?, &proven.report, &proven.genuine)? {
             return self.refuse(vm, &refusal);
         }
         let guest_svn = Report::parse(&proven.report).map_err(|_| RefusalReason::Malformed)?.guest_svn();
@@ -326,16 +328,16 @@ impl Service {
         };
         let outcome = self.ask(session, &request)?;
         if matches!(outcome.0, Reply::Leased { .. }) {
+            let vm = &session.vm;
+            let quota = self.stored(vm, |serving| serving.store().quota(vm.tenant))?;
+            self.establish(session, &quota)?;
             session.stage = Stage::Resumed;
-            self.establish(session)?;
         }
         Ok(outcome)
     }
 
     /// The instance has proven itself; its tenant has so many sessions at most.
-    fn establish(&self, session: &Session) -> Result<(), RefusalReason> {
-        let vm = &session.vm;
-        let quota = self.stored(vm, |serving| serving.store().quota(vm.tenant))?;
+    fn establish(&self, session: &Session, quota: &Quota) -> Result<(), RefusalReason> {
         locked(&self.sessions)?.establish(&session.id, quota.sessions as usize);
         Ok(())
     }
@@ -344,13 +346,14 @@ impl Service {
         let Some(parts) = bodies::attest(body) else {
             return self.refuse(&session.vm, &DeniedReason::Order.into());
         };
-        match self.judge(session, &parts)? {
+        let criteria = self.criteria(&session.vm)?;
+        match self.judge(session, &criteria, &parts)? {
             Ok((report_id, genuine)) => {
                 let report = parts.fixed.report;
                 let report_digest = Sha384::digest(report).into();
                 session.stage = Stage::Attested { report_digest, report_id };
                 session.proven = Some(Box::new(Proven { report, genuine }));
-                self.establish(session)?;
+                self.establish(session, &criteria.quota)?;
                 Ok((Reply::Done, None))
             }
             Err(refusal) => self.refuse(&session.vm, &refusal),
@@ -361,24 +364,24 @@ impl Service {
     fn judge(
         &self,
         session: &Session,
+        criteria: &Criteria,
         parts: &AttestParts<'_>,
     ) -> Result<Result<([u8; 32], Genuine), Refusal>, RefusalReason> {
-        let vm = &session.vm;
-        let enrolment = self.enrolment(vm)?;
+        let (vm, enrolment) = (&session.vm, &criteria.enrolment);
         let raw = &parts.fixed.report;
-        let genuine = match self.genuine(vm, raw, parts.certificate)? {
+        let genuine = match self.genuine((vm, criteria), raw, parts.certificate)? {
             Ok(genuine) => genuine,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let report = Report::parse(raw).map_err(|_| RefusalReason::Malformed)?;
         let in_session = guest_is_closed(&report)
-            .and_then(|()| bears(&report, &enrolment))
-            .and_then(|()| shown(parts.config, &enrolment))
+            .and_then(|()| bears(&report, enrolment))
+            .and_then(|()| shown(parts.config, enrolment))
             .and_then(|()| bound(&report, session.answerer.transcript(), parts.config));
         if let Err(refusal) = in_session {
             return Ok(Err(refusal));
         }
-        if let Err(refusal) = self.admits(vm, raw, &genuine)? {
+        if let Err(refusal) = admits(criteria, raw, &genuine)? {
             return Ok(Err(refusal));
         }
         let report_id = *report.report_id();

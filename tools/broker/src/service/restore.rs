@@ -9,7 +9,7 @@ use super::Service;
 use super::sessions::Session;
 use crate::ids::{TenantId, VmId, VmName};
 use crate::rules::{Backed, Order, Original};
-use crate::store::{Brought, Restore};
+use crate::store::{Brought, Come, Restore};
 use husk::keys::BackupSecret;
 use husk::release::backup::{BackupHeader, backup_digest};
 use husk::release::frame;
@@ -21,6 +21,7 @@ use husk::release::wire::{
     RestorePartRequest, RestoreWanted, SIGNATURE_BYTES,
 };
 use husk::volume::backup::{BACKUP_BYTES_MAX, open_part};
+use std::ops::Range;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroizing;
@@ -84,14 +85,15 @@ impl Service {
         if rest.iter().any(|byte| *byte != 0) {
             return Err(RefusalReason::Malformed);
         }
-        let piece = Brought { from, piece };
-        let come = self.stored(vm, |serving| serving.store().bring(vm, (ticket, opened), piece))?;
-        let restore = come.ok_or(RefusalReason::Malformed)?;
-        if bytes == BACKUP_PART_BYTES_MAX {
-            return Ok(Outcome::Brought);
-        }
-        let outcome = match self.ordered(vm, &restore, is_clone)? {
-            Some(order) => self.stored(vm, |serving| serving.order(vm, ticket, order))?,
+        let piece = Brought { from, piece, is_last: bytes < BACKUP_PART_BYTES_MAX };
+        let (restore, file) =
+            match self.stored(vm, |serving| serving.store().bring(vm, (ticket, opened), piece))? {
+                Come::Refused => return Err(RefusalReason::Malformed),
+                Come::Taken => return Ok(Outcome::Brought),
+                Come::Whole(restore, file) => (restore, file),
+            };
+        let outcome = match self.ordered(vm, (&restore, &file), is_clone)? {
+            Some(order) => self.stored(vm, |serving| serving.order_from_backup(vm, &restore, order))?,
             None => Outcome::Untrusted,
         };
         if outcome != Outcome::Open {
@@ -105,10 +107,10 @@ impl Service {
     fn ordered(
         &self,
         vm: &VmName,
-        restore: &Restore,
+        (restore, file): (&Restore, &[u8]),
         is_clone: bool,
     ) -> Result<Option<Order>, RefusalReason> {
-        let Restore { ticket, opened, file } = restore;
+        let Restore { ticket, opened } = restore;
         let Some((header, parts)) = BackupHeader::read(file) else { return Ok(None) };
         let fits = header.tenant == vm.tenant.0
             && (header.vm == vm.vm.0) != is_clone
@@ -150,27 +152,37 @@ impl Service {
     /// Says what is to be restored.
     pub(super) fn restore(&self, session: &Session) -> Result<Vec<u8>, RefusalReason> {
         let vm = session.vm;
-        let restore = self.stored(&vm, |serving| serving.store().restore(&vm))?;
-        let Restore { ticket, file, .. } = restore.ok_or(RefusalReason::Unavailable)?;
+        let (restore, file) = self.stored(&vm, |serving| {
+            let store = serving.store();
+            Ok((store.restore(&vm)?, store.restore_bytes(&vm, 0..BackupHeader::BYTES)?))
+        })?;
+        let Restore { ticket, .. } = restore.ok_or(RefusalReason::Unavailable)?;
         let (header, _) = BackupHeader::read(&file).ok_or(RefusalReason::Unavailable)?;
         let tenant_root = self.tenant_of(&vm)?.root;
         Ok(RestoreWanted { header, ticket, tenant_root }.as_bytes().to_vec())
     }
 
-    /// Hands a part over.
+    /// Hands a part over; one of no bytes where the file has none of that number.
     pub(super) fn restore_part(&self, session: &Session, body: &[u8]) -> Result<Vec<u8>, RefusalReason> {
         let asked: RestorePartRequest = frame::exactly(body).map_err(|_| RefusalReason::Malformed)?;
-        let vm = session.vm;
-        let restore = self.stored(&vm, |serving| serving.store().restore(&vm))?;
-        let Restore { file, .. } = restore.ok_or(RefusalReason::Unavailable)?;
-        let (_, parts) = BackupHeader::read(&file).ok_or(RefusalReason::Unavailable)?;
         let index = usize::try_from(asked.number.get()).ok().and_then(|number| number.checked_sub(1));
-        let part = index.and_then(|index| parts.chunks(BACKUP_PART_BYTES_MAX).nth(index)).unwrap_or_default();
+        let part = match index.and_then(place_of_part) {
+            Some(place) => {
+                self.stored(&session.vm, |serving| serving.store().restore_bytes(&session.vm, place))?
+            }
+            None => Vec::new(),
+        };
         let mut answer = RestorePart::new_zeroed();
         answer.bytes = U16::new(u16::try_from(part.len()).map_err(|_| RefusalReason::Unavailable)?);
-        answer.part.get_mut(..part.len()).ok_or(RefusalReason::Unavailable)?.copy_from_slice(part);
+        answer.part.get_mut(..part.len()).ok_or(RefusalReason::Unavailable)?.copy_from_slice(&part);
         Ok(answer.as_bytes().to_vec())
     }
+}
+
+/// Where a part lies in a backup's file.
+fn place_of_part(index: usize) -> Option<Range<usize>> {
+    let from = index.checked_mul(BACKUP_PART_BYTES_MAX)?.checked_add(BackupHeader::BYTES)?;
+    Some(from..from.checked_add(BACKUP_PART_BYTES_MAX)?)
 }
 
 /// Whether the key was sealed for this very order: its VM, as it stood for the operator, and its backup.

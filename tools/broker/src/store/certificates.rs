@@ -172,14 +172,6 @@ impl Store {
         })
     }
 
-    /// The number that grows with each change of what every report is judged by.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn trust_version(&mut self) -> Result<u64, StoreError> {
-        self.transact(version)
-    }
-
     /// What every report is judged by.
     ///
     /// # Errors
@@ -196,7 +188,8 @@ impl Store {
     }
 }
 
-fn version(sql: &mut dyn Sql) -> Result<u64, StoreError> {
+/// The number that grows with each change of what every report is judged by.
+pub(super) fn version(sql: &mut dyn Sql) -> Result<u64, StoreError> {
     sql.one("SELECT trust FROM broker", &[])?.ok_or(StoreError::Damaged)?.number()
 }
 

@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 13;
+pub(super) const VERSION: u32 = 14;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -201,6 +201,20 @@ CREATE TABLE restores (
 ALTER TABLE tenants ADD COLUMN vms_max INTEGER;
 ALTER TABLE tenants ADD COLUMN sessions_max INTEGER;
 ALTER TABLE tenants ADD COLUMN requests_max INTEGER;
+",
+    // Backups that are brought for a restore, a row for each piece; `place` is how much of the file comes before it, in bytes.
+    "
+CREATE TABLE restore_pieces (
+    tenant BLOB NOT NULL,
+    vm BLOB NOT NULL,
+    ordered INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    piece BLOB NOT NULL,
+    PRIMARY KEY (tenant, vm, ordered, place),
+    FOREIGN KEY (tenant, vm) REFERENCES vms (tenant, vm)
+) STRICT;
+INSERT INTO restore_pieces (tenant, vm, ordered, place, piece) SELECT tenant, vm, ordered, 0, file FROM restores;
+ALTER TABLE restores DROP COLUMN file;
 ",
 ];
 

@@ -21,7 +21,7 @@ pub(super) struct Sqlite {
     connection: Connection,
     path: Option<PathBuf>,
     /// Held while this serves.
-    lock: Option<File>,
+    lock: Option<ServingLock>,
 }
 
 impl Sqlite {
@@ -131,16 +131,28 @@ fn checked_copy(path: &Path) -> Result<u64, StoreError> {
     u64::try_from(commits).map_err(|_| StoreError::Damaged)
 }
 
+/// The lock of whoever serves.
+struct ServingLock(File);
+
+impl Drop for ServingLock {
+    /// Closing the file is not enough: a program that another thread is starting has it open too until it runs (flock(2)).
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::error!("the lock of the database could not be given back: {error}");
+        }
+    }
+}
+
 /// One broker per database file: the lock goes with the process, however it ends. The file is its owner's alone, since
 /// whoever can open it can hold its lock and keep the broker out.
-fn lock(database: &Path) -> Result<File, StoreError> {
+fn lock(database: &Path) -> Result<ServingLock, StoreError> {
     let mut path = database.as_os_str().to_owned();
     path.push(".serving");
     let failed = |source: std::io::Error| StoreError::Lock(source.to_string());
     let file =
         File::options().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(ServingLock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::Served),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
@@ -205,5 +217,24 @@ impl From<rusqlite::Error> for StoreError {
             Some(ErrorCode::DiskFull) => Self::Full,
             _ => Self::Database(DatabaseError::Sqlite(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lock;
+    use crate::store::StoreError;
+
+    #[test]
+    fn a_lock_is_given_back_at_once_even_while_another_program_is_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("db");
+        let held = lock(&database).unwrap();
+        // What a fork has until it executes.
+        let inherited = held.0.try_clone().unwrap();
+        assert!(matches!(lock(&database), Err(StoreError::Served)));
+        drop(held);
+        assert!(lock(&database).is_ok());
+        drop(inherited);
     }
 }

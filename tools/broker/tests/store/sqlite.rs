@@ -2,6 +2,8 @@
 
 use crate::bench::{A, B, Bench, LEASE_MS, Place, VM, anchor, ask, confirm, create, grant, head, release};
 use crate::world::TestWorld;
+use husk::release::restore::OpenedBackup;
+use husk::release::ticket::Ticket;
 use husk_broker::rules::{Reply, Request};
 use husk_broker::store::{Serving, Store, StoreError};
 use rusqlite::Connection;
@@ -126,7 +128,7 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
              ALTER TABLE broker DROP COLUMN commits; ALTER TABLE launches DROP COLUMN bound;
              ALTER TABLE vms DROP COLUMN forced; ALTER TABLE vms DROP COLUMN overlap_until_ms;
              ALTER TABLE vms DROP COLUMN reset_base; ALTER TABLE vms DROP COLUMN guest_svn;
-             ALTER TABLE vms DROP COLUMN restoring; DROP TABLE restores;
+             ALTER TABLE vms DROP COLUMN restoring; DROP TABLE restores; DROP TABLE restore_pieces;
              ALTER TABLE tenants DROP COLUMN operator_generation; DROP TABLE tickets;
              ALTER TABLE tenants DROP COLUMN vms_max; ALTER TABLE tenants DROP COLUMN sessions_max;
              ALTER TABLE tenants DROP COLUMN requests_max;
@@ -140,6 +142,27 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
     let mut serving = bench.serve(bench.open(), LEASE_MS);
     create(&mut serving, A);
     assert!(serving.store().bind_launch(&VM, &[5; 32], A).unwrap());
+}
+
+/// A backup that was brought whole, when a file was one column.
+#[test]
+fn a_backup_that_was_brought_to_version_13_is_there_afterwards() {
+    let bench = Bench::at(Place::file());
+    drop(bench.serving());
+    let connection = Connection::open(bench.place.path()).unwrap();
+    let (ticket, opened) = (vec![0; Ticket::BYTES], vec![0; OpenedBackup::BYTES]);
+    connection
+        .execute_batch(
+            "DROP TABLE restore_pieces; ALTER TABLE restores ADD COLUMN file BLOB NOT NULL DEFAULT x'';
+             PRAGMA user_version = 13;",
+        )
+        .unwrap();
+    let statement = "INSERT INTO restores (tenant, vm, ordered, ticket, opened, file)
+        VALUES (?1, ?2, 1, ?3, ?4, x'0102030405')";
+    connection.execute(statement, (VM.tenant.0, VM.vm.0, ticket, opened)).unwrap();
+    let mut store = bench.open();
+    assert!(store.restore(&VM).unwrap().is_some());
+    assert_eq!(store.restore_bytes(&VM, 1..4).unwrap(), [2, 3, 4]);
 }
 
 /// A transaction that SQLite refuses for one row's sake: the others are decided without it.

@@ -11,7 +11,7 @@ use crate::ids::VmName;
 use crate::rules::{Order, Row, operate};
 use crate::store::columns::{load, swap};
 use crate::store::sql::{Sql, transact};
-use crate::store::{Enrolment, StoreError, Tenant, audit, backups, enrolment, restores, tenant};
+use crate::store::{Enrolment, Restore, StoreError, Tenant, audit, backups, enrolment, restores, tenant};
 use husk::release::recovery::RecoveryCertificate;
 use husk::release::statement::Outcome;
 use husk::release::ticket::{Ticket, TicketOrder};
@@ -30,13 +30,12 @@ pub struct Standing {
 }
 
 impl Serving {
-    /// Carries out `order`, which `ticket` gives about `vm`; what became of it. One to restore or to clone takes the backup that was brought with the
-    /// ticket, whole.
+    /// Carries out `order`, which `ticket` gives about `vm`; what became of it.
     ///
     /// # Errors
     /// [`StoreError::UnknownVm`] and others; nothing has changed then.
     pub fn order(&mut self, vm: &VmName, ticket: &Ticket, order: Order) -> Result<Outcome, StoreError> {
-        self.carry_out(vm, (ticket, None), order)
+        self.carry_out(vm, (ticket, With::Nothing), order)
     }
 
     /// As [`order`](Self::order), of a ticket that orders a backup for the key that `recovery` certifies.
@@ -49,17 +48,30 @@ impl Serving {
         ticket: &Ticket,
         recovery: &RecoveryCertificate,
     ) -> Result<Outcome, StoreError> {
-        self.carry_out(vm, (ticket, Some(recovery)), Order::Backup)
+        self.carry_out(vm, (ticket, With::Recovery(recovery)), Order::Backup)
+    }
+
+    /// As [`order`](Self::order), of a ticket that orders a restore or a clone from the backup that was brought with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Raced`] if another was brought meanwhile; as those.
+    pub fn order_from_backup(
+        &mut self,
+        vm: &VmName,
+        restore: &Restore,
+        order: Order,
+    ) -> Result<Outcome, StoreError> {
+        self.carry_out(vm, (&restore.ticket, With::Backup(restore)), order)
     }
 
     fn carry_out(
         &mut self,
         vm: &VmName,
-        (ticket, recovery): (&Ticket, Option<&RecoveryCertificate>),
+        (ticket, with): (&Ticket, With<'_>),
         order: Order,
     ) -> Result<Outcome, StoreError> {
         self.on_the_newest(|serving| {
-            serving.in_time(|sql, now_ms| Ticketed { sql, vm, ticket, recovery, order, now_ms }.carry_out())
+            serving.in_time(|sql, now_ms| Ticketed { sql, vm, ticket, with, order, now_ms }.carry_out())
         })
     }
 
@@ -80,12 +92,21 @@ impl Serving {
     }
 }
 
+/// What a ticket comes with.
+#[derive(Clone, Copy)]
+enum With<'t> {
+    Nothing,
+    /// The certificate of the recovery key that a backup is for.
+    Recovery(&'t RecoveryCertificate),
+    /// What was brought.
+    Backup(&'t Restore),
+}
+
 struct Ticketed<'t> {
     sql: &'t mut dyn Sql,
     vm: &'t VmName,
     ticket: &'t Ticket,
-    /// What a ticket that orders a backup comes with.
-    recovery: Option<&'t RecoveryCertificate>,
+    with: With<'t>,
     order: Order,
     now_ms: u64,
 }
@@ -98,12 +119,11 @@ impl Ticketed<'_> {
         }
         let Ok(new) = operate(&row, self.order) else { return Ok((Outcome::Barred, UNCHANGED)) };
         self.keep_id()?;
-        if let Some(recovery) = self.recovery {
-            backups::order(self.sql, self.vm, (self.ticket, recovery))?;
-        }
         let erased = swap(self.sql, self.vm, &row, &new)?;
-        if matches!(self.order, Order::Restore(_) | Order::Clone(_)) {
-            restores::order(self.sql, self.vm, self.ticket)?;
+        match self.with {
+            With::Nothing => {}
+            With::Recovery(recovery) => backups::order(self.sql, self.vm, (self.ticket, recovery))?,
+            With::Backup(restore) => restores::order(self.sql, self.vm, restore)?,
         }
         let (event, detail) = audit::ordered(self.order, &new);
         let what = (event, format!("{detail}, by ticket {}", hex::encode(self.ticket.id)));
@@ -115,7 +135,11 @@ impl Ticketed<'_> {
     /// Why it is not carried out; in the order in which a reader would ask.
     fn refusal(&mut self, row: &Row) -> Result<Option<Outcome>, StoreError> {
         let Ticket { certificate, token, generation, until_ms, .. } = self.ticket;
-        let is_whole = (self.order == Order::Backup) == self.recovery.is_some();
+        let is_whole = match self.order {
+            Order::Halt | Order::Resume | Order::Retire | Order::Force => matches!(self.with, With::Nothing),
+            Order::Backup => matches!(self.with, With::Recovery(_)),
+            Order::Restore(_) | Order::Clone(_) => matches!(self.with, With::Backup(_)),
+        };
         if !is_whole || certificate.generation.get() < self.operator_generation()? {
             return Ok(Some(Outcome::Untrusted));
         }
