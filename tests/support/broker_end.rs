@@ -99,7 +99,8 @@ pub(crate) struct Row {
 }
 
 pub(crate) struct BrokerEnd {
-    root: SigningKey,
+    /// The tenant root key.
+    pub(crate) root: SigningKey,
     key: SigningKey,
     entropy: Seeded,
     sessions: Vec<([u8; 16], Session)>,

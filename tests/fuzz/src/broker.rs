@@ -1,7 +1,10 @@
 //! The broker: frames in and out of order, HTTP, and the policies that it is given.
 
+mod bringing;
+
 use crate::bench::{Bench, Launch, VM};
 use crate::input::{Input, sized};
+use bringing::Bringing;
 use husk::attest::binding::report_data;
 use husk::release::record::{Caller, REQUEST_BODY_AT};
 use husk::release::statement::{Outcome, Statement};
@@ -42,6 +45,7 @@ struct Session {
     attested: bool,
     /// What it was granted last; 0 before.
     token: u64,
+    generation: u32,
     /// Its keys were challenged.
     challenged: bool,
 }
@@ -51,9 +55,16 @@ struct Script<'i> {
     launch: Launch,
     session: Option<Session>,
     input: Input<'i>,
+    /// A backup that is brought, once the script began with it.
+    bringing: Option<Bringing>,
 }
 
 impl Script<'_> {
+    fn new(bench: Bench, data: &[u8]) -> Script<'_> {
+        let launch = bench.launch(&VM, 1);
+        Script { bench, launch, session: None, input: Input::new(data), bringing: None }
+    }
+
     /// Whatever goes in, one frame comes out.
     fn handle(&self, bytes: &[u8]) -> (FrameKind, Vec<u8>) {
         let mut answer = self.bench.service.handle(bytes);
@@ -83,6 +94,7 @@ impl Script<'_> {
                 caller: Caller::new(keys),
                 attested: false,
                 token: 0,
+                generation: 0,
                 challenged: false,
             });
         }
@@ -106,7 +118,8 @@ impl Script<'_> {
             let (status, said) = session.caller.open(&asked, &mut reply).unwrap();
             match (operation, status) {
                 (Operation::Grant, Status::Ok) => {
-                    session.token = frame::exactly::<GrantReply>(said).unwrap().token.get();
+                    let grant: GrantReply = frame::exactly(said).unwrap();
+                    (session.token, session.generation) = (grant.token.get(), grant.generation.get());
                 }
                 (Operation::Endorse, Status::Ok) => {
                     let challenge: Challenge = frame::exactly(said).unwrap();
@@ -162,6 +175,8 @@ impl Script<'_> {
             8 => self.ticket(),
             9 => self.confirm(),
             10 => self.endorsement(),
+            11 => self.bring(),
+            12 => self.restore(),
             _ => {
                 let bytes = self.input.sized().to_vec();
                 self.handle(&bytes);
@@ -174,6 +189,7 @@ impl Script<'_> {
         let Some(session) = &self.session else { return };
         let mut confirm = Confirm::new_zeroed();
         (confirm.token, confirm.epoch) = (session.token.into(), 1.into());
+        confirm.generation = session.generation.into();
         confirm.new = WireHead::from(&Head { sequence: 1, digest: [1; 48] });
         self.ask(Operation::Confirm, confirm.as_bytes(), false);
     }
@@ -231,9 +247,7 @@ impl Script<'_> {
 fn the_seeds_reach_a_challenge_of_endorsement_keys() {
     for (keys, challenged) in [(key_bodies(false), true), (key_bodies(true), false)] {
         let begun = [&[0][..], &UNPATCHED, &[1], &UNPATCHED, &[2, 9, 10, 1], &sized(&keys)].concat();
-        let bench = Bench::new();
-        let launch = bench.launch(&VM, 1);
-        let mut script = Script { bench, launch, session: None, input: Input::new(&begun) };
+        let mut script = Script::new(Bench::new(), &begun);
         while !script.input.is_over() {
             script.step();
         }
@@ -243,9 +257,7 @@ fn the_seeds_reach_a_challenge_of_endorsement_keys() {
 
 /// A script of what one VM, or whoever claims to be it, sends.
 pub(crate) fn frames(data: &[u8]) {
-    let bench = Bench::new();
-    let launch = bench.launch(&VM, 1);
-    let mut script = Script { bench, launch, session: None, input: Input::new(data) };
+    let mut script = Script::new(Bench::new(), data);
     for _ in 0..12 {
         if !script.input.is_over() {
             script.step();
@@ -289,6 +301,7 @@ pub(crate) fn frame_seeds() -> Vec<Vec<u8>> {
         seeds.push([&serves[..], &[10, 0], &endorse, &[10, 2], &sized(&[3; 96])].concat());
     }
     seeds.push([&serves[..], &[10, 2], &sized(&[3; 96])].concat());
+    seeds.extend(bringing::seeds(&granted));
     seeds.push([&[7][..], &sized(&framed(FrameKind::Request, &[1; 60]))].concat());
     seeds
 }

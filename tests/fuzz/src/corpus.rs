@@ -84,6 +84,7 @@ each_target! {
     release_wire
     release_client
     release_backup
+    release_orders
     kbs_answers
     broker_frames
     broker_http

@@ -27,6 +27,7 @@ mod input;
 mod kbs;
 #[cfg(test)]
 mod mutator;
+mod orders;
 mod page;
 mod release;
 mod sockets;
@@ -105,6 +106,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "release_wire", run: release::wire, seeds: release::wire_seeds, mutations: 20_000 },
     Target { name: "release_client", run: release::client, seeds: release::client_seeds, mutations: 40 },
     Target { name: "release_backup", run: backup::run, seeds: backup::seeds, mutations: 300 },
+    Target { name: "release_orders", run: orders::shown, seeds: orders::seeds, mutations: 40 },
     Target { name: "kbs_answers", run: kbs::answers, seeds: kbs::answer_seeds, mutations: 300 },
     Target { name: "broker_frames", run: broker::frames, seeds: broker::frame_seeds, mutations: 40 },
     Target { name: "broker_http", run: broker::http, seeds: broker::http_seeds, mutations: 300 },
