@@ -12,6 +12,8 @@
 //! P4 no instance has the key of what a newer one sealed; and two that make the others worth having: no two instances
 //! serve under one token, and the holder of the newest grant is never told that it is over.
 
+#[path = "model_release/disk.rs"]
+mod disk;
 #[path = "model_release/relay.rs"]
 mod relay;
 #[path = "model_release/rules.rs"]
@@ -22,12 +24,21 @@ mod world;
 use husk::attest::launch::Serve;
 use husk::nv::order::{Change, Due, Outcome};
 use husk::release::standing::{Ask, Event};
-use husk_broker::rules::Order;
+use husk_broker::rules::{Backed, Order};
 use relay::{Sent, Told, What};
-use rules::{Rule, SHIPPED, Step};
+use rules::{Broker, Operate, Rule, SHIPPED, Step};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 use std::time::Instant;
 use world::{Harm, Id, Instance, Rules, State, TICK_MS};
+
+/// What is ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Given {
+    /// Restarts of the broker, halts and resumptions.
+    Plain,
+    /// To restore the first head from its backup, and to halt.
+    Restores,
+}
 
 /// How far the model goes.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +51,9 @@ struct Bounds {
     /// Requests beyond the first of each launch, repetitions included.
     sendings: u8,
     tokens: u64,
-    /// Restarts of the broker, halts and resumptions.
+    /// How many orders are given, and which.
     orders: u8,
+    given: Given,
     bumps: bool,
     releases: bool,
     resumes: bool,
@@ -60,6 +72,7 @@ const LEASE: Bounds = Bounds {
     sendings: 4,
     tokens: 3,
     orders: 0,
+    given: Given::Plain,
     bumps: false,
     releases: false,
     resumes: false,
@@ -73,6 +86,8 @@ const RELEASING: Bounds = Bounds { releases: true, ticks: 0, commits: 0, ..SMALL
 const RESETTING: Bounds = Bounds { bumps: true, launches: 1, ..SMALL };
 /// One machine's clock is as slow as the margin allows, the other's as fast.
 const APART: Bounds = Bounds { pace: [9, 11, 10], ..SMALL };
+/// An operator has the first state restored while instances come and go.
+const RESTORING: Bounds = Bounds { given: Given::Restores, orders: 1, tokens: 4, ..SMALL };
 const PERMITTING: Bounds = Bounds { serve: Serve::PerCommand, sendings: 2, ..SMALL };
 
 #[derive(Clone, Copy, Debug)]
@@ -209,7 +224,15 @@ impl Model for Protocol {
         if state.now_ms < self.bounds.ticks * u64::from(TICK_MS) {
             actions.push(Action::Tick);
         }
-        if state.orders < self.bounds.orders {
+        if state.orders >= self.bounds.orders {
+            return;
+        }
+        if self.bounds.given == Given::Restores {
+            // Made by the first instance, in the first generation.
+            let restore = Order::Restore(Backed { generation: 0, token: 1 });
+            actions.extend((state.backup != 0).then_some(Action::Order(restore)));
+            actions.push(Action::Order(Order::Halt));
+        } else {
             actions.push(Action::Restart);
             actions.extend([Order::Halt, Order::Resume].map(Action::Order));
         }
@@ -263,14 +286,17 @@ impl Model for Protocol {
                     both && state.commits == model.bounds.commits && state.outside.state > 2
                 },
             ),
+            Property::sometimes("an instance answers from what was restored", |_, state: &State| {
+                state.row.generation == 1 && state.outside.token == state.row.token
+            }),
         ]
     }
 }
 
 /// Checks everything within the bounds: how many states there were, or what happened that must not.
-fn check(off: Rule, step: Step, bounds: Bounds, wanted: Option<Harm>) -> Result<usize, Harm> {
+fn check(off: Rule, broker: Broker, bounds: Bounds, wanted: Option<Harm>) -> Result<usize, Harm> {
     let started = Instant::now();
-    let model = Protocol { rules: Rules { off, step, wanted, pace: bounds.pace }, bounds };
+    let model = Protocol { rules: Rules { off, broker, wanted, pace: bounds.pace }, bounds };
     let checker = model.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let found = checker.discoveries();
     eprintln!("{off:?} {bounds:?}: {} states, {:?}", checker.unique_state_count(), started.elapsed());
@@ -281,7 +307,15 @@ fn check(off: Rule, step: Step, bounds: Bounds, wanted: Option<Harm>) -> Result<
             }
             Err(path.last_state().harm.unwrap_or(Harm::HolderEnded))
         }
-        None => Ok(checker.unique_state_count()),
+        None => {
+            let is_restored = found.contains_key("an instance answers from what was restored");
+            assert_eq!(
+                is_restored,
+                bounds.given == Given::Restores,
+                "restores are ordered where they may be, and carried out"
+            );
+            Ok(checker.unique_state_count())
+        }
     }
 }
 
@@ -328,6 +362,11 @@ fn model_resets_releases_and_resumed_sessions_on_leases() {
 fn model_restarts_of_the_broker_and_orders_of_the_operator() {
     let orders = Bounds { orders: 2, tokens: 4, ..LEASE };
     holds_as_far_as_asked(Bounds { sendings: 3, orders: 1, ..orders }, orders);
+}
+
+#[test]
+fn model_a_restore_among_instances_on_leases() {
+    holds_as_far_as_asked(RESTORING, Bounds { orders: 2, tokens: 5, launches: 3, ..RESTORING });
 }
 
 #[test]
@@ -387,9 +426,29 @@ fn model_finds_every_mutant_of_the_broker() {
     let mut missed = Vec::new();
     for (name, step, bounds, harm) in BROKER {
         eprintln!("{name}");
-        if check(Rule::None, step, bounds, Some(harm)) != Err(harm) {
+        if check(Rule::None, Broker { step, ..SHIPPED }, bounds, Some(harm)) != Err(harm) {
             missed.push((name, harm));
         }
     }
     assert!(missed.is_empty(), "nothing noticed {missed:#?}");
+}
+
+/// A rule of restores: of the order, or of its CONFIRM.
+const RESTORE: [(&str, Step, Operate, Harm); 3] = [
+    ("RESTORE does not wait", SHIPPED.step, rules::restore_does_not_wait, Harm::OlderAnswered),
+    ("RESTORE erases at once", SHIPPED.step, rules::restore_erases_at_once, Harm::HonestDiskDoesNotBoot),
+    (
+        "the generation stays",
+        rules::restore_keeps_the_generation,
+        SHIPPED.operate,
+        Harm::HonestDiskDoesNotBoot,
+    ),
+];
+
+#[test]
+fn model_finds_every_mutant_of_a_restore_among_instances() {
+    for (name, step, operate, harm) in RESTORE {
+        let found = check(Rule::None, Broker { step, operate }, RESTORING, Some(harm));
+        assert_eq!(found, Err(harm), "{name}");
+    }
 }

@@ -10,6 +10,8 @@ use husk_broker::rules::{Move, Reply, Request};
 pub(crate) struct Sent {
     pub(crate) instance: u8,
     pub(crate) ticket: u64,
+    /// The generation that it names.
+    pub(crate) generation: u32,
     pub(crate) what: What,
 }
 
@@ -42,6 +44,8 @@ pub(crate) enum Said {
         epoch: u64,
         head: Id,
         made_for: u64,
+        generation: u32,
+        restores: bool,
     },
     Leased {
         lease_ms: u32,
@@ -66,6 +70,8 @@ impl Said {
                 epoch: grant.epoch,
                 head: id_of(&grant.head),
                 made_for: grant.next.token,
+                generation: grant.generation,
+                restores: grant.restores,
             }),
             (_, Reply::Leased { lease_ms }) => Some(Self::Leased { lease_ms }),
             (_, Reply::Bumped { token, lease_ms }) => Some(Self::Bumped { token, lease_ms }),
@@ -96,7 +102,7 @@ pub(crate) const fn id_of(head: &Head) -> Id {
 
 /// The request as the broker reads it.
 pub(crate) fn request(state: &State, sent: &Sent) -> Request {
-    let generation = 0;
+    let generation = sent.generation;
     let movement = |token, epoch, previous, new| Move {
         token,
         generation,

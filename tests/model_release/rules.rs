@@ -4,7 +4,9 @@
 
 use husk::nv::order::{self, Change, Due, Outcome};
 use husk::release::Head;
-use husk_broker::rules::{InstanceId, Life, Moment, Move, Reply, Request, Row, SecretName, step};
+use husk_broker::rules::{
+    InstanceId, Life, Moment, Move, Order, Reply, Request, Row, SecretName, operate, step,
+};
 
 pub(crate) type Step = fn(&Row, Moment, InstanceId, &Request) -> (Option<Row>, Reply);
 
@@ -48,8 +50,17 @@ impl Rule {
     }
 }
 
+pub(crate) type Operate = fn(&Row, Order) -> Result<Row, Life>;
+
+/// What the broker decides by: of requests, and of orders.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Broker {
+    pub(crate) step: Step,
+    pub(crate) operate: Operate,
+}
+
 /// The broker as it ships.
-pub(crate) const SHIPPED: Step = step;
+pub(crate) const SHIPPED: Broker = Broker { step, operate };
 
 /// `request` decided on a row that lies, and what that lie changed put right again.
 fn lied(
@@ -216,4 +227,27 @@ pub(crate) fn repetition_is_conflict(
         Request::Anchor(to) | Request::Confirm(to) if to.new == row.head => (None, Reply::Conflict),
         _ => step(row, at, caller, asked),
     }
+}
+
+/// RESTORE leaves the lease as it is, and waits for it.
+pub(crate) fn restore_does_not_wait(row: &Row, order: Order) -> Result<Row, Life> {
+    let new = operate(row, order)?;
+    Ok(if matches!(order, Order::Restore(_)) { Row { released: true, ..new } } else { new })
+}
+
+/// What a restore replaces stays until its CONFIRM.
+pub(crate) fn restore_erases_at_once(row: &Row, order: Order) -> Result<Row, Life> {
+    let new = operate(row, order)?;
+    Ok(if matches!(order, Order::Restore(_)) { Row { current: None, ..new } } else { new })
+}
+
+/// The CONFIRM of a restore begins its generation.
+pub(crate) fn restore_keeps_the_generation(
+    row: &Row,
+    at: Moment,
+    caller: InstanceId,
+    asked: &Request,
+) -> (Option<Row>, Reply) {
+    let (change, reply) = step(row, at, caller, asked);
+    (change.map(|new| Row { generation: row.generation, ..new }), reply)
 }

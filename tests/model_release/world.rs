@@ -1,14 +1,12 @@
 //! The world of the model: one row, instances, the relay's memory, every object that was ever on a disk.
 
 use crate::relay::{Said, Sent, Told, What, id_of, request};
-use crate::rules::{Rule, Step};
+use crate::rules::{Broker, Rule};
 use husk::attest::launch::Serve;
 use husk::nv::order::{self, Change, Due, Outcome};
 use husk::release::standing::{Action as Act, Answer, Ask, Event, Standing};
 use husk::release::{Head, ReleaseFault};
-use husk_broker::rules::{
-    Grant, InstanceId, Life, Moment, Order, Reply, Request, Row, SecretName, assume_lease, operate,
-};
+use husk_broker::rules::{Grant, InstanceId, Moment, Order, Reply, Row, SecretName, assume_lease};
 
 /// A lease is one tick of time: what was sent in one tick permits nothing in the next.
 pub(crate) const TICK_MS: u32 = 10;
@@ -22,6 +20,8 @@ pub(crate) struct Object {
     pub(crate) builds_on: Id,
     pub(crate) sequence: u64,
     pub(crate) secret: SecretName,
+    /// An input of its key, as the secret is.
+    pub(crate) generation: u32,
     /// It was in a cache when the power went.
     pub(crate) lost: bool,
 }
@@ -91,6 +91,8 @@ pub(crate) struct State {
     /// Tokens under which each instance answered.
     pub(crate) answered: Vec<(u64, u8)>,
     pub(crate) outside: Outside,
+    /// The state that was backed up: the first head; 0 before.
+    pub(crate) backup: Id,
     pub(crate) launches: u8,
     pub(crate) commits: u8,
     pub(crate) sendings: u8,
@@ -115,6 +117,7 @@ impl State {
             confirmed_by: (0, 0),
             answered: Vec::new(),
             outside: Outside { token: 0, state: 0 },
+            backup: 0,
             launches: 0,
             commits: 0,
             sendings: 0,
@@ -140,7 +143,7 @@ impl State {
         id == wanted
     }
 
-    fn hurt(&mut self, harm: Harm) {
+    pub(crate) fn hurt(&mut self, harm: Harm) {
         self.harm = self.harm.or(Some(harm));
     }
 
@@ -166,7 +169,7 @@ impl State {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     pub(crate) off: Rule,
-    pub(crate) step: Step,
+    pub(crate) broker: Broker,
     /// The harm that is looked for; nothing: any.
     pub(crate) wanted: Option<Harm>,
     /// How far each machine's clock goes while the broker's goes ten.
@@ -189,7 +192,7 @@ impl Rules {
             command: None,
             heard_ms: None,
         });
-        state.send(Sent { instance: name, ticket: 0, what: What::Grant });
+        state.send(Sent { instance: name, ticket: 0, generation: 0, what: What::Grant });
     }
 
     pub(crate) fn kill(self, state: &mut State, at: usize) {
@@ -206,10 +209,17 @@ impl Rules {
     pub(crate) fn deliver(self, state: &mut State, sent: &Sent) {
         let request = request(state, sent);
         let at = Moment { now_ms: state.now_ms, lease_ms: TICK_MS };
-        let (change, reply) = (self.step)(&state.row, at, instance_id(sent.instance), &request);
+        let (change, reply) = (self.broker.step)(&state.row, at, instance_id(sent.instance), &request);
         if let Some(new) = change {
             if new.epoch > state.row.epoch {
                 state.confirmed_by = (sent.instance, new.token);
+            }
+            if state.row.epoch == 0 && new.epoch == 1 {
+                state.backup = id_of(&new.head);
+            }
+            if new.epoch > state.row.epoch && state.row.restoring.is_some() {
+                // What was acknowledged since the backup is given up, by the owner's order.
+                state.outside.state = state.backup;
             }
             state.row = new;
         }
@@ -235,13 +245,14 @@ impl Rules {
         let now_ms = self.clock_ms(state, at);
         let Some(instance) = state.instance(at) else { return };
         let Some(standing) = instance.standing.as_mut() else {
-            if let Said::Granted { token, epoch, head, made_for } = told.said {
-                let opened = opens.unwrap_or(head);
+            if let Said::Granted { token, epoch, head, made_for, generation, restores } = told.said {
+                let opened = if restores { state.backup } else { opens.unwrap_or(head) };
+                let Some(instance) = state.instance(at) else { return };
                 (instance.state, instance.secret) =
                     (opened, Some(SecretName { token: made_for, epoch: epoch + 1 }));
                 let head = state.head(head);
                 if let Some(instance) = state.instance(at) {
-                    instance.standing = Some(Standing::granted(serve, token, 0, epoch, head));
+                    instance.standing = Some(Standing::granted(serve, token, generation, epoch, head));
                 }
             }
             return;
@@ -277,6 +288,7 @@ impl Rules {
         let Some(standing) = instance.standing.as_mut() else { return false };
         let Act::Send { ticket } = standing.step(Event::Ask { ask, now_ms }) else { return false };
         let (token, epoch, head) = (standing.token(), standing.epoch(), id_of(standing.head()));
+        let generation = standing.generation();
         instance.ticket = ticket;
         let what = match ask {
             Ask::Confirm { new } => {
@@ -290,7 +302,7 @@ impl Rules {
             Ask::Release => What::Release { token, head },
         };
         state.sendings += 1;
-        state.send(Sent { instance: name, ticket, what });
+        state.send(Sent { instance: name, ticket, generation, what });
         true
     }
 
@@ -316,7 +328,8 @@ impl Rules {
         let (Some(standing), Some(secret)) = (instance.standing, instance.secret) else { return false };
         let serving = standing.epoch() == secret.epoch;
         let sequence = standing.head().sequence + 1;
-        state.objects.push(Object { builds_on: instance.state, sequence, secret, lost: false });
+        let generation = standing.generation();
+        state.objects.push(Object { builds_on: instance.state, sequence, secret, generation, lost: false });
         let new = Id::try_from(state.objects.len()).unwrap_or(Id::MAX);
         let head = Head { sequence, digest: [new; 48] };
         let change = if serving { Change::Record } else { Change::First };
@@ -358,7 +371,8 @@ impl Rules {
         let Some(instance) = &state.running[at] else { return };
         let Some(standing) = &instance.standing else { return };
         let what = What::Resume { token: standing.token() };
-        let sent = Sent { instance: instance.name, ticket: instance.ticket, what };
+        let generation = standing.generation();
+        let sent = Sent { instance: instance.name, ticket: instance.ticket, generation, what };
         state.sendings += 1;
         state.send(sent);
     }
@@ -425,49 +439,9 @@ impl Rules {
 
     pub(crate) fn order(self, state: &mut State, order: Order) {
         state.orders += 1;
-        if let Ok(row) = operate(&state.row, order) {
+        if let Ok(row) = (self.broker.operate)(&state.row, order) {
             state.row = row;
         }
         self.check_disk(state);
-    }
-}
-
-impl State {
-    /// P4: the key of what is sealed now is with its own instance, and with who was granted later.
-    fn check_keys(&mut self) {
-        let (Some(current), (by, under)) = (self.row.current, self.confirmed_by) else { return };
-        let newest_of = |instance| {
-            self.knows.iter().filter(|(other, ..)| *other == instance).map(|(_, token, _)| *token).max()
-        };
-        let older = |&(instance, _, made_for): &(u8, u64, u64)| {
-            made_for == current.token && instance != by && newest_of(instance) < Some(under)
-        };
-        if self.knows.iter().any(older) {
-            self.hurt(Harm::KeyOfANewerInstance);
-        }
-    }
-}
-
-impl Rules {
-    /// P3: whoever asks once the lease is over is granted what opens the head, and the head is on the disk.
-    fn check_disk(self, state: &mut State) {
-        if !matches!(state.row.life, Life::Virgin | Life::Active) {
-            return;
-        }
-        let later = Moment { now_ms: state.row.lease_until_ms.saturating_add(1), lease_ms: TICK_MS };
-        let asked = Request::Grant { report_id: [9; 32], guest_svn: 0 };
-        let boots = match (self.step)(&state.row, later, instance_id(99), &asked).1 {
-            Reply::Granted(Grant { current, head, .. }) if head.sequence > 0 => {
-                let object = state.object(id_of(&head));
-                !object.lost && current == Some(object.secret)
-            }
-            Reply::Granted(_) => state.outside.state == 0,
-            _ => false,
-        };
-        if !boots {
-            state.hurt(Harm::HonestDiskDoesNotBoot);
-        } else if !state.contains(id_of(&state.row.head), state.outside.state) {
-            state.hurt(Harm::LostAcknowledged);
-        }
     }
 }
