@@ -15,6 +15,7 @@ use crate::entropy::Processor;
 use crate::guest::banks;
 use crate::guest::files::Files;
 use crate::guest::map::{Map, RESERVED, Region, USABLE};
+use crate::guest::measure::self_test;
 use crate::guest::payload::PAYLOAD_AT;
 use crate::guest::start::{self, Begin, Guest};
 use crate::memory::{Kind, LAYER, Physical, take_secrets_page};
@@ -264,7 +265,7 @@ impl Server {
         console::line("husk: a new TPM, its PCR banks are allocated, after ms", elapsed());
     }
 
-    /// Measures and loads the guest, and lets it begin. The TPM was just powered on.
+    /// Measures and loads the guest, and lets it begin; the TPM, which was just powered on, tests itself meanwhile, before it is served.
     fn start(&mut self) {
         let Self { seams, vtpm, guest, files, memory, measurement, crb, .. } = self;
         let entry = with(seams, |platform| {
@@ -289,6 +290,10 @@ impl Server {
             }),
             Begin::ResetVector => Entry::ResetVector,
         });
+        let Self { seams, vtpm, .. } = self;
+        with(seams, |platform| self_test(&mut Served { vtpm, platform }))
+            .unwrap_or_else(|fault| stop_for(fault.into()));
+        console::line("husk: the TPM has tested itself, after ms", elapsed());
     }
 
     /// Executes commands until the guest is off.

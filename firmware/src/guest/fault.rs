@@ -33,5 +33,7 @@ husk::faults! {
         BanksRefused = 14, Engine, "the TPM did not take its first allocation of PCR banks", "restart; report it if it comes back";
         /// **Means** a UEFI firmware was asked for with a CRB in the guest's memory, where it does not look for one. **Left** nothing was started. **Next** one or the other.
         FirmwareUnserved = 15, Host, "a UEFI firmware finds the TPM at its usual address only", "leave --crb private away, or --firmware";
+        /// **Means** the TPM found an algorithm of its own broken. **Left** the guest had begun; its TPM answered it nothing. **Next** restart.
+        TestsFailed = 16, Engine, "the TPM failed its tests of itself", "restart; report it if it comes back";
     }
 }

@@ -216,18 +216,25 @@ pub struct Firmware<'f> {
     pub has_kernel: bool,
 }
 
-/// Starts the TPM up, as firmware does, has it test itself, and asks which banks are active.
-///
-/// The tests take longer than any command of a guest's start. A driver that asked for them would wait for two seconds of its own clock,
-/// which may be a wrong one; now there is nothing left to test (decision 11).
+/// Starts the TPM up, as firmware does, and asks which banks are active.
 ///
 /// # Errors
 /// [`GuestFault::NotMeasured`] or [`GuestFault::BankUnknown`].
 pub fn start_up(tpm: &mut dyn Tpm) -> Result<Banks, GuestFault> {
     let mut response = [0; COMMAND_BYTES_MAX];
     execute(tpm, &STARTUP, &mut response)?;
-    execute(tpm, &SELF_TEST, &mut response)?;
     Banks::parse(execute(tpm, &ACTIVE_BANKS, &mut response)?)
+}
+
+/// Has the TPM test whatever no command has needed yet, before it answers its guest anything (decision 11).
+///
+/// The tests take longer than any command of a guest's start. A driver that asked for them would wait for two seconds of its own clock,
+/// which may be a wrong one; when it comes, there is nothing left to test.
+///
+/// # Errors
+/// [`GuestFault::TestsFailed`]; nothing may be answered then.
+pub fn self_test(tpm: &mut dyn Tpm) -> Result<(), GuestFault> {
+    execute(tpm, &SELF_TEST, &mut [0; COMMAND_BYTES_MAX]).map(|_| ()).map_err(|_| GuestFault::TestsFailed)
 }
 
 /// Measures a start by the plan above; `log` is the log of it then.

@@ -107,6 +107,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         println!("{}", hex::encode(image.measurement()));
         return Ok(());
     }
+    let check = (!args.print).then(|| machine::Check::begin(args.qemu.clone(), args.accel));
     let (Some(volume), Some(config), Some(psp)) = (&args.volume, &args.config, &args.psp) else {
         bail!("a machine needs --volume, --config and --psp");
     };
@@ -147,12 +148,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         ways: Ways { crb: args.crb, gate: if args.svsm_calls { Gate::Open } else { Gate::Closed } },
         extra: args.extra,
     };
-    if args.print {
-        let machine = plan.machine(Path::new("RUN"));
-        println!("{}", machine::shown(&plan.qemu, &machine.words()));
-        return Ok(());
+    if let Some(check) = check {
+        return plan.run(pipe, check);
     }
-    plan.run(pipe)
+    let machine = plan.machine(Path::new("RUN"));
+    println!("{}", machine::shown(&plan.qemu, &machine.words()));
+    Ok(())
 }
 
 /// What the image takes: fewer processors than a launch under SEV-SNP does.

@@ -1,11 +1,13 @@
 //! QEMU's command line: a machine in which nothing but the firmware's own devices can write memory.
 
+use anyhow::anyhow;
 use husk_firmware::guest::payload::PAYLOAD_AT;
 use husk_firmware::memory::SECRETS_PAGE;
 use husk_firmware::virtio::{CHANNEL_SLOT, VOLUME_SLOT};
 use husk_firmware::wishes::{CrbPlace, Gate, PRIVATE_CRB, SVSM_CALLS, Ways};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::{self, JoinHandle};
 
 /// How many processors the guest may have: the firmware has room for eight, and one of them serves.
 pub const GUEST_CPUS_MAX: u8 = 7;
@@ -171,11 +173,28 @@ pub enum QemuError {
     NoKvm(&'static str),
 }
 
-/// Checks that `program` is a QEMU in which the firmware is kept from its guest.
-///
-/// # Errors
-/// [`QemuError`].
-pub fn check(program: &Path, acceleration: Acceleration) -> Result<(), QemuError> {
+/// The check that a program is a QEMU in which the firmware is kept from its guest. QEMU takes a while to say its version, so it is asked
+/// beside whatever else a start needs.
+#[derive(Debug)]
+pub struct Check(JoinHandle<Result<(), QemuError>>);
+
+impl Check {
+    /// Asks `program`.
+    #[must_use]
+    pub fn begin(program: PathBuf, acceleration: Acceleration) -> Self {
+        Self(thread::spawn(move || check(&program, acceleration)))
+    }
+
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// A [`QemuError`].
+    pub fn passed(self) -> anyhow::Result<()> {
+        Ok(self.0.join().map_err(|_| anyhow!("the check of QEMU broke off"))??)
+    }
+}
+
+fn check(program: &Path, acceleration: Acceleration) -> Result<(), QemuError> {
     let output = Command::new(program).arg("--version").output();
     let output = output.map_err(|why| QemuError::NotThere(program.to_owned(), why))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -114,25 +114,23 @@ impl Plan {
         }
     }
 
-    /// Launches and runs the machine to its end. `broker` is the way to the broker.
+    /// Launches and runs the machine to its end, in a QEMU that passed its check. `broker` is the way to the broker.
     ///
     /// # Errors
     /// What kept the machine from starting, or [`Ended`].
-    pub fn run(&self, broker: Arc<dyn Pipe>) -> anyhow::Result<()> {
+    pub fn run(&self, broker: Arc<dyn Pipe>, check: machine::Check) -> anyhow::Result<()> {
         let _volume = lock(&self.volume)?;
         let folder = tempfile::tempdir().context("cannot make a folder for this run")?;
         let machine = self.machine(folder.path());
         let host_data = self.inputs.launch.host_data();
-        // QEMU takes a while to say its version, and the payload to be written.
         let (guest, secrets) = std::thread::scope(|scope| {
-            let checked = scope.spawn(|| machine::check(&self.qemu, self.acceleration));
-            let written = write(&machine.payload, |file| self.inputs.write(file));
+            let written = scope.spawn(|| write(&machine.payload, |file| self.inputs.write(file)));
             let launched =
                 RemoteGuest::launch_stretches(&self.psp, &self.image.stretches, &host_data, GUEST_POLICY);
-            checked.join().map_err(|_| anyhow!("the check of QEMU broke off"))??;
-            written?;
+            written.join().map_err(|_| anyhow!("the writing of the payload broke off"))??;
             anyhow::Ok(launched?)
         })?;
+        check.passed()?;
         write(&machine.secrets, |file| file.write_all(secrets.as_slice()))?;
         let ends = Ends { broker, processor: Arc::new(Mutex::new(guest)) };
         listen(&machine.channel, ends)?;
