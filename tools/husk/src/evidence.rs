@@ -162,8 +162,8 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
         object.extend(view.as_object().cloned().unwrap_or_default());
         claims.report(&verified, manifest.is_some(), args.measurement.is_some());
     }
-    let resets = args.tpm.verify((manifest.as_ref(), launch), &mut object, &mut claims)?;
-    let beside = statement::Beside { host_data, manifest: manifest.as_ref(), resets };
+    let tpm = args.tpm.verify((manifest.as_ref(), launch), &mut object, &mut claims)?;
+    let beside = statement::Beside { host_data, manifest: manifest.as_ref(), tpm };
     args.statement.verify(&beside, &mut object, &mut claims)?;
     if args.json {
         claims.insert_into(&mut object);

@@ -1,13 +1,14 @@
 //! `husk evidence verify` on what a broker says of a VM.
 
 use super::claims::Claims;
+use super::tpm::Seen;
 use super::{bytes, read};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use husk::attest::launch::LaunchConfig;
 use husk::release::statement::{LifeWord, Statement};
 use husk_broker::cli::statement_shown;
-use husk_evidence::{Manifest, VtpmManifest};
+use husk_evidence::{EkLaunch, Manifest, VtpmManifest};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
@@ -31,8 +32,8 @@ pub(super) struct Beside<'e> {
     pub(super) host_data: Option<[u8; 32]>,
     /// A manifest that the report covers.
     pub(super) manifest: Option<&'e Manifest>,
-    /// TPMS_CLOCK_INFO.resetCount of a quote.
-    pub(super) resets: Option<u32>,
+    /// What a certificate and a quote say of a TPM.
+    pub(super) tpm: Seen,
 }
 
 impl StatementArgs {
@@ -92,7 +93,13 @@ fn compared(
         same_instance(statement, manifest)?;
         claims.proven("the instance that the report speaks for is the one that was granted last");
     }
-    match beside.resets {
+    if let Some(named) = beside.tpm.named {
+        certified(statement, &named)?;
+        claims.proven(
+            "the endorsement key was certified for this VM, under the configuration that is enrolled",
+        );
+    }
+    match beside.tpm.resets {
         Some(resets) if resets != statement.reset_count() => bail!(
             "the quote's resetCount is {resets}, and that of the newest instance is {}: it is an older instance's, or \
              its key is not under the endorsement hierarchy, where alone resetCount is shown as it is (TPM 2.0 Part 1, \
@@ -103,6 +110,20 @@ fn compared(
         None => claims.not_proven(
             "that whom you talk to is the newest instance: neither a quote nor a manifest of version 1 was compared",
         ),
+    }
+    Ok(())
+}
+
+/// The endorsement key was named by the VM that the statement is of.
+fn certified(statement: &Statement, named: &EkLaunch) -> anyhow::Result<()> {
+    if (named.tenant, named.vm) != (statement.tenant, statement.vm) {
+        bail!("the endorsement key's certificate is of another VM than the statement");
+    }
+    if named.host_data != statement.host_data {
+        bail!(
+            "the endorsement key was certified under another launch configuration than the one that is enrolled: have it \
+             certified by a launch with this one"
+        );
     }
     Ok(())
 }

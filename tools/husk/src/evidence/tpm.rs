@@ -7,7 +7,7 @@ use clap::Args;
 use husk::engine::EndorsementKey;
 use husk_evidence::view::{EkCertificateView, VerifiedQuoteView};
 use husk_evidence::{
-    AttestationKey, EkAuthorities, EkCertificate, EndorsementPublic, Manifest, PcrValue, Quote,
+    AttestationKey, EkAuthorities, EkCertificate, EkLaunch, EndorsementPublic, Manifest, PcrValue, Quote,
     QuoteSignature, ServiceContent, Verified, VerifiedQuote,
 };
 use serde_json::{Map, Value};
@@ -46,6 +46,15 @@ pub(super) struct TpmArgs {
     quote_nonce: Option<Nonce>,
 }
 
+/// What was verified of a TPM, for a broker's statement to be compared with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// The launch that an endorsement key's certificate names.
+    pub(super) named: Option<EkLaunch>,
+    /// TPMS_CLOCK_INFO.resetCount of a quote.
+    pub(super) resets: Option<u32>,
+}
+
 /// The launch that a verified report is of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReportedLaunch {
@@ -76,23 +85,27 @@ pub(super) fn der_of(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl TpmArgs {
-    /// Verifies what was named; `manifest` is one that a report covers, `launch` that report's. The quote's resetCount, where there is
-    /// a quote.
+    /// Verifies what was named; `manifest` is one that a report covers, `launch` that report's.
     pub(super) fn verify(
         &self,
         (manifest, launch): (Option<&Manifest>, Option<ReportedLaunch>),
         object: &mut Map<String, Value>,
         claims: &mut Claims,
-    ) -> anyhow::Result<Option<u32>> {
+    ) -> anyhow::Result<Seen> {
         let shown = self.endorsement_keys(manifest)?;
+        let mut seen = Seen::default();
         if let Some((file, root)) = self.ek_certificate.as_deref().zip(self.ek_root.as_deref()) {
-            let view = self.certificate((file, root), &shown, launch, claims)?;
-            object.insert("ek_certificate".into(), serde_json::to_value(view)?);
+            let certificate = self.certificate((file, root), &shown, launch, claims)?;
+            object.insert(
+                "ek_certificate".into(),
+                serde_json::to_value(EkCertificateView::from(&certificate))?,
+            );
+            seen.named = certificate.launch;
         }
-        let Some(quote) = self.verified_quote()? else { return Ok(None) };
+        let Some(quote) = self.verified_quote()? else { return Ok(seen) };
         let view = self.quoted(&quote, &shown, claims)?;
         object.insert("quote".into(), serde_json::to_value(view)?);
-        Ok(Some(quote.quote().resets))
+        Ok(Seen { resets: Some(quote.quote().resets), ..seen })
     }
 
     /// The endorsement keys that a manifest or a public area shows.
@@ -120,7 +133,7 @@ impl TpmArgs {
         shown: &[EndorsementPublic],
         reported: Option<ReportedLaunch>,
         claims: &mut Claims,
-    ) -> anyhow::Result<EkCertificateView> {
+    ) -> anyhow::Result<EkCertificate> {
         let named = |file: &Path| file.display().to_string();
         let mut authorities = EkAuthorities::new(&read(root)?).with_context(|| named(root))?;
         for file in &self.ek_intermediate {
@@ -142,7 +155,7 @@ impl TpmArgs {
         }
         launched(certificate, reported, claims)?;
         claims.not_proven("that the certificate was not revoked");
-        Ok(certificate.into())
+        Ok(certificate.clone())
     }
 
     fn verified_quote(&self) -> anyhow::Result<Option<VerifiedQuote>> {

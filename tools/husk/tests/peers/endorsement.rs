@@ -2,6 +2,7 @@
 //! OpenSSL verifies them up to the tenant's authority.
 
 use crate::stack::{Serving, Stack};
+use crate::statement;
 use husk::attest::launch::LaunchConfig;
 use husk::attest::report::Policy;
 use husk::seams::{REPORT_BYTES, REPORT_DATA_BYTES, Reporter as _};
@@ -113,6 +114,7 @@ fn ek_cert_is_in_the_tpm_and_verifies_and_its_keys_work() {
     activates(&tpm, &stack, "rsa2048");
     activates(&tpm, &stack, "p256");
     evidence_says_of_which_launch(&stack, &vm);
+    a_statement_is_of_the_vm_whose_key_was_certified(&stack);
     tpm.kill();
 
     // The next launch finds them, and nothing is issued anew.
@@ -154,6 +156,27 @@ fn evidence_says_of_which_launch(stack: &Stack, vm: &str) {
     assert_eq!(other.status.code(), Some(1));
     let why = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(why.contains("another launch configuration") && other.stdout.is_empty(), "{why}");
+}
+
+/// A certificate beside the broker's signed word: of the same VM, or refused.
+fn a_statement_is_of_the_vm_whose_key_was_certified(stack: &Stack) {
+    let verify = |other: &Stack| {
+        statement::status(other, "word");
+        let [word, config] = ["word", "config"].map(|name| other.path(name).display().to_string());
+        let line = format!(
+            "evidence verify --json --ek-certificate p384.der --ek-root authority.pem --statement {word} --config {config} \
+             --statement-nonce {}",
+            statement::NONCE
+        );
+        stack.site.run(&line.split_whitespace().collect::<Vec<_>>())
+    };
+    let own = verify(stack);
+    let said: serde_json::Value = serde_json::from_slice(&own.stdout).unwrap();
+    assert!(said["proven"].to_string().contains("certified for this VM"), "{said}");
+    let strange = verify(&Stack::new());
+    assert_eq!(strange.status.code(), Some(1));
+    let why = String::from_utf8_lossy(&strange.stderr).into_owned();
+    assert!(why.contains("certificate is of another VM") && strange.stdout.is_empty(), "{why}");
 }
 
 fn another_authority_vouches_for_nothing(stack: &Stack) {

@@ -4,7 +4,7 @@ use super::{Serving, Stack};
 use serde_json::Value;
 use std::fs;
 
-const NONCE: &str = "5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a";
+pub(super) const NONCE: &str = "5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a";
 
 /// A quote in `NAME` and its signature, by a new key in `NAME.pub` under an endorsement key.
 fn quote(tpm: &Serving<'_>, name: &str) {
@@ -14,7 +14,7 @@ fn quote(tpm: &Serving<'_>, name: &str) {
 }
 
 /// Asks the broker for its word, into the file `name`.
-fn status(stack: &Stack, name: &str) -> Value {
+pub(super) fn status(stack: &Stack, name: &str) -> Value {
     let address = fs::read_to_string(stack.path("ready")).unwrap();
     let url = format!("http://{}", address.trim());
     let asked = ["--nonce", NONCE, "--signed", name, "--json"];
