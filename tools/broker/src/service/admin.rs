@@ -86,7 +86,8 @@ impl Service {
             Request::Vm { vm } => self.vm_shown(&name(vm)),
             Request::Enroll { vm, host_data, policy } => {
                 let enrolment = Enrolment { host_data, policy };
-                self.kept(|serving| serving.store().enrol_own(&name(vm), &enrolment)).map(|()| json!({}))
+                self.kept(|serving| serving.change(|store| store.enrol_own(&name(vm), &enrolment)))
+                    .map(|()| json!({}))
             }
             Request::Policy { vm, policy } => self.amended(&name(vm), |demanded| *demanded = policy),
             Request::Allow { vm, measurement } => self.amended(&name(vm), |policy| {
@@ -103,9 +104,9 @@ impl Service {
             Request::PutResource { vm, path, content, replace } => {
                 self.put_resource(&name(vm), &path, &Zeroizing::new(content), replace)
             }
-            Request::RemoveResource { vm, path } => {
-                self.kept(|serving| serving.store().remove_resource(&name(vm), &path)).map(|()| json!({}))
-            }
+            Request::RemoveResource { vm, path } => self
+                .kept(|serving| serving.change(|store| store.remove_resource(&name(vm), &path)))
+                .map(|()| json!({})),
         }
     }
 
@@ -129,7 +130,7 @@ impl Service {
     }
 
     fn amended(&self, vm: &VmName, change: impl FnOnce(&mut Policy)) -> Result<Value, Failure> {
-        let policy = self.kept(|serving| serving.store().amend(vm, change))?;
+        let policy = self.kept(|serving| serving.change(|store| store.amend(vm, change)))?;
         Ok(json!({ "tenant": vm.tenant.to_string(), "vm": vm.vm.to_string(), "policy": policy }))
     }
 
@@ -150,7 +151,8 @@ impl Service {
         }
         let sealed = self.keys.wrap_resource(&*self.world, vm, path, &content);
         let sealed = sealed.map_err(|_| Failure::Unavailable)?;
-        self.kept(|serving| serving.store().keep_resource(vm, path, &sealed, replace)).map(|()| json!({}))
+        self.kept(|serving| serving.change(|store| store.keep_resource(vm, path, &sealed, replace)))
+            .map(|()| json!({}))
     }
 
     /// What the store says, as a tenant is told it; the rest is the log's.

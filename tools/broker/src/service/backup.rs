@@ -105,7 +105,7 @@ impl Service {
         let Some(Incoming { header, file, .. }) = session.backup.take() else {
             return Ok(BackupVerdict::Malformed);
         };
-        if !self.stored(&vm, |serving| serving.store().keep_backup(&vm, &header, &file))? {
+        if !self.stored(&vm, |serving| serving.change(|store| store.keep_backup(&vm, &header, &file)))? {
             return Ok(BackupVerdict::Unwanted);
         }
         tracing::info!(%vm, "backup {} is kept", hex::encode(header.id));

@@ -124,7 +124,7 @@ impl Service {
                 endorsement(&*self.world, issuer, endorsed, &launch).map(Some).map_err(StoreError::from)
             }
         };
-        match self.stored(vm, |serving| serving.store().endorse(vm, &wanted, issue))? {
+        match self.stored(vm, |serving| serving.change(|store| store.endorse(vm, &wanted, issue)))? {
             Ok(all) => {
                 for key in all {
                     write_certificate(&mut reply, &key).ok_or(RefusalReason::Unavailable)?;

@@ -116,7 +116,23 @@ impl Serving {
         Ok(self)
     }
 
-    /// The database, for what is not a decision.
+    /// Changes the database by what is no decision, and has the external counter know of it before it is acknowledged: a database that
+    /// is set back behind it is noticed as one behind a decision is.
+    ///
+    /// # Errors
+    /// [`StoreError`]: of `work`, or [`StoreError::Counter`], where it is done and not acknowledged.
+    pub fn change<T>(
+        &mut self,
+        work: impl FnOnce(&mut Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let changed = work(&mut self.store)?;
+        if self.counter.is_some() {
+            self.on_the_newest(|serving| serving.in_time(|_, _| Ok(((), UNCHANGED))))?;
+        }
+        Ok(changed)
+    }
+
+    /// The database, for what is not a decision and is not acknowledged either.
     pub const fn store(&mut self) -> &mut Store {
         &mut self.store
     }

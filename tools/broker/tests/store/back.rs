@@ -16,6 +16,13 @@ fn copied(from: &Path, to: &Path) {
     }
 }
 
+fn put_back(copy: &Path, folder: &Path) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    copied(copy, folder);
+}
+
 /// A served file whose commits an external counter counts; its folder, and the counter's file.
 struct Counted {
     bench: Bench,
@@ -53,10 +60,7 @@ fn a_database_that_was_set_back_halts_every_vm() {
     let mut serving = counted.serve();
     assert_eq!(serving.store().row(&VM).unwrap().life, Life::Active, "an honest restart halts nobody");
     drop(serving);
-    for entry in std::fs::read_dir(&folder).unwrap() {
-        std::fs::remove_file(entry.unwrap().path()).unwrap();
-    }
-    copied(copy.path(), &folder);
+    put_back(copy.path(), &folder);
     let mut serving = counted.serve();
     let row = serving.store().row(&VM).unwrap();
     assert_eq!((row.life, row.head), (Life::Halted, head(1)));
@@ -70,6 +74,22 @@ fn a_database_that_was_set_back_halts_every_vm() {
         matches!(grant(&mut serving, B).0, Reply::Granted(_)),
         "the owner's word counts, and once is enough"
     );
+}
+
+/// What a tenant forbade is not allowed again by an older copy: the counter knew of it before the tenant did.
+#[test]
+fn a_database_that_was_set_back_behind_a_change_of_policy_halts_every_vm() {
+    let counted = Counted::new();
+    let copy = tempfile::tempdir().unwrap();
+    let folder = counted.bench.place.folder();
+    let mut serving = counted.serve();
+    create(&mut serving, A);
+    copied(&folder, copy.path());
+    serving.change(|store| store.amend(&VM, |policy| policy.measurements.clear())).unwrap();
+    drop(serving);
+    assert_eq!(counted.serve().store().row(&VM).unwrap().life, Life::Active);
+    put_back(copy.path(), &folder);
+    assert_eq!(counted.serve().store().row(&VM).unwrap().life, Life::Halted);
 }
 
 /// The commit before the crash was not acknowledged: the counter may lack it, the database may not.
