@@ -5,7 +5,7 @@ use crate::server::Server;
 use husk::release::statement::Outcome;
 use husk::release::ticket::{Ticket, TicketOrder};
 use husk::release::wire::DeniedReason;
-use husk_broker::rules::{Life, Order, Reply, Request};
+use husk_broker::rules::{Backed, Life, Order, Reply, Request};
 use husk_broker::store::{Admission, Asked, Counter, Location, Serving, Store, StoreError};
 use std::os::unix::fs::PermissionsExt;
 use zerocopy::FromZeros;
@@ -105,6 +105,27 @@ fn a_database_that_is_put_back_serves_no_vm_from_the_old_head() {
     let mut again = serve();
     assert_eq!(again.store().row(&VM).unwrap().life, Life::Active, "the counter takes it for what it is");
     assert_eq!(again.set_backs(), 0);
+}
+
+/// What was brought for it may have been used up since: the tenant decides anew.
+#[test]
+fn a_restore_of_a_tpm_that_was_open_in_the_copy_is_taken_back() {
+    let bench = Bench::at(Place::file());
+    let mut serving = bench.serving();
+    create(&mut serving, A);
+    let backed = Backed { generation: 0, token: 1 };
+    let ordered = serving.store().operate(&VM, Order::Restore(backed)).unwrap();
+    assert_eq!((ordered.life, ordered.restoring), (Life::Active, Some(1)));
+    let copy = bench.place.folder().join("copy");
+    bench.open().copy_to(&copy).unwrap();
+    drop(serving);
+    let mut restored = Store::open(&copy).unwrap();
+    restored.quarantine(&bench.keys, None).unwrap();
+    let row = restored.row(&VM).unwrap();
+    assert_eq!((row.life, row.restoring, row.generation), (Life::Halted, None, 0));
+    assert!(row.token > ordered.token);
+    let resumed = restored.operate(&VM, Order::Resume).unwrap();
+    assert_eq!((resumed.life, resumed.restoring), (Life::Active, None), "the next launch restores nothing");
 }
 
 /// A VM that was stopped in order when the copy was made may have been started since.
