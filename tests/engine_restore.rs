@@ -214,6 +214,10 @@ fn a_clone_shares_no_seed_and_no_proof_with_its_original_nor_with_another_clone(
 #[test]
 fn nothing_of_the_original_is_in_a_clone() {
     let (mut bench, sealed) = original();
+    let clock_ms: u64 = 60 * 60 * 1000;
+    bench.send(&tpm::authorized(0x128, &[tpm::OWNER], &[b""], &clock_ms.to_be_bytes())).ok();
+    // Stores Clock.
+    bench.send(&tpm::shutdown_clear()).ok();
     let backup = bench.image();
     let count = |bench: &mut Bench, first: u32| {
         let listed = bench.send(&tpm::capability(1, first, 64)).ok().u32_at(15);
@@ -224,6 +228,12 @@ fn nothing_of_the_original_is_in_a_clone() {
         assert_eq!(LISTS.map(|first| count(&mut bench, first)), left, "{start:?}");
         let loaded = bench.send(&tpm::load(PARENT, &sealed)).code();
         assert_eq!(loaded == 0, start == Start::Restore, "{start:?}");
+        let clock = tpm::clock_of(&bench.send(&tpm::read_clock()).ok());
+        assert_eq!(
+            (clock.clock_ms >= clock_ms, clock.reset_count),
+            (start == Start::Restore, 1),
+            "{start:?}"
+        );
     }
     let parent = bench.send(&tpm::create_primary(tpm::OWNER, &tpm::ecc_storage_template())).ok().handle();
     assert_ne!(bench.send(&tpm::load(parent, &sealed)).code(), 0, "nor does it load under the new root key");

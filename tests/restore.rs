@@ -275,6 +275,8 @@ fn a_clone_is_another_tpm_and_the_original_goes_on() {
     let stage = Stage::of_vm(8, OTHER);
     let order = past.owner.clone(&stage, &past.file);
     assert_eq!(past.owner.bring(&stage, &order, &past.file), Some(Outcome::Open));
+    let whose = format!("clone of VM {}'s", hex::encode(past.stage.launch.vm));
+    assert!(stage.log().iter().any(|detail| detail.contains(&whose)), "the tenant's log says so");
     let disk = blank();
     let mut machine = booted(&stage, &disk);
     assert_eq!(machine.ask(SHOW), Ok(2 + CLONED), "the engine was told to make another TPM of it");

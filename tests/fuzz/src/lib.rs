@@ -44,6 +44,9 @@ mod bench;
 #[expect(dead_code, reason = "a part of what the session's laws use")]
 #[path = "../../support/broker_end.rs"]
 mod broker_end;
+#[expect(dead_code, reason = "a part of what the broker's tests use")]
+#[path = "../../../tools/broker/tests/support/brought.rs"]
+mod brought;
 #[expect(dead_code, reason = "a part of what the volume's laws use")]
 #[path = "../../support/disk.rs"]
 mod disk;

@@ -6,8 +6,12 @@
 mod backups;
 #[path = "support/bench.rs"]
 mod bench;
+#[path = "support/brought.rs"]
+mod brought;
 #[path = "service/bytes.rs"]
 mod bytes;
+#[path = "service/clones.rs"]
+mod clones;
 #[path = "../../../tests/support/nothing.rs"]
 mod nothing;
 #[path = "service/orders.rs"]

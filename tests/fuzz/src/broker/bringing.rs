@@ -1,72 +1,20 @@
 //! A backup that an operator brings to the broker, whole or spoilt, and what the instance that is granted it asks for.
 
 use super::{Script, framed, patch};
-use crate::bench::{Bench, OTHER_VM, VM};
-use husk::keys::BackupSecret;
-use husk::release::backup::{BackupHeader, BackupOrder, backup_digest};
+#[cfg(test)]
+use crate::bench::{Bench, VM};
+use crate::brought::Brought;
 use husk::release::frame;
-use husk::release::restore::{OpenedBackup, RestoreKey};
 use husk::release::statement::{Outcome, Statement};
-use husk::release::ticket::{Ticket, TicketOrder};
-use husk::release::wire::{
-    BACKUP_PART_BYTES_MAX, BackupBrought, FrameKind, Operation, RestoreKeyAsked, RestorePartRequest,
-    RestoreRequest,
-};
-use husk::volume::backup::Part;
-use husk_broker::vault::RecoveryKey;
-use husk_broker::world::WorldEntropy;
-use zerocopy::byteorder::little_endian::{U16, U32};
-use zerocopy::{FromZeros, IntoBytes};
-
-/// The state of the one backup: two parts, in two pieces.
-const STATE: &[u8] = &[0x5A; 5000];
+use husk::release::ticket::TicketOrder;
+use husk::release::wire::{FrameKind, Operation, RestorePartRequest, RestoreRequest};
+use zerocopy::IntoBytes;
 
 /// A backup with its order.
 pub(super) struct Bringing {
-    ticket: Ticket,
-    opened: OpenedBackup,
-    file: Vec<u8>,
+    brought: Brought,
     /// How many pieces of it came unspoilt, one after the other, from the first on.
     came: usize,
-}
-
-impl Bringing {
-    /// Of the VM, to be restored, or of the other, to be cloned.
-    fn new(bench: &Bench, order: TicketOrder) -> Self {
-        let mut entropy = WorldEntropy(&*bench.world);
-        let (key, certificate) = RecoveryKey::generate(&*bench.world, bench.root(), VM.tenant).unwrap();
-        let of = if order == TicketOrder::Clone { OTHER_VM } else { VM };
-        let mut header = BackupHeader::of(&BackupOrder { id: [9; 16], recovery: certificate.key });
-        (header.tenant, header.vm) = (of.tenant.0, of.vm.0);
-        header.state_bytes.set(u32::try_from(STATE.len()).unwrap());
-        let secret = BackupSecret::draw(&mut entropy).unwrap();
-        secret.seal(&mut header, &certificate.key, &mut entropy).unwrap();
-        let mut file = header.as_bytes().to_vec();
-        for number in 1..=header.parts() {
-            file.extend_from_slice(Part::seal(&secret, &header, number, STATE).unwrap().bytes());
-        }
-        let secret = BackupSecret::open(&header, &key.key().unwrap()).unwrap();
-        let asked = RestoreKeyAsked { tenant: VM.tenant.0, vm: VM.vm.0 };
-        let mut answer = bench.service.handle(&framed(FrameKind::RestoreKeyAsked, asked.as_bytes()));
-        let shown: RestoreKey = frame::exactly(frame::open(&mut answer).unwrap().1).unwrap();
-        let digest = backup_digest(&file);
-        let opened = secret.hand_over(&shown, &digest, &mut entropy).unwrap();
-        let mut ticket = bench.ticket(&VM, order);
-        (ticket.subject, ticket.until_ms) = (digest, u64::MAX.into());
-        bench.operator(&[order]).sign(&*bench.world, &mut ticket).unwrap();
-        Self { ticket, opened, file, came: 0 }
-    }
-
-    /// The frame's body with the piece of that number.
-    fn piece(&self, number: usize) -> Vec<u8> {
-        let piece = self.file.chunks(BACKUP_PART_BYTES_MAX).nth(number).unwrap_or_default();
-        let mut brought = BackupBrought::new_zeroed();
-        (brought.ticket, brought.opened) = (self.ticket, self.opened);
-        brought.number = U32::new(u32::try_from(number).unwrap());
-        brought.bytes = U16::new(u16::try_from(piece.len()).unwrap());
-        brought.piece[..piece.len()].copy_from_slice(piece);
-        brought.as_bytes().to_vec()
-    }
 }
 
 impl Script<'_> {
@@ -74,8 +22,11 @@ impl Script<'_> {
     pub(super) fn bring(&mut self) {
         let order = [TicketOrder::Restore, TicketOrder::Clone][self.input.below(2)];
         let number = self.input.below(3);
-        let mut bringing = self.bringing.take().unwrap_or_else(|| Bringing::new(&self.bench, order));
-        let honest = bringing.piece(number);
+        let mut bringing = self
+            .bringing
+            .take()
+            .unwrap_or_else(|| Bringing { brought: Brought::new(&self.bench, order), came: 0 });
+        let honest = bringing.brought.piece(number).as_bytes().to_vec();
         let mut bytes = honest.clone();
         patch(&mut bytes, &mut self.input);
         let (kind, body) = self.handle(&framed(FrameKind::BackupBrought, &bytes));
@@ -83,12 +34,11 @@ impl Script<'_> {
             let said: Statement = frame::exactly(&body).unwrap();
             Outcome::from_number(said.outcome).unwrap()
         });
-        let last = bringing.file.len() / BACKUP_PART_BYTES_MAX;
         let fits = bytes == honest && (number == 0 || number == bringing.came);
         match outcome {
             Some(Outcome::Brought) => bringing.came = if fits { number + 1 } else { usize::MAX },
             Some(Outcome::Open | Outcome::Done) => {
-                assert!(fits && number == last, "a spoilt backup is ordered");
+                assert!(fits && number == bringing.brought.last(), "a spoilt backup is ordered");
                 bringing.came = usize::MAX;
             }
             _ => {}
