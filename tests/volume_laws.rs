@@ -9,6 +9,8 @@ mod world;
 
 #[path = "volume/attacks.rs"]
 mod attacks;
+#[path = "volume/blocks.rs"]
+mod blocks;
 #[path = "volume/budgets.rs"]
 mod budgets;
 #[path = "volume/cuts.rs"]

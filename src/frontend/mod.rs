@@ -2,7 +2,7 @@
 //!
 //! **What.** [`crb`] is the register interface of the TCG PC Client Platform TPM Profile (PTP), for a machine that traps
 //! its page and for one that merely shares it; [`acpi`] tells a guest's kernel where it is; [`svsm`] serves the calls of a guest
-//! on SEV-SNP; [`reply`] turns a fault into a TPM response or a call's result. All of them drive one [`Tpm`].
+//! on SEV-SNP; [`flash`] is the chip in which a guest's firmware keeps its variables; [`reply`] turns a fault into a TPM response or a call's result. All but the flash drive one [`Tpm`].
 //! **Trust.** None in the guest: every register, byte and order of events is an allegation.
 //! **Laws.** One command at a time, copied once into private memory before it is looked at. Every command gets a
 //! response. No event in any state panics, stalls or is undefined.
@@ -11,6 +11,7 @@
 pub mod acpi;
 pub mod crb;
 mod fault;
+pub mod flash;
 pub mod reply;
 pub mod svsm;
 

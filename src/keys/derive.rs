@@ -13,6 +13,7 @@
 //! | suspend key | `HUSK v1 suspend` | [`SuspendSecret`]; suspend salt; token, sequence, head digest | [`ObjectKey`] | `volume/suspend.rs` |
 //! | backup salt | `HUSK v1 backup salt` | the backup's header | SHA-384 | the next line |
 //! | backup part key | `HUSK v1 backup` | [`BackupSecret`](super::BackupSecret), which is random; backup salt; number of the part | [`ObjectKey`] | `volume/backup.rs` |
+//! | flash block key | none | random, drawn for one write of one block and kept in the sealed state | [`ObjectKey`] | `volume/blocks.rs` |
 //!
 //! Extraction and expansion are HKDF-SHA-384 (RFC 5869). Integers are little-endian and of fixed width, labels differ, and no
 //! label is the beginning of another with the same inputs, so that no two lines of the table can meet. A further secret is appended

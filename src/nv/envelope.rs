@@ -1,6 +1,7 @@
 //! What Husk itself remembers beside the engine's state: a fixed header in front of it.
 
 use super::NvFault;
+use crate::volume::blocks::{BLOCKS_MAX, Entry};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -21,7 +22,8 @@ pub struct Envelope {
     pub reset_base: U64,
     attempts: [U32; OPEN_ATTEMPTS_MAX],
     attempts_open: U16,
-    reserved: [u8; 6],
+    pub(super) blocks: U16,
+    reserved: [u8; 4],
 }
 
 impl Envelope {
@@ -37,7 +39,8 @@ impl Envelope {
             reset_base: U64::new(0),
             attempts: [U32::new(0); OPEN_ATTEMPTS_MAX],
             attempts_open: U16::new(0),
-            reserved: [0; 6],
+            blocks: U16::new(0),
+            reserved: [0; 4],
         }
     }
 
@@ -48,10 +51,31 @@ impl Envelope {
     pub fn parse(state: &[u8]) -> Result<Self, NvFault> {
         let (envelope, _) = Self::read_from_prefix(state).map_err(|_| NvFault::EnvelopeRefused)?;
         let open = usize::from(envelope.attempts_open.get());
-        if envelope.magic != MAGIC || envelope.reserved != [0; 6] || open > OPEN_ATTEMPTS_MAX {
+        if envelope.magic != MAGIC || envelope.reserved != [0; 4] || open > OPEN_ATTEMPTS_MAX {
+            return Err(NvFault::EnvelopeRefused);
+        }
+        if envelope.blocks() > BLOCKS_MAX || state.len() < envelope.front_bytes() {
             return Err(NvFault::EnvelopeRefused);
         }
         Ok(envelope)
+    }
+
+    /// How many blocks the guest's flash has; 0 where none is kept.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        usize::from(self.blocks.get())
+    }
+
+    /// How much of the state is Husk's own, in bytes: this envelope, and behind it the table of the flash's blocks.
+    #[must_use]
+    pub fn front_bytes(&self) -> usize {
+        Self::BYTES + self.blocks() * Entry::BYTES
+    }
+
+    /// The same envelope in front of a table of so many blocks.
+    pub(super) const fn with_blocks(mut self, blocks: u16) -> Self {
+        self.blocks = U16::new(blocks);
+        self
     }
 
     /// The handles whose attempts are open.
@@ -132,6 +156,7 @@ mod tests {
     fn another_format_is_refused() {
         let mut bytes = [0; Envelope::BYTES];
         bytes.copy_from_slice(Envelope::new().as_bytes());
+        // The count of attempts, that of blocks for whose table there is no room, and what is reserved.
         for at in (0..8).chain(Envelope::BYTES - 8..Envelope::BYTES) {
             bytes[at] ^= 0x80;
             assert_eq!(Envelope::parse(&bytes), Err(NvFault::EnvelopeRefused), "byte {at}");

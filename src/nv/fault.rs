@@ -15,5 +15,7 @@ crate::faults! {
         OtherEngine = 7, Seal, "another TPM engine wrote the volume's state", "start the firmware version that wrote the volume";
         /// **Means** one commit too many was to be left without an anchor. **Left** the state as last anchored, or at most as many commits later as may be lost. **Next** report a defect.
         NoSlack = 8, Bug, "one commit too many was to be left without an anchor", "report this";
+        /// **Means** the guest's flash has another size than the one that is kept, or none that can be kept. **Left** everything. **Next** the firmware that it was made with.
+        FlashSize = 9, Host, "the firmware's variables have another size than those that are kept", "start the firmware that the variables were made with";
     }
 }

@@ -7,6 +7,7 @@
 //! clock is absent, not a fake one.
 //! **Not here.** Implementations: `firmware/`, `tools/vtpmd` and `tests/support`.
 
+mod cells;
 mod channel;
 mod clock;
 mod console;
@@ -16,6 +17,7 @@ mod guest_memory;
 mod guest_page;
 mod reporter;
 
+pub use cells::Cells;
 pub use channel::{Channel, ChannelError};
 pub use clock::Clock;
 pub use console::Console;

@@ -17,6 +17,8 @@ crate::faults! {
         StateTooLarge = 7, Host, "the TPM's state does not fit this disk", "use a disk of 1 MiB from the beginning";
         /// **Means** creation was granted, but the disk holds a volume of somebody else, or of another mode or format. **Left** everything. **Next** attach the right disk.
         Occupied = 8, Host, "the disk holds another volume, so no TPM is created on it", "attach this VM's disk, or wipe the disk if its content is not needed";
+        /// **Means** the disk ends before the blocks of a guest's flash do. **Left** everything. **Next** a larger disk.
+        NoBlocks = 9, Host, "the disk has no room for the guest's flash behind the volume", "lengthen the volume's file to what `husk volume create` makes (`truncate --size 2080K`): nothing in it moves";
         /// **Means** there are only zeros. **Left** everything. **Next** attach the right disk.
         Blank = 16, Seal, "the disk is blank where a volume was expected", "attach the VM's own disk; a blank disk never makes a new TPM";
         /// **Means** there is no checkpoint. **Left** everything. **Next** attach the right disk.
@@ -51,6 +53,8 @@ crate::faults! {
         HwSealed = 31, Seal, "the volume is hw-sealed, which this launch configuration does not name", "attach the VM's own disk; a volume without protection against rollback is never taken for one with it";
         /// **Means** the volume's key takes a key of the processor or of a KBS and the configuration does not name it, or the other way round. **Left** everything. **Next** the right configuration.
         OtherInputs = 32, Seal, "the volume's key takes other inputs than the launch configuration names", "launch with the configuration under which the volume was made";
+        /// **Means** a block of the guest's flash is not the one that the newest state names. **Left** everything. **Next** the newest undamaged image.
+        BlockDamaged = 33, Seal, "a block of the guest's flash is not the one that the newest state names", "attach an undamaged copy of the newest image";
         /// **Means** a proof of another head was handed in. **Left** both states possible. **Next** report a defect.
         WrongProof = 48, Bug, "an anchor's proof names another head", "report this";
         /// **Means** keys of another identity or epoch were handed in. **Left** everything. **Next** report a defect.

@@ -6,10 +6,11 @@
 //! **Laws.** A state opens at the anchored head, or as many commits behind it as the caller takes, or not at all. Nothing at or before the head is ever overwritten. Between
 //! [`Flushed`] and its settling against [`Anchored`](crate::release::Anchored) there is nothing to write with. Opening writes
 //! nothing; nothing is repaired or re-created.
-//! [`backup`] seals a state in parts for the tenant's recovery key, [`suspend`] what the host keeps of a TPM that sleeps, at the volume's head.
+//! [`blocks`] keeps what is too large for a state, a guest's flash, under keys that the state holds. [`backup`] seals a state in parts for the tenant's recovery key, [`suspend`] what the host keeps of a TPM that sleeps, at the volume's head.
 //! **Not here.** What the state means (`nv`, `engine`); who remembers the head (`release`).
 
 pub mod backup;
+pub mod blocks;
 mod commit;
 pub mod delta;
 mod fault;

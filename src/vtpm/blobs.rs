@@ -111,7 +111,7 @@ impl<E: Engine> Vtpm<'_, E> {
             BlobHeader::read_from_prefix(blob).map_err(|_| Fault::from(VtpmFault::BlobRefused))?;
         let engine = image.get(Envelope::BYTES..).unwrap_or(&[]);
         let known = header.magic == MAGIC
-            && Envelope::parse(image).is_ok()
+            && Envelope::parse(image).is_ok_and(|envelope| envelope.blocks() == 0)
             && engine.starts_with(&self.engine.fingerprint().0);
         if known { Ok((header, image)) } else { Err(VtpmFault::BlobRefused.into()) }
     }

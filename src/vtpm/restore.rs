@@ -44,6 +44,8 @@ pub(super) fn restore<'m, E: Engine>(
             return Err(fault);
         }
     };
+    // The blocks of a flash are no part of a backup: a guest's firmware begins with what it is brought, as on its first launch.
+    image.forget_blocks();
     let key = CreateKey::granted(VolumeKey::sealed(&next, further, &identity), creation).beyond(sequence);
     let nv = NvStore::create(image, key, stamp, workspace).deferring(slack);
     let done = if start == Start::Clone {

@@ -8,6 +8,7 @@ use husk::bytes::Reader;
 use husk::engine::{Command, Locality, Needs};
 use husk::frontend::Tpm;
 use husk::frontend::crb::{Access, Shared, Trapped};
+use husk::frontend::flash::{self, Flash};
 use husk::frontend::svsm::{self, Attested, CallMemory, Registers};
 use husk::keys::{CreateKey, Identity, SuspendSecret, VolumeKey};
 use husk::nv::{Envelope, NvImage};
@@ -15,8 +16,9 @@ use husk::release::record::{Answerer, Asked, Caller};
 use husk::release::unsealed::Unsealed;
 use husk::release::wire::{GrantReply, Operation, ServerHello};
 use husk::release::{Anchored, frame};
-use husk::seams::{Disk, GuestMemory, GuestPage, Platform, REPORT_BYTES, REPORT_DATA_BYTES};
+use husk::seams::{Cells, Disk, GuestMemory, GuestPage, Platform, REPORT_BYTES, REPORT_DATA_BYTES};
 use husk::secret::Secret;
+use husk::volume::blocks::{self, BLOCK_BYTES, Entry};
 use husk::volume::{
     Flushed, Opened, STATE_BYTES_MAX, Stamp, Volume, Wanted, Workspace, Written, delta, newest_unsealed_head,
 };
@@ -25,7 +27,7 @@ type State = [u8; STATE_BYTES_MAX];
 
 /// Keeps every function below.
 pub(crate) fn keep() {
-    let kept: [*const (); 28] = [
+    let kept: [*const (); 31] = [
         volume_open as *const (),
         volume_begin_epoch as *const (),
         volume_create as *const (),
@@ -54,6 +56,9 @@ pub(crate) fn keep() {
         crb_write as *const (),
         crb_poll as *const (),
         svsm_call as *const (),
+        flash_read as *const (),
+        flash_write as *const (),
+        block_fetch as *const (),
     ];
     black_box(kept);
 }
@@ -207,4 +212,18 @@ fn svsm_call(
     memory: &mut CallMemory,
 ) -> Registers {
     svsm::call(request, guest, tpm, memory)
+}
+
+fn flash_read(flash: &Flash, cells: &dyn Cells, offset: usize) -> [u8; 8] {
+    flash.read(cells, offset)
+}
+
+fn flash_write(flash: &mut Flash, cells: &mut dyn Cells, offset: usize, bytes: &[u8; 8]) -> bool {
+    let owed = flash.owes(&flash::Access::Write(*bytes));
+    flash.write(cells, offset, bytes);
+    owed
+}
+
+fn block_fetch(disk: &mut dyn Disk, number: usize, entry: &Entry, into: &mut [u8; BLOCK_BYTES]) -> bool {
+    blocks::fetch(disk, number, entry, into).is_ok()
 }
