@@ -193,6 +193,7 @@ fn has_one_spelling(read: Reader) -> bool {
         min_key_generation: 7,
         processor: None,
         staleness: None,
+        variables: None,
     };
     let good = spelled(&config);
     let with = |from: &str, to: &str| good.replacen(from, to, 1);

@@ -111,6 +111,7 @@ fn honest() -> Launch {
         min_key_generation: 0,
         processor: Some(PROCESSOR),
         staleness: None,
+        variables: None,
     };
     Launch { chip: 0, firmware: FIRMWARE, policy: GUEST_POLICY, config }
 }

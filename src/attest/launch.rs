@@ -37,6 +37,13 @@
 //! "husk.staleness_s" = "<1 to 3600>"
 //! "husk.staleness_nv" = "<8 hex>-<8 hex>"    (NV indices, the first and the last)
 //! ```
+//!
+//! and, where a guest in a UEFI firmware begins with variables of the tenant's choice, and keeps them, one line more. Its absence says that the host brings
+//! what it likes:
+//!
+//! ```text
+//! "husk.firmware_variables" = "<96 hex: SHA-384 of the store that the first launch takes>"
+//! ```
 
 mod bound;
 mod staleness;
@@ -57,6 +64,9 @@ const HEADER: &str = "algorithm = \"sha256\"\nversion = \"0.1.0\"\n[data]\n";
 
 /// The only root of a processor's key: this chip's (VCEK).
 const CHIP: &str = "chip";
+/// The first of the lines on staleness, and the line on variables.
+const STALENESS_FIRST: &str = "husk.staleness_commits";
+const VARIABLES: &str = "husk.firmware_variables";
 /// No particular value: the field is not mixed in.
 const ANY: &str = "any";
 
@@ -133,6 +143,9 @@ pub struct LaunchConfig {
     pub processor: Option<DerivedKeyRequest>,
     /// How much of what was answered may be lost at a boot; nothing: none of it.
     pub staleness: Option<Staleness>,
+    /// SHA-384 of the variables that a UEFI firmware begins with, which are kept then in every launch in such a firmware; nothing: the host brings what it likes, or none, and the
+    /// PCRs say what.
+    pub variables: Option<[u8; 48]>,
 }
 
 impl LaunchConfig {
@@ -159,7 +172,8 @@ impl LaunchConfig {
             kbs: Kbs::from_word(lines.value("husk.kbs")?)?,
             min_key_generation: decimal(lines.value("husk.min_key_generation")?)?,
             processor: if lines.begins("husk.processor") { Some(processor(&mut lines)?) } else { None },
-            staleness: if lines.0.is_empty() { None } else { Some(Staleness::read(&mut lines)?) },
+            staleness: if lines.begins(STALENESS_FIRST) { Some(Staleness::read(&mut lines)?) } else { None },
+            variables: if lines.0.is_empty() { None } else { Some(hex(lines.value(VARIABLES)?)?) },
         };
         lines.0.is_empty().then_some(config)
     }
@@ -177,7 +191,8 @@ impl LaunchConfig {
         writeln!(out, "\"husk.kbs\" = \"{}\"", self.kbs.word())?;
         writeln!(out, "\"husk.min_key_generation\" = \"{}\"", self.min_key_generation)?;
         self.processor.map_or(Ok(()), |key| write_processor(&key, out))?;
-        self.staleness.map_or(Ok(()), |staleness| staleness.write(out))
+        self.staleness.map_or(Ok(()), |staleness| staleness.write(out))?;
+        self.variables.map_or(Ok(()), |digest| writeln!(out, "\"{VARIABLES}\" = \"{}\"", Hex(&digest)))
     }
 
     /// Writes the configuration's bytes to the front of `into` and returns how many there are.
@@ -348,143 +363,5 @@ impl fmt::Write for Slice<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{
-        AttestFault, CONFIG_BYTES_MAX, DerivedKeyRequest, Kbs, LaunchConfig, Mode, Named, NvIndices, Serve,
-        Staleness,
-    };
-    use sha2::{Digest as _, Sha256, Sha384};
-
-    const CONFIG: LaunchConfig = LaunchConfig {
-        tenant: [0x1a; 16],
-        vm: [0x2b; 16],
-        root: [0x3c; 48],
-        mode: Mode::Strict,
-        serve: Serve::Lease,
-        kbs: Kbs::None,
-        min_key_generation: 7,
-        processor: None,
-        staleness: None,
-    };
-
-    const STALENESS: Option<Staleness> = match NvIndices::new(0x0180_0000, 0x0180_00FF) {
-        Some(indices) => Some(Staleness { commits: 1000, seconds: 1, indices }),
-        None => None,
-    };
-
-    const PROCESSORS: [Option<DerivedKeyRequest>; 4] = [
-        None,
-        Some(DerivedKeyRequest { guest_svn: None, tcb: None }),
-        Some(DerivedKeyRequest { guest_svn: Some(0), tcb: Some([0xA0; 8]) }),
-        Some(DerivedKeyRequest { guest_svn: Some(u32::MAX), tcb: None }),
-    ];
-
-    fn bytes(config: &LaunchConfig) -> ([u8; CONFIG_BYTES_MAX], usize) {
-        let mut buffer = [0; CONFIG_BYTES_MAX];
-        let len = config.write_to(&mut buffer).unwrap();
-        (buffer, len)
-    }
-
-    #[test]
-    fn what_is_written_is_what_is_read() {
-        for &mode in Mode::ALL {
-            for (&serve, processor) in Serve::ALL.iter().zip(PROCESSORS) {
-                for (&kbs, min_key_generation) in Kbs::ALL.iter().zip([0, u32::MAX]) {
-                    let staleness = STALENESS.filter(|_| min_key_generation == 0);
-                    let config =
-                        LaunchConfig { mode, serve, kbs, min_key_generation, processor, staleness, ..CONFIG };
-                    let (buffer, len) = bytes(&config);
-                    assert_eq!(LaunchConfig::parse(&buffer[..len]), Ok(config));
-                    assert_eq!(config.digest(), <[u8; 48]>::from(Sha384::digest(&buffer[..len])));
-                    assert_eq!(config.host_data(), <[u8; 32]>::from(Sha256::digest(&buffer[..len])));
-                }
-            }
-        }
-    }
-
-    /// Whatever one byte becomes, goes or comes: refused, or the one spelling of another configuration.
-    #[test]
-    fn there_is_one_spelling() {
-        let (buffer, len) = bytes(&LaunchConfig { processor: PROCESSORS[2], staleness: STALENESS, ..CONFIG });
-        let check = |changed: &[u8]| {
-            if let Ok(other) = LaunchConfig::parse(changed) {
-                let (again, again_len) = bytes(&other);
-                assert_eq!(changed, &again[..again_len]);
-            }
-        };
-        for at in 0..len {
-            let mut changed = buffer;
-            for value in 0..=u8::MAX {
-                changed[at] = value;
-                check(&changed[..len]);
-            }
-            check(&buffer[..at]);
-            let mut longer = buffer;
-            longer.copy_within(at..len, at + 1);
-            for value in *b"\n\"0 a#=\0\r" {
-                longer[at] = value;
-                check(&longer[..len + 1]);
-            }
-            longer.copy_within(at + 1..len + 1, at);
-        }
-        assert!(LaunchConfig::parse(&buffer[..len + 1]).is_err());
-    }
-
-    #[test]
-    fn other_spellings_are_refused() {
-        let (buffer, len) = bytes(&CONFIG);
-        let text = core::str::from_utf8(&buffer[..len]).unwrap();
-        for (from, to) in [
-            ("\"7\"", "\"07\""),
-            ("\"7\"", "\"+7\""),
-            ("\"7\"", "\"\""),
-            ("\"7\"", "\"4294967296\""),
-            ("strict", "Strict"),
-            ("\n[data]", "\n\n[data]"),
-            ("husk.vm", "husk.tenant"),
-            ("1a1a", "1A1A"),
-        ] {
-            let mut out = [0; CONFIG_BYTES_MAX];
-            let at = text.find(from).unwrap();
-            let parts = [&text[..at], to, &text[at + from.len()..]];
-            let mut end = 0;
-            for part in parts {
-                out[end..end + part.len()].copy_from_slice(part.as_bytes());
-                end += part.len();
-            }
-            assert_eq!(LaunchConfig::parse(&out[..end]), Err(AttestFault::ConfigMalformed), "{from} as {to}");
-        }
-        assert_eq!(LaunchConfig::parse(&[b' '; CONFIG_BYTES_MAX + 1]), Err(AttestFault::ConfigMalformed));
-    }
-
-    #[test]
-    fn only_host_data_binds_and_only_what_this_build_can_do() {
-        let mut host_data = CONFIG.host_data();
-        for serve in [Serve::Lease, Serve::PerCommand, Serve::Detect] {
-            for (at, processor) in PROCESSORS.into_iter().enumerate() {
-                let kbs = Kbs::ALL[at % Kbs::ALL.len()];
-                let config = LaunchConfig { serve, processor, kbs, ..CONFIG };
-                let bound = config.bind(&config.host_data()).map(super::BoundConfig::named);
-                assert!(matches!(bound, Ok(Named::Anchored(named)) if *named.config() == config));
-            }
-        }
-        let hw_sealed =
-            LaunchConfig { mode: Mode::HwSealed, serve: Serve::Nothing, processor: PROCESSORS[1], ..CONFIG };
-        let bound = hw_sealed.bind(&hw_sealed.host_data()).map(super::BoundConfig::named);
-        assert!(matches!(bound, Ok(Named::HwSealed(named)) if *named.config() == hw_sealed));
-        host_data[31] ^= 1;
-        assert_eq!(CONFIG.bind(&host_data), Err(AttestFault::ConfigUnbound));
-        for config in [
-            LaunchConfig { kbs: Kbs::Required, ..hw_sealed },
-            LaunchConfig { serve: Serve::Nothing, ..CONFIG },
-            LaunchConfig { serve: Serve::Detect, staleness: STALENESS, ..CONFIG },
-            LaunchConfig { serve: Serve::PerCommand, staleness: STALENESS, ..CONFIG },
-            LaunchConfig { staleness: STALENESS, ..hw_sealed },
-            LaunchConfig { processor: None, ..hw_sealed },
-            LaunchConfig { serve: Serve::Lease, ..hw_sealed },
-            LaunchConfig { serve: Serve::Detect, ..hw_sealed },
-        ] {
-            assert_eq!(config.bind(&config.host_data()), Err(AttestFault::ConfigUnsupported));
-        }
-    }
-}
+#[path = "tests/launch.rs"]
+mod tests;

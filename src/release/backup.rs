@@ -254,6 +254,7 @@ pub(super) mod tests {
             min_key_generation: 0,
             processor: None,
             staleness: None,
+            variables: None,
         }
     }
 

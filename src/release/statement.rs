@@ -172,6 +172,7 @@ mod tests {
             min_key_generation: 1,
             processor: None,
             staleness: None,
+            variables: None,
         };
         let mut statement = Statement::new_zeroed();
         (statement.tenant, statement.vm, statement.nonce) = (config.tenant, config.vm, [9; 32]);

@@ -190,6 +190,7 @@ impl World {
             min_key_generation: 0,
             processor: None,
             staleness: None,
+            variables: None,
         }
     }
 

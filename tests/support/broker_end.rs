@@ -153,6 +153,7 @@ impl BrokerEnd {
             min_key_generation: 3,
             processor: None,
             staleness: None,
+            variables: None,
         }
     }
 

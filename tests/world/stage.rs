@@ -223,6 +223,7 @@ impl Stage {
             min_key_generation: 0,
             processor,
             staleness,
+            variables: None,
         };
         let mut store = Store::create(&database, &keys).expect("a database");
         let certificate = root.certify(NAME.tenant, &keys).expect("a certificate");

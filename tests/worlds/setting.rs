@@ -85,6 +85,7 @@ impl Tenancy {
             min_key_generation: 0,
             processor: None,
             staleness: None,
+            variables: None,
         };
         let mut config = String::new();
         launch.write(&mut config).expect("a configuration");

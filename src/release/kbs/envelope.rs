@@ -145,6 +145,7 @@ mod tests {
             min_key_generation: 0,
             processor: None,
             staleness: None,
+            variables: None,
         }
     }
 

@@ -140,6 +140,7 @@ pub(crate) fn launch_seeds() -> Vec<Vec<u8>> {
             kbs: Kbs::ALL[at % Kbs::ALL.len()],
             min_key_generation: u32::MAX >> (8 * number),
             staleness: None,
+            variables: None,
             processor: (at % 3 > 0).then(|| husk::seams::DerivedKeyRequest {
                 guest_svn: (at % 3 > 1).then_some(u32::MAX >> number),
                 tcb: (number > 1).then_some([number; 8]),

@@ -41,6 +41,7 @@ fn config() -> AnchoredConfig {
         min_key_generation: 0,
         processor: None,
         staleness: None,
+        variables: None,
     };
     config.bind(&config.host_data()).unwrap().anchored().unwrap()
 }

@@ -123,6 +123,7 @@ fn config(root: &TenantRoot, vm: &VmName) -> LaunchConfig {
         min_key_generation: 0,
         processor: None,
         staleness: None,
+        variables: None,
     }
 }
 

@@ -309,6 +309,7 @@ const CONFIG: LaunchConfig = LaunchConfig {
     min_key_generation: 1,
     processor: None,
     staleness: None,
+    variables: None,
 };
 
 #[test]

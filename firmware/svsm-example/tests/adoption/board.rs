@@ -119,6 +119,7 @@ impl Board {
             min_key_generation: 0,
             processor: None,
             staleness: None,
+            variables: None,
         };
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };

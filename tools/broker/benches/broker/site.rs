@@ -109,6 +109,7 @@ impl Site {
             min_key_generation: 1,
             processor: None,
             staleness: None,
+            variables: None,
         };
         let measurements = vec![expected_measurement(&FIRMWARE)];
         let policy = Policy { measurements, ..Policy::default() };

@@ -20,7 +20,7 @@ use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve};
 use husk::attest::report::Tcb;
 use husk::release::ticket::TicketOrder;
 use husk::release::transcript::point_digest;
-use husk_files::{StalenessArgs, write_config};
+use husk_files::{StalenessArgs, VariablesArgs, write_config};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -93,6 +93,8 @@ pub struct EnrolArgs {
     kbs: Kbs,
     #[command(flatten)]
     staleness: StalenessArgs,
+    #[command(flatten)]
+    variables: VariablesArgs,
     /// Where to write the launch configuration.
     #[arg(long, value_name = "FILE")]
     config_out: PathBuf,
@@ -208,6 +210,7 @@ fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
         min_key_generation: KEY_GENERATION,
         processor: None,
         staleness: args.staleness.staleness(),
+        variables: args.variables.digest()?,
     };
     let host_data = write_config(&args.config_out, &config)?;
     or_remove(&args.config_out, || match &mut access {

@@ -128,6 +128,7 @@ fn config(vm: u8, root: &[u8; 97]) -> LaunchConfig {
         min_key_generation: 1,
         processor: None,
         staleness: None,
+        variables: None,
     }
 }
 

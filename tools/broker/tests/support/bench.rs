@@ -205,6 +205,7 @@ fn config(vm: &VmName, root: &[u8; 97]) -> LaunchConfig {
         min_key_generation: 1,
         processor: None,
         staleness: None,
+        variables: None,
     }
 }
 

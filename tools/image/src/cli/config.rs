@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve, Staleness};
 use husk::seams::DerivedKeyRequest;
-use husk_files::{StalenessArgs, read_config, write_config, write_new};
+use husk_files::{StalenessArgs, VariablesArgs, read_config, write_config, write_new};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 #[command(group(clap::ArgGroup::new("source").required(true).args(["from", "out"])))]
 pub struct ConfigArgs {
     /// A launch configuration that is there, as `husk vm enroll` wrote it.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "vm", "root", "mode", "serve", "kbs", "min_key_generation", "processor", "staleness_commits"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tenant", "vm", "root", "mode", "serve", "kbs", "min_key_generation", "processor", "staleness_commits", "firmware_vars"])]
     from: Option<PathBuf>,
     /// Where to write a new launch configuration.
     #[arg(long, value_name = "FILE", requires_all = ["tenant", "vm", "root"])]
@@ -55,6 +55,8 @@ pub struct ConfigArgs {
     processor_tcb: Option<[u8; 8]>,
     #[command(flatten)]
     staleness: StalenessArgs,
+    #[command(flatten)]
+    variables: VariablesArgs,
     /// Also put the configuration into this IGVM file, as a measured page.
     #[arg(long, value_name = "PATH", requires_all = ["igvm_out", "at"])]
     igvm: Option<PathBuf>,
@@ -116,6 +118,10 @@ impl ConfigArgs {
             "host_data": hex::encode(host_data),
             "host_data_base64": STANDARD.encode(host_data),
             "igvm": shown(&self.igvm_out),
+            "firmware_variables": config.variables.map_or_else(
+                || "the host chooses what a UEFI guest begins with, and whether it is kept; PCR 7 shows it".to_owned(),
+                hex::encode,
+            ),
             "mode": config.mode.word(),
             "rollback_protection": match (config.mode, config.staleness) {
                 (Mode::Strict, None) => "every commit is anchored at the broker".to_owned(),
@@ -147,6 +153,7 @@ impl ConfigArgs {
                 .processor
                 .then_some(DerivedKeyRequest { guest_svn: self.processor_svn, tcb: self.processor_tcb }),
             staleness: self.staleness.staleness(),
+            variables: self.variables.digest()?,
         })
     }
 

@@ -1,0 +1,27 @@
+//! The flag by which a tenant chooses the variables that a guest's UEFI firmware begins with.
+
+use crate::{PrivateFileError, read_public};
+use husk::volume::blocks::{BLOCK_BYTES, BLOCKS_MAX};
+use sha2::{Digest as _, Sha384};
+use std::path::PathBuf;
+
+/// What a launch configuration says of them.
+#[derive(clap::Args, Clone, Debug)]
+pub struct VariablesArgs {
+    /// Have the guest's UEFI firmware begin with the variables of this file, such as a copy of OVMF_VARS_4M.fd with keys for Secure Boot, and with none that the host
+    /// chooses; from then on they are kept with the TPM's memory. `husk run --firmware-vars` brings the file.
+    #[arg(long, value_name = "FILE")]
+    firmware_vars: Option<PathBuf>,
+}
+
+impl VariablesArgs {
+    /// The digest of the file, where one is given.
+    ///
+    /// # Errors
+    /// [`PrivateFileError`] if it cannot be read, or is longer than what is kept.
+    pub fn digest(&self) -> Result<Option<[u8; 48]>, PrivateFileError> {
+        let Some(path) = &self.firmware_vars else { return Ok(None) };
+        let bytes = read_public(path, BLOCK_BYTES * BLOCKS_MAX)?;
+        Ok(Some(Sha384::digest(&bytes).into()))
+    }
+}
