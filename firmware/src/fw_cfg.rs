@@ -246,6 +246,17 @@ mod tests {
         found
     }
 
+    /// EDK II falls back to a loader of its own, past Secure Boot, for a kernel that is refused (`OvmfPkg/Library/X86QemuLoadImageLib`): it begins with the size of the kernel's
+    /// setup, and gives up where that is zero.
+    #[test]
+    fn a_kernel_that_secure_boot_refuses_is_not_loaded_by_another_way() {
+        const SETUP_SIZE: u16 = 0x17;
+        const SETUP: u16 = 0x18;
+        let cabinet = &mut filled();
+        assert_eq!(item(cabinet, SETUP_SIZE, 4), [0; 4]);
+        assert_eq!(item(cabinet, SETUP, 8), [0; 8]);
+    }
+
     #[test]
     fn items_are_what_the_specification_says() {
         let cabinet = &mut filled();

@@ -22,6 +22,7 @@ pub mod platform;
 pub mod policy;
 pub mod slowest;
 pub mod svm;
+pub mod variables;
 pub mod virtio;
 pub mod wishes;
 

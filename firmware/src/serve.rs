@@ -13,7 +13,7 @@ use crate::console::{self, Serial};
 use crate::crb_private::PrivateCrb;
 use crate::entropy::Processor;
 use crate::guest::banks;
-use crate::guest::files::Files;
+use crate::guest::files::{Files, sha384};
 use crate::guest::map::{Map, RESERVED, Region, USABLE};
 use crate::guest::measure::self_test;
 use crate::guest::payload::PAYLOAD_AT;
@@ -25,22 +25,23 @@ use crate::slowest::{Slowest, Timed};
 use crate::stop::{self, Stop, stop, stop_for};
 use crate::svm::start::{Entry, Protected};
 use crate::svm::{self, Call, GuestRam, Plan, Request};
+use crate::variables::{Chip, Shown};
 use crate::virtio::DeviceFault;
 use crate::virtio::hardware::{DiskQueue, Stream, channel, volume};
 use crate::wishes::{CrbPlace, Gate, Ways};
-use crate::{arena, crb_device, fw_cfg, guest::GuestFault};
+use crate::{arena, crb_device, fw_cfg, guest::GuestFault, variables};
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicBool, Ordering};
 use husk::attest::guest_message::PAGE_BYTES;
-use husk::attest::launch::CONFIG_BYTES_MAX;
+use husk::attest::launch::{CONFIG_BYTES_MAX, LaunchConfig};
 use husk::engine::COMMAND_BYTES_MAX;
 use husk::engine::reference::ReferenceEngine;
 use husk::fault::Fault;
 use husk::frontend::Tpm;
 use husk::frontend::svsm::{self, CallMemory};
 use husk::release::ReleaseFault;
-use husk::seams::Platform;
-use husk::vtpm::{Cold, Memory, Served, Vtpm};
+use husk::seams::{Cells as _, Platform};
+use husk::vtpm::{Cold, FlashOrigin, Memory, Served, Vtpm};
 use husk_stubs::Canceller;
 use spin::Once;
 
@@ -49,6 +50,8 @@ const LEASE_PATIENCE_MS: u64 = 120_000;
 /// How often a reset is tried whose outcome the broker does not say, and how long between, in milliseconds.
 const RESETS_MAX: u32 = 30;
 const RESET_PAUSE_MS: u64 = 1_000;
+/// How often a change of the guest's flash is tried while its broker does not answer, with the same pause.
+const KEEPS_MAX: u32 = 60;
 /// For so long after something was asked for in the guest's memory it is looked at without a rest: a command is several writes.
 const ATTENTIVE_MS: u64 = 2;
 
@@ -117,6 +120,7 @@ pub(crate) fn run(machine: &Machine<'_>, engine: ReferenceEngine, tpm: Memory<'s
     let memory = machine.memory;
     let mut server =
         Server { seams, vtpm, guest, files, memory, measurement, crb, calls, slowest, asked_ms: 0 };
+    server.open_flash(config);
     if machine.ways.gate == Gate::Open {
         server.offer_attestation();
     }
@@ -179,8 +183,18 @@ fn plan(machine: &Machine<'_>) -> Guest<'static> {
         described(info, *cpu, ways.crb).and_then(|described| Guest::plan(memory, described, description));
     let guest = guest.unwrap_or_else(|fault| stop_for(fault.into()));
     let crb = guest.crb().unwrap_or_else(|fault| stop_for(fault.into()));
-    let plan = Plan { hidden: &guest.hidden(), power, service: *cpu, ways: *ways, crb, flash: guest.flash() };
-    svm::prepare(*memory, &plan);
+    svm::prepare(
+        *memory,
+        &Plan {
+            hidden: &guest.hidden(),
+            power,
+            service: *cpu,
+            ways: *ways,
+            crb,
+            flash: guest.flash(),
+            variables: guest.variables(),
+        },
+    );
     FILES.call_once(|| guest.files());
     FENCED.store(true, Ordering::Release);
     guest
@@ -302,12 +316,13 @@ impl Server {
             stop::halt_if_stopping();
             let executed = self.execute();
             let answered = self.answer_call();
-            if executed || answered {
+            let kept = self.keep_flash();
+            if executed || answered || kept {
                 self.asked_ms = clock::now_ms();
             }
             match svm::request() {
                 // Whoever came meanwhile may have been heard already: only who found nothing to do rests.
-                None if executed || answered => {}
+                None if executed || answered || kept => {}
                 None => self.rest(),
                 Some(Request::Reset) => self.reset(),
                 Some(Request::PowerOff) => return self.power_off(),
@@ -348,8 +363,88 @@ impl Server {
         true
     }
 
+    /// Shows a firmware's variables as they are kept, or keeps those that were brought from now on.
+    fn open_flash(&mut self, config: &[u8]) {
+        let Self { seams, vtpm, guest, memory, .. } = self;
+        let config = LaunchConfig::parse(config).unwrap_or_else(|fault| stop_for(fault.into()));
+        let Some(window) = guest.variables() else {
+            if guest.flash().is_some() && (vtpm.keeps_flash() || config.variables.is_some()) {
+                stop_for(GuestFault::VariablesMissing.into());
+            }
+            return;
+        };
+        if let Some(wanted) = config.variables.filter(|_| !vtpm.keeps_flash()) {
+            let brought = sha384(memory, &(window.at..window.at + (window.window.end - window.window.start)));
+            if brought.unwrap_or_else(|fault| stop_for(fault.into())) != wanted {
+                stop_for(GuestFault::VariablesRefused.into());
+            }
+        }
+        let mut cells = Shown::new(*memory, &window);
+        let opened = with(seams, |platform| vtpm.open_flash(platform, &mut cells));
+        let (flash, origin) = opened.unwrap_or_else(|fault| stop_for(fault));
+        console::line(
+            match origin {
+                FlashOrigin::Kept => {
+                    "husk: the firmware's variables are as the sealed volume keeps them, bytes"
+                }
+                FlashOrigin::Template => {
+                    "husk: the firmware's variables are those that were brought; the sealed volume keeps them, bytes"
+                }
+            },
+            u32::try_from(cells.size_bytes()).unwrap_or(u32::MAX),
+        );
+        variables::install(Chip { flash, cells, kept: (0, 0), mapped: true });
+    }
+
+    /// Makes durable what a guest waits for in its flash, and says whether one waited.
+    fn keep_flash(&mut self) -> bool {
+        if !variables::is_owed() {
+            return false;
+        }
+        if self.keep_changes().unwrap_or_else(|fault| stop_for(fault)) {
+            variables::settled();
+        }
+        // While somebody else is at the chip there is no rest.
+        true
+    }
+
+    /// Makes durable what was changed in the flash; whether the chip was free for that.
+    ///
+    /// # Errors
+    /// What stays when a fault that may pass was waited for. The guest must not run on: its firmware does not look at the status that would say so.
+    fn keep_changes(&mut self) -> Result<bool, Fault> {
+        let Self { seams, vtpm, .. } = self;
+        for last in (0..KEEPS_MAX).map(|tried| tried + 1 == KEEPS_MAX) {
+            let kept = variables::with(|Chip { flash, cells, kept, .. }| {
+                let blocks = u32::try_from(flash.changed().iter().count()).unwrap_or(u32::MAX);
+                with(seams, |platform| vtpm.keep_flash(platform, cells, flash))?;
+                *kept = (kept.0 + u32::from(blocks > 0), kept.1.saturating_add(blocks));
+                Ok::<(), Fault>(())
+            });
+            match kept {
+                None => return Ok(false),
+                Some(Ok(())) => return Ok(true),
+                Some(Err(fault)) if last || vtpm.latched().is_some() => return Err(fault),
+                Some(Err(_)) => clock::pause_ms(RESET_PAUSE_MS),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Shows what keeping a firmware's variables took.
+    fn show_flash(&self) {
+        if let Some((commits, blocks)) = variables::with(|chip| chip.kept) {
+            console::line("husk: flash: commits", commits);
+            console::line("husk: flash: blocks written", blocks);
+        }
+    }
+
     /// Resets the TPM with its machine, and starts the guest anew. What cannot be reset must not run on.
     fn reset(&mut self) {
+        self.keep_changes().map(drop).unwrap_or_else(|fault| stop_for(fault));
+        variables::with(|chip| chip.flash.reset()).unwrap_or_default();
+        svm::show_variables();
+        variables::settled();
         for _ in 0..RESETS_MAX {
             let Self { seams, vtpm, .. } = self;
             match with(seams, |platform| vtpm.reset(platform)) {
@@ -370,6 +465,10 @@ impl Server {
 
     /// Shuts the TPM down and lets the machine go off.
     fn power_off(&mut self) {
+        if let Err(fault) = self.keep_changes() {
+            // Nobody was told that it is kept.
+            console::line(fault.means(), fault.code());
+        }
         let Self { seams, vtpm, .. } = self;
         match with(seams, |platform| vtpm.shutdown(platform)) {
             Ok(()) => console::line("husk: the TPM shut down in order", 0),
@@ -377,6 +476,7 @@ impl Server {
             Err(fault) => console::line(fault.means(), fault.code()),
         }
         self.show_slowest();
+        self.show_flash();
         show_usage();
         svm::shut_down();
         loop {

@@ -82,6 +82,14 @@ impl Files {
     }
 }
 
+/// SHA-384 of what lies there.
+///
+/// # Errors
+/// [`GuestFault::OutOfRange`] or [`GuestFault::NotMeasured`].
+pub fn sha384(ram: &dyn Reach, range: &Range<u64>) -> Result<Value, GuestFault> {
+    hashed(ram, range, Bank::Sha384)
+}
+
 fn hashed(ram: &dyn Reach, range: &Range<u64>, bank: Bank) -> Result<Value, GuestFault> {
     let mut hash = bank.hash();
     let mut chunk = [0; CHUNK_BYTES];

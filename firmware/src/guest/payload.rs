@@ -1,21 +1,23 @@
-//! The blob that the host hands over: kernel, initrd, command line, launch configuration and firmware.
+//! The blob that the host hands over: kernel, initrd, command line, launch configuration, firmware and its first variables.
 //!
-//! One page of header, then the five parts in that order, each from a page boundary; the rest of each last page is
+//! One page of header, then the six parts in that order, each from a page boundary; the rest of each last page is
 //! zero. The launcher places it right behind the firmware's memory, at [`PAYLOAD_AT`]. Offsets follow from lengths, so no two parts can overlap. `tools/launcher` writes what this module defines.
 //!
 //! | offset | bytes | |
 //! | ---: | ---: | --- |
 //! | 0 | 8 | [`MAGIC`] |
 //! | 8 | 4 | [`VERSION`] |
-//! | 12 | 4 | how many parts: 5 |
-//! | 16 | 5 × 8 | the parts' lengths in bytes |
-//! | 56 | 8 | length of the whole |
+//! | 12 | 4 | how many parts: 6 |
+//! | 16 | 6 × 8 | the parts' lengths in bytes |
+//! | 64 | 8 | length of the whole |
 //!
-//! A guest without a firmware of its own begins in its kernel. One with a firmware begins there, and its kernel, if it has one, is what the firmware loads.
+//! A guest without a firmware of its own begins in its kernel. One with a firmware begins there, and its kernel, if it has one, is what the firmware loads. Variables are a firmware's, and lie right below it: what is kept
+//! takes their place.
 
 use super::GuestFault;
 use crate::memory::LAYER;
 use husk::attest::launch::CONFIG_BYTES_MAX;
+use husk::volume::blocks::{BLOCK_BYTES, BLOCKS_MAX};
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -24,19 +26,21 @@ pub const PAYLOAD_AT: u64 = LAYER.end;
 /// What every payload begins with.
 pub const MAGIC: [u8; 8] = *b"HUSKLOAD";
 /// The only version there is.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Every part begins at a multiple of this many bytes.
 pub const PAGE_BYTES: u64 = 4096;
 /// The most that a firmware has: what a PC decodes as its flash (Intel 316972-004, section 9.4.2, "FWH_E0" to "FWH_F8"), less the
 /// interrupt controllers' pages below.
 pub const FIRMWARE_BYTES_MAX: u64 = 8 << 20;
+/// The most that is kept of a firmware's variables.
+pub const VARIABLES_BYTES_MAX: u64 = (BLOCKS_MAX * BLOCK_BYTES) as u64;
 /// The least that a kernel has without a firmware to load it: its header lies there.
 const KERNEL_BYTES_MIN: u64 = 0x1000;
 /// Size of the fields in front.
 pub const HEADER_BYTES: usize = size_of::<Header>();
 /// How many parts there are.
-pub const PARTS: usize = 5;
-const PARTS_SAID: u32 = 5;
+pub const PARTS: usize = 6;
+const PARTS_SAID: u32 = 6;
 
 /// Which part is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +56,14 @@ pub enum Part {
     Config = 3,
     /// The guest's firmware, which ends at 4 GiB: whole pages; may be empty.
     Firmware = 4,
+    /// What the firmware's flash of variables holds before anything is kept of it: whole blocks; may be empty.
+    Variables = 5,
 }
 
 impl Part {
     /// All of them, in their order.
     pub const ALL: [Self; PARTS] =
-        [Self::Kernel, Self::Initrd, Self::CommandLine, Self::Config, Self::Firmware];
+        [Self::Kernel, Self::Initrd, Self::CommandLine, Self::Config, Self::Firmware, Self::Variables];
 
     /// The fewest and the most bytes.
     #[must_use]
@@ -68,6 +74,7 @@ impl Part {
             Self::CommandLine => (0, 2047),
             Self::Config => (1, CONFIG_BYTES_MAX as u64),
             Self::Firmware => (0, FIRMWARE_BYTES_MAX),
+            Self::Variables => (0, VARIABLES_BYTES_MAX),
         }
     }
 }
@@ -114,9 +121,11 @@ impl Shape {
             *extent = Extent { offset, bytes };
             offset += bytes.next_multiple_of(PAGE_BYTES);
         }
-        let [kernel, .., firmware] = lengths;
+        let [kernel, .., firmware, variables] = lengths;
         let begins = firmware > 0 || kernel >= KERNEL_BYTES_MIN;
-        if begins && firmware.is_multiple_of(PAGE_BYTES) {
+        let flash = [firmware, variables].iter().all(|bytes| bytes.is_multiple_of(PAGE_BYTES));
+        let owned = variables == 0 || firmware > 0;
+        if begins && flash && owned && firmware + variables <= FIRMWARE_BYTES_MAX {
             Ok(Self { parts, bytes: offset })
         } else {
             Err(GuestFault::PayloadMalformed)
@@ -162,13 +171,16 @@ impl Shape {
 mod tests {
     use super::{HEADER_BYTES, Part, Shape};
 
-    const LENGTHS: [u64; 5] = [0x1001, 5, 0, 300, 0x2000];
+    const LENGTHS: [u64; 6] = [0x1001, 5, 0, 300, 0x2000, 0x1000];
 
     #[test]
     fn parts_lie_on_pages_of_their_own_in_order() {
         let shape = Shape::of(LENGTHS).unwrap();
-        assert_eq!(Part::ALL.map(|part| shape.part(part).offset), [0x1000, 0x3000, 0x4000, 0x4000, 0x5000]);
-        assert_eq!(shape.bytes(), 0x7000);
+        assert_eq!(
+            Part::ALL.map(|part| shape.part(part).offset),
+            [0x1000, 0x3000, 0x4000, 0x4000, 0x5000, 0x7000]
+        );
+        assert_eq!(shape.bytes(), 0x8000);
         assert_eq!(Shape::parse(&shape.header()), Ok(shape));
     }
 
@@ -191,6 +203,8 @@ mod tests {
             let (least, most) = part.bounds();
             let with = |bytes| {
                 let mut lengths = LENGTHS;
+                // A firmware of the most bytes leaves no room for variables.
+                lengths[Part::Variables as usize] = 0;
                 lengths[part as usize] = bytes;
                 Shape::of(lengths)
             };
@@ -202,8 +216,16 @@ mod tests {
 
     #[test]
     fn something_begins_and_a_firmware_is_made_of_pages() {
-        assert!(Shape::of([0, 0, 0, 1, 0]).is_err() && Shape::of([0xFFF, 0, 0, 1, 0]).is_err());
-        assert!(Shape::of([0x1000, 0, 0, 1, 0]).is_ok() && Shape::of([0, 0, 0, 1, 0x1000]).is_ok());
-        assert!(Shape::of([0x1000, 0, 0, 1, 0x1001]).is_err());
+        assert!(Shape::of([0, 0, 0, 1, 0, 0]).is_err() && Shape::of([0xFFF, 0, 0, 1, 0, 0]).is_err());
+        assert!(Shape::of([0x1000, 0, 0, 1, 0, 0]).is_ok() && Shape::of([0, 0, 0, 1, 0x1000, 0]).is_ok());
+        assert!(Shape::of([0x1000, 0, 0, 1, 0x1001, 0]).is_err());
+    }
+
+    #[test]
+    fn variables_are_a_firmwares_and_share_its_room() {
+        assert!(Shape::of([0, 0, 0, 1, 0x1000, 0x1000]).is_ok());
+        assert!(Shape::of([0, 0, 0, 1, 0x1000, 0x1001]).is_err());
+        assert!(Shape::of([0x1000, 0, 0, 1, 0, 0x1000]).is_err(), "nobody's");
+        assert!(Shape::of([0, 0, 0, 1, super::FIRMWARE_BYTES_MAX, 0x1000]).is_err(), "no room below 4 GiB");
     }
 }

@@ -52,7 +52,7 @@ pub enum Begin {
     ResetVector,
 }
 
-/// A firmware in the guest's flash.
+/// A part of the guest's flash: its firmware, or that one's variables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flash {
     /// Where the guest finds it.
@@ -151,6 +151,14 @@ impl<'m> Guest<'m> {
         let extent = self.shape.part(Part::Firmware);
         let flash = Flash { window: FLASH_END - extent.bytes..FLASH_END, at: self.at(extent) };
         matches!(self.way, Way::Firmware(_)).then_some(flash)
+    }
+
+    /// The flash with the firmware's variables, right below the firmware, if there is one.
+    #[must_use]
+    pub fn variables(&self) -> Option<Flash> {
+        let extent = self.shape.part(Part::Variables);
+        let end = self.flash()?.window.start;
+        (extent.bytes > 0).then(|| Flash { window: end - extent.bytes..end, at: self.at(extent) })
     }
 
     /// What the guest must not reach: the firmware's memory and the payload.

@@ -7,6 +7,7 @@ use super::apic::{Command, Destination, LocalWrite, Set, command, local_write};
 use super::counters::{Counter, count};
 use super::decode::Size;
 use super::emulate::Bus;
+use super::flash;
 use super::hardware;
 use super::machine::{CRB, CRB_BUFFER, Config, IO_APIC, LOCAL_APIC, Machine};
 use super::processors;
@@ -63,6 +64,10 @@ impl Bus for Below {
             BufferPage.copy_in(native(within), &mut raw[..size as usize]);
             return u64::from_le_bytes(raw);
         }
+        if let Some(offset) = self.machine.in_variables(address) {
+            count(Counter::Flash);
+            return flash::load(self.machine, self.cpu, offset, size as usize);
+        }
         if LOCAL_APIC.contains(&address) || IO_APIC.contains(&address) {
             return registers(address).map_or(u64::MAX, |device| device.read32(within).into());
         }
@@ -87,6 +92,9 @@ impl Bus for Below {
             crb_device::write(native(within), width(size), value);
         } else if traps && CRB_BUFFER.contains(&address) {
             BufferPage.copy_out(native(within), &bytes[..size as usize]);
+        } else if let Some(offset) = self.machine.in_variables(address) {
+            count(Counter::Flash);
+            flash::store(self.machine, self.cpu, offset, (size as usize, value));
         } else if LOCAL_APIC.contains(&address) {
             count(Counter::Apic);
             if size == Size::Dword {

@@ -16,6 +16,8 @@ pub enum Counter {
     Port,
     /// Accesses to the TPM's registers.
     Crb,
+    /// Accesses to the flash with a firmware's variables.
+    Flash,
     /// Writes to an interrupt controller.
     Apic,
     /// Accesses to hidden memory: they read ones, and wrote nothing.
@@ -46,6 +48,7 @@ pub const SHOWN: [(Counter, &str); COUNTERS] = [
     (Counter::Msr, "husk: count: msr"),
     (Counter::Port, "husk: count: port"),
     (Counter::Crb, "husk: count: crb"),
+    (Counter::Flash, "husk: count: flash"),
     (Counter::Apic, "husk: count: apic"),
     (Counter::HiddenMemory, "husk: count: hidden memory"),
     (Counter::HiddenPort, "husk: count: hidden port"),

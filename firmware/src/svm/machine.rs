@@ -11,7 +11,7 @@ use crate::console;
 use crate::crb_device;
 use crate::crb_private::wants_cancel;
 use crate::guest::start::Flash;
-use crate::memory::{Kind, LAYER, Physical, Registers, overlap};
+use crate::memory::{Kind, LAYER, Physical, Registers, native, overlap};
 use crate::pci::{ConfigSpace, Inventory, Refusal};
 use crate::policy::{Page, crb_pages, shared_with_host};
 use crate::stop::{Stop, stop};
@@ -65,6 +65,10 @@ pub(super) struct Machine {
     pub(super) crb: Layout,
     /// Its firmware, if it has one of its own.
     pub(super) flash: Option<Flash>,
+    /// Where that one's variables are, if they are kept.
+    pub(super) variables: Option<Flash>,
+    /// What it sees of memory.
+    nested: Mutex<Npt<'static>>,
 }
 
 /// What the guest's machine is made by.
@@ -82,11 +86,13 @@ pub struct Plan<'p> {
     pub crb: Layout,
     /// The guest's firmware, if it has one of its own.
     pub flash: Option<Flash>,
+    /// Where that one's variables are, if they are kept.
+    pub variables: Option<Flash>,
 }
 
 /// Makes the map and the fences of the guest. Stops the machine if a device could reach the layer.
 pub fn prepare(memory: Physical, plan: &Plan<'_>) {
-    let Plan { hidden, power, service, ways, crb, ref flash } = *plan;
+    let Plan { hidden, power, service, ways, crb, ref flash, ref variables } = *plan;
     let inventory = inventory();
     check_timer();
     let found = u16::try_from(Config.read(SOUTH_BRIDGE, PMBASE) & 0xFF80).unwrap_or(0);
@@ -113,11 +119,12 @@ pub fn prepare(memory: Physical, plan: &Plan<'_>) {
         console::line("husk: on SEV-SNP the host reads from", low(shared.start));
         console::line("husk:   up to", low(shared.end));
     }
-    let Ok(nested_cr3) = map(&kept, &crb_pages, flash.as_ref()) else { stop(Stop::Bug, line!()) };
+    let roms = flash.iter().chain(variables);
+    let Ok(nested) = map(&kept, &crb_pages, roms) else { stop(Stop::Bug, line!()) };
     let fences = Fences {
         iopm: core::ptr::from_mut(iopm) as u64,
         msrpm: core::ptr::from_mut(leaked(&MSRPM)) as u64,
-        nested_cr3,
+        nested_cr3: nested.root(),
     };
     MACHINE.call_once(|| Machine {
         fences,
@@ -132,6 +139,8 @@ pub fn prepare(memory: Physical, plan: &Plan<'_>) {
         ways,
         crb,
         flash: flash.clone(),
+        variables: variables.clone(),
+        nested: Mutex::new(nested),
     });
 }
 
@@ -156,6 +165,22 @@ impl Machine {
     pub(super) fn source(&self, range: &Range<u64>) -> Option<u64> {
         let in_flash = self.flash.as_ref().and_then(|flash| flash.source(range));
         in_flash.or_else(|| self.is_guests(range).then_some(range.start))
+    }
+
+    /// Where in the flash with the firmware's variables an address lies, if it does.
+    pub(super) fn in_variables(&self, address: u64) -> Option<usize> {
+        let window = &self.variables.as_ref()?.window;
+        window.contains(&address).then(|| native(address - window.start))
+    }
+
+    /// Shows the array of the flash with the firmware's variables to whoever reads, or has reads exit, too. Who had it mapped must forget that.
+    pub(super) fn map_variables(&self, shown: bool) {
+        let Some(Flash { window, at }) = &self.variables else { return };
+        let view = if shown { View::Rom(*at) } else { View::Nothing };
+        // Of pages alone, which the first map has split: each entry changes by one store, and at no instant is there another one.
+        if self.nested.lock().set(window.clone(), view).is_err() {
+            stop(Stop::Bug, line!());
+        }
     }
 
     /// The guest wrote to a CRB in its memory: whoever serves it rests, or is at a command that is to end early.
@@ -235,7 +260,11 @@ fn check_timer() {
 }
 
 /// The nested map.
-fn map(hidden: &[Range<u64>], crb: &[(Page, Range<u64>)], flash: Option<&Flash>) -> Result<u64, NptFault> {
+fn map<'f>(
+    hidden: &[Range<u64>],
+    crb: &[(Page, Range<u64>)],
+    roms: impl Iterator<Item = &'f Flash>,
+) -> Result<Npt<'static>, NptFault> {
     let pool = leaked(&POOL);
     let base = pool.as_ptr() as u64;
     let mut npt = Npt::identity(pool, base)?;
@@ -252,10 +281,10 @@ fn map(hidden: &[Range<u64>], crb: &[(Page, Range<u64>)], flash: Option<&Flash>)
     for range in hidden {
         npt.set(range.clone(), Page::Layer.view(None))?;
     }
-    if let Some(flash) = flash {
+    for flash in roms {
         npt.set(flash.window.clone(), View::Rom(flash.at))?;
     }
-    Ok(npt.root())
+    Ok(npt)
 }
 
 /// The low half of an address below 4 GiB, where everything of the layer's and every CRB lies.

@@ -7,7 +7,7 @@
 //! **Trust.** None in the guest: its registers, its page tables and its instructions are allegations, and may change while they
 //! are read.
 //! **Laws.** The layer's memory is in no guest's map. What is hidden behaves like a hole: reads are ones, writes are
-//! dropped, both are counted. Nothing a guest does stops the layer, and no guest access waits for a TPM command; only a call (`gate`) does.
+//! dropped, both are counted. Nothing a guest does stops the layer, and no guest access waits for a TPM command; only a call (`gate`) does, and an access to the flash that would tell of what is not durable yet.
 //! **Not here.** The TPM's registers (`crb_device`, over `husk::frontend::crb`), PCI (`pci`), what a guest boots from.
 
 pub mod apic;
@@ -20,6 +20,8 @@ pub mod counters;
 pub mod cpuid;
 pub mod decode;
 pub mod emulate;
+#[cfg(target_os = "none")]
+mod flash;
 pub mod gate;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "the instructions of SVM, ports and MSRs")]
@@ -42,6 +44,8 @@ pub mod walk;
 
 #[cfg(target_os = "none")]
 pub use calls::{Call, GuestRam};
+#[cfg(target_os = "none")]
+pub use flash::show_variables;
 #[cfg(target_os = "none")]
 pub use machine::{Plan, prepare};
 #[cfg(target_os = "none")]

@@ -1,7 +1,7 @@
 //! The guest's view of memory: nested page tables (AMD64 APM volume 2, section 15.25).
 //!
 //! An identity map of 512 GiB, coarse where nothing is special, split where something is. The tables come from a pool of
-//! constant size; the map is made before a guest runs and never changes while one does.
+//! constant size; the map is made before a guest runs. While one does, only the flash with its firmware's variables changes: pages that are read where they lie, or not at all.
 
 use core::ops::Range;
 

@@ -20,10 +20,17 @@ struct Shared {
     busy: AtomicBool,
     /// An NMI was sent to it by the layer.
     kicked: AtomicBool,
+    /// What it holds of the guest's map is of before a change.
+    stale: AtomicBool,
 }
 
 static SHARED: [Shared; CPUS_MAX] = [const {
-    Shared { mailbox: Mailbox::new(), busy: AtomicBool::new(false), kicked: AtomicBool::new(false) }
+    Shared {
+        mailbox: Mailbox::new(),
+        busy: AtomicBool::new(false),
+        kicked: AtomicBool::new(false),
+        stale: AtomicBool::new(false),
+    }
 }; CPUS_MAX];
 
 /// Where the first processor begins, once that is known.
@@ -93,6 +100,20 @@ pub(super) fn was_kicked(cpu: usize) -> bool {
 pub(super) fn nmi(cpu: usize) {
     SHARED[cpu].mailbox.nmi();
     kick(cpu);
+}
+
+/// Something was taken out of the guest's map: every processor forgets what it holds of it, before it runs its guest again.
+pub(super) fn forget_maps() {
+    let cpus = machine().map_or(0, super::machine::Machine::guest_cpus);
+    for (cpu, shared) in SHARED.iter().enumerate().take(cpus) {
+        shared.stale.store(true, Ordering::Release);
+        kick(cpu);
+    }
+}
+
+/// Whether processor `cpu` is to forget it; asked once for each time.
+pub(super) fn is_stale(cpu: usize) -> bool {
+    SHARED[cpu].stale.swap(false, Ordering::AcqRel)
 }
 
 /// INIT of the first processor restarts the machine.

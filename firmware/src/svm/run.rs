@@ -95,6 +95,9 @@ impl Guest {
             if let After::Left = self.heed() {
                 return;
             }
+            if processors::is_stale(self.cpu) {
+                self.processor.area.vmcb.flush();
+            }
             self.processor.run();
             count(Counter::Exits);
             self.exit();

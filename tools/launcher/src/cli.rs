@@ -34,6 +34,9 @@ pub struct Args {
     /// A UEFI firmware in which the guest begins, such as Debian's /usr/share/OVMF/OVMF_CODE_4M.fd; what --kernel names is then any program that it loads
     #[arg(long, value_name = "FILE", conflicts_with = "sev_snp")]
     firmware: Option<PathBuf>,
+    /// The firmware's variables before any are kept, such as a copy of Debian's /usr/share/OVMF/OVMF_VARS_4M.fd with the tenant's keys [default: those in the firmware's own file, if there are any]; once a launch has taken them, those are used that the volume keeps
+    #[arg(long, value_name = "FILE", requires = "firmware")]
+    firmware_vars: Option<PathBuf>,
     /// The guest's kernel, a bzImage
     #[arg(long, value_name = "FILE", required_unless_present_any = ["measure_only", "sev_snp", "firmware"])]
     kernel: Option<PathBuf>,
@@ -113,6 +116,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let sources = args.sources(config)?;
     let inputs = Inputs::read(&sources, args.memory)?;
+    if let Some(words) = where_variables_are(&inputs) {
+        eprintln!("husk run: {words}");
+    }
     let pipe = match (inputs.launch.mode, &args.broker) {
         (Trusted::Strict, Some(broker)) => {
             if inputs.launch.kbs == Kbs::Required && args.kbs.is_none() {
@@ -164,6 +170,23 @@ fn guest_cpus(vcpus: u32) -> anyhow::Result<u8> {
     })
 }
 
+/// Where the variables of a guest's firmware are, if it has one.
+fn where_variables_are(inputs: &Inputs) -> Option<&'static str> {
+    let flash = inputs.flash();
+    match (flash.firmware.is_empty(), flash.variables.is_empty(), inputs.launch.mode) {
+        (true, _, _) => None,
+        (false, true, _) => Some(
+            "the firmware's variables are in memory: they end with the machine, and so does Secure Boot; --firmware-vars has them kept",
+        ),
+        (false, false, Trusted::Strict) => Some(
+            "the firmware's variables are kept in the sealed volume, as fresh as the TPM's memory; those that are brought count on the first launch alone",
+        ),
+        (false, false, Trusted::HwSealed) => Some(
+            "the firmware's variables are kept in the HW-SEALED volume: an old copy of it, with Secure Boot's keys of then, can be put back",
+        ),
+    }
+}
+
 /// The way to a broker that there is none of.
 struct NoBroker;
 
@@ -176,13 +199,8 @@ impl Pipe for NoBroker {
 impl Args {
     /// What the guest starts from, as far as words can contradict each other.
     fn sources<'s>(&'s self, config: &'s Path) -> anyhow::Result<Sources<'s>> {
-        if self.firmware.is_some() {
-            if self.crb == CrbPlace::Private {
-                bail!("a UEFI firmware finds the TPM at its usual address only; leave --crb private away");
-            }
-            eprintln!(
-                "husk run: the firmware's variables are in memory: they end with the machine, and so does Secure Boot"
-            );
+        if self.firmware.is_some() && self.crb == CrbPlace::Private {
+            bail!("a UEFI firmware finds the TPM at its usual address only; leave --crb private away");
         }
         if self.kernel.is_none() && self.initrd.is_some() {
             bail!("an initrd is for a kernel; give --kernel, or leave --initrd away");
@@ -193,6 +211,7 @@ impl Args {
             command_line: if self.kernel.is_some() { &self.append } else { "" },
             config,
             firmware: self.firmware.as_deref(),
+            variables: self.firmware_vars.as_deref(),
         })
     }
 

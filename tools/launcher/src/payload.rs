@@ -1,11 +1,12 @@
 //! Packing what the guest starts from, after checking it as the firmware will.
 
+use crate::flash::Flash;
 use husk::attest::launch::LaunchConfig;
 use husk::fault::Fault;
 use husk_firmware::guest::GuestFault;
 use husk_firmware::guest::bzimage::{FRONT_BYTES, Header};
 use husk_firmware::guest::map::{Map, Region, USABLE};
-use husk_firmware::guest::payload::{FIRMWARE_BYTES_MAX, PAGE_BYTES, PARTS, PAYLOAD_AT, Part, Shape};
+use husk_firmware::guest::payload::{PARTS, PAYLOAD_AT, Part, Shape};
 use husk_firmware::guest::place::Place;
 use husk_firmware::guest::uefi::{FLASH_END, Told};
 use husk_firmware::memory::LAYER;
@@ -17,9 +18,6 @@ use std::path::{Path, PathBuf};
 const LOW_MEMORY_END: u64 = 2 << 30;
 /// Low memory ends at a multiple of this many bytes, so that its tables stay few.
 const LOW_MEMORY_UNIT: u64 = 2 << 20;
-/// Every volume of a UEFI firmware has these bytes at this place (UEFI PI 1.8, volume 3, "EFI_FIRMWARE_VOLUME_HEADER").
-const VOLUME_SIGNATURE: &[u8; 4] = b"_FVH";
-const VOLUME_SIGNATURE_AT: usize = 40;
 /// What the machine's firmware keeps at the end of low memory, in bytes.
 const KEPT_BYTES: u64 = 0x4_0000;
 
@@ -56,6 +54,26 @@ pub enum PayloadError {
     Firmware {
         /// Which file.
         path: PathBuf,
+    },
+    /// What is to be its variables is refused.
+    #[error(
+        "{path} is no store of a UEFI firmware's variables of whole pages, at most 528 KiB; pass the OVMF_VARS_4M.fd that came with the firmware"
+    )]
+    Variables {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The firmware's file has room for another store than that.
+    #[error(
+        "{path} has {bytes} bytes, and the firmware's own variables {firmware_bytes}; pass the store that came with the firmware"
+    )]
+    OtherVariables {
+        /// Which file.
+        path: PathBuf,
+        /// How long it is.
+        bytes: usize,
+        /// How long the store in the firmware's file is.
+        firmware_bytes: usize,
     },
     /// The launch configuration is refused.
     #[error("the launch configuration {path}: {}; {}", why.means(), why.next())]
@@ -98,12 +116,14 @@ pub struct Sources<'s> {
     pub config: &'s Path,
     /// The guest's own firmware.
     pub firmware: Option<&'s Path>,
+    /// What that one's variables are before any are kept; otherwise those in its own file, if there are any.
+    pub variables: Option<&'s Path>,
 }
 
 /// What a guest starts from.
 #[derive(Clone, Debug)]
 pub struct Inputs {
-    firmware: Vec<u8>,
+    flash: Flash,
     kernel: Vec<u8>,
     initrd: Vec<u8>,
     command_line: String,
@@ -126,7 +146,8 @@ impl Inputs {
         let config = read("launch configuration", config_path)?;
         let launch = parse_config(&config)
             .map_err(|why| PayloadError::Config { path: config_path.to_owned(), why })?;
-        let firmware = sources.firmware.map_or(Ok(Vec::new()), firmware)?;
+        let flash =
+            sources.firmware.map_or(Ok(Flash::default()), |path| Flash::read(path, sources.variables))?;
         let header = match (sources.firmware, sources.kernel) {
             (Some(_), _) => None,
             (None, path) => Some(header(&kernel, command_line).map_err(|why| PayloadError::Kernel {
@@ -134,20 +155,27 @@ impl Inputs {
                 why: why.fault(),
             })?),
         };
-        let parts = [&kernel[..], &initrd, command_line.as_bytes(), &config, &firmware];
+        let parts =
+            [&kernel[..], &initrd, command_line.as_bytes(), &config, &flash.firmware, &flash.variables];
         let shape = Shape::of(parts.map(|part| part.len() as u64)).map_err(|_| too_long(&parts))?;
         if command_line.contains('\0') {
             return Err(too_long(&parts));
         }
         fits(header.as_ref(), &shape, memory_mib)?;
-        Ok(Self { firmware, kernel, initrd, command_line: command_line.to_owned(), config, launch, shape })
+        Ok(Self { flash, kernel, initrd, command_line: command_line.to_owned(), config, launch, shape })
+    }
+
+    /// The guest's flash; empty without a firmware of its own.
+    #[must_use]
+    pub const fn flash(&self) -> &Flash {
+        &self.flash
     }
 
     /// Where low memory is to end, in MiB, for a guest with a firmware of its own: that one's own ends where the layer's begins, and
     /// goes on above 4 GiB.
     #[must_use]
     pub fn low_memory_mib(&self) -> Option<u64> {
-        (!self.firmware.is_empty()).then(|| low_end(&self.shape) >> 20)
+        (!self.flash.firmware.is_empty()).then(|| low_end(&self.shape) >> 20)
     }
 
     /// Writes the payload.
@@ -163,8 +191,9 @@ impl Inputs {
             Ok::<(), io::Error>(())
         };
         put(0, &self.shape.header())?;
+        let Flash { firmware, variables } = &self.flash;
         let parts =
-            [&self.kernel[..], &self.initrd, self.command_line.as_bytes(), &self.config, &self.firmware];
+            [&self.kernel[..], &self.initrd, self.command_line.as_bytes(), &self.config, firmware, variables];
         for (part, bytes) in Part::ALL.into_iter().zip(parts) {
             put(self.shape.part(part).offset, bytes)?;
         }
@@ -172,19 +201,8 @@ impl Inputs {
     }
 }
 
-fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, PayloadError> {
+pub(crate) fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, PayloadError> {
     fs::read(path).map_err(|why| PayloadError::Read { what, path: path.to_owned(), why })
-}
-
-fn firmware(path: &Path) -> Result<Vec<u8>, PayloadError> {
-    let bytes = read("firmware", path)?;
-    let signature = bytes.get(VOLUME_SIGNATURE_AT..VOLUME_SIGNATURE_AT + VOLUME_SIGNATURE.len());
-    let fits = bytes.len() as u64 <= FIRMWARE_BYTES_MAX && (bytes.len() as u64).is_multiple_of(PAGE_BYTES);
-    if fits && signature == Some(VOLUME_SIGNATURE) {
-        Ok(bytes)
-    } else {
-        Err(PayloadError::Firmware { path: path.to_owned() })
-    }
 }
 
 fn parse_config(bytes: &[u8]) -> Result<LaunchConfig, Fault> {
@@ -208,6 +226,7 @@ fn too_long(parts: &[&[u8]; PARTS]) -> PayloadError {
         ("the command line", "give at most 2047 bytes, none of them zero"),
         ("the launch configuration", "pass the file that `husk vm enroll` wrote"),
         ("the firmware", "8 MiB is the most"),
+        ("the firmware's variables", "528 KiB are the most"),
     ];
     let wrong = Part::ALL.iter().zip(parts).position(|(part, bytes)| {
         let (least, most) = part.bounds();
@@ -278,6 +297,7 @@ mod tests {
             min_key_generation: 0,
             processor: None,
             staleness: None,
+            variables: None,
         };
         let mut text = String::new();
         config.write(&mut text).unwrap();
@@ -293,6 +313,7 @@ mod tests {
             command_line,
             config: &config,
             firmware: None,
+            variables: None,
         };
         Inputs::read(&sources, memory_mib)
     }
@@ -327,8 +348,14 @@ mod tests {
         let folder = folder();
         let config = folder.path().join("config");
         let path = folder.path().join("firmware");
-        let sources =
-            Sources { kernel: None, initrd: None, command_line: "", config: &config, firmware: Some(&path) };
+        let sources = Sources {
+            kernel: None,
+            initrd: None,
+            command_line: "",
+            config: &config,
+            firmware: Some(&path),
+            variables: None,
+        };
         std::fs::write(&path, firmware()).unwrap();
         let inputs = Inputs::read(&sources, 512).unwrap();
         assert_eq!(

@@ -168,7 +168,7 @@ pub(crate) fn lock(path: &Path) -> anyhow::Result<File> {
     }
     let bytes = file.metadata().with_context(|| shown.to_string())?.len();
     if bytes < VOLUME_BYTES_MIN || !bytes.is_multiple_of(4096) {
-        bail!("the volume {shown} has {bytes} bytes; make one of 1 MiB with `husk volume create`");
+        bail!("the volume {shown} has {bytes} bytes; make one with `husk volume create`");
     }
     Ok(file)
 }

@@ -4,6 +4,7 @@ use crate::survey::{AreaSurvey, HeadSurvey, Survey, survey};
 use anyhow::Context as _;
 use husk::release::HEAD_DIGEST_BYTES;
 use husk::release::hw_sealed::Permit;
+use husk::volume::blocks::DISK_BYTES_MAX;
 use husk::volume::layout::VOLUME_BYTES_MAX;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -83,7 +84,7 @@ impl VolumeCommand {
     }
 }
 
-/// A volume of zeros is blank: only a signed grant to create makes a TPM of it.
+/// A volume of zeros is blank: only a signed grant to create makes a TPM of it. It has room for a UEFI firmware's variables.
 fn create(args: &CreateArgs) -> anyhow::Result<()> {
     let path = args.image.display();
     let permit = args.permit.as_deref().map(permit).transpose()?;
@@ -94,12 +95,11 @@ fn create(args: &CreateArgs) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make {path}; a file that exists is never overwritten"))?;
     let front = permit.as_ref().map_or(&[][..], |permit| permit.as_bytes());
     let sized =
-        file.write_all(front).and_then(|()| file.set_len(VOLUME_BYTES_MAX)).and_then(|()| file.sync_all());
-    sized
-        .with_context(|| format!("cannot give {path} its {VOLUME_BYTES_MAX} bytes; check the space left"))?;
+        file.write_all(front).and_then(|()| file.set_len(DISK_BYTES_MAX)).and_then(|()| file.sync_all());
+    sized.with_context(|| format!("cannot give {path} its {DISK_BYTES_MAX} bytes; check the space left"))?;
     match permit {
-        None => println!("{path}: blank, {VOLUME_BYTES_MAX} bytes"),
-        Some(_) => println!("{path}: a permit for HW-SEALED, {VOLUME_BYTES_MAX} bytes. {NO_PROTECTION}"),
+        None => println!("{path}: blank, {DISK_BYTES_MAX} bytes"),
+        Some(_) => println!("{path}: a permit for HW-SEALED, {DISK_BYTES_MAX} bytes. {NO_PROTECTION}"),
     }
     Ok(())
 }

@@ -13,8 +13,8 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a VM may answer without asking its broker again: short, so that a power cut costs the demo little.
 const LEASE_SECONDS: &str = "3";
 
-/// The size of a volume in bytes.
-const VOLUME_BYTES: u64 = 1 << 20;
+/// The size of a volume in bytes, as `husk volume create` makes one.
+const VOLUME_BYTES: u64 = 2080 << 10;
 
 /// The program and the folder in which everything happens.
 #[derive(Clone, Debug)]

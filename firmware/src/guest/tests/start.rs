@@ -19,6 +19,7 @@ const MEMORY_BYTES: usize = 80 << 20;
 const LAYER: Range<u64> = 0x380_0000..0x400_0000;
 const PAYLOAD_AT: u64 = 0x480_0000;
 const INITRD: [u8; 5000] = [0x1D; 5000];
+const VARIABLES: [u8; 0x1000] = [0x7A; 0x1000];
 const COMMAND_LINE: &[u8] = b"console=ttyS0 panic=-1";
 
 fn kernel() -> Vec<u8> {
@@ -33,7 +34,14 @@ fn payload() -> Vec<u8> {
 
 fn payload_with(firmware: &[u8]) -> Vec<u8> {
     let kernel = kernel();
-    let parts = [&kernel[..], &INITRD, COMMAND_LINE, b"config", firmware];
+    let parts = [
+        &kernel[..],
+        &INITRD,
+        COMMAND_LINE,
+        b"config",
+        firmware,
+        &VARIABLES[..firmware.len().min(1) * 0x1000],
+    ];
     let shape = Shape::of(parts.map(|part| part.len() as u64)).unwrap();
     let mut blob = shape.header().to_vec();
     for (part, bytes) in Part::ALL.into_iter().zip(parts) {
@@ -145,6 +153,12 @@ fn a_firmware_begins_at_the_reset_vector_with_its_file_below_4_gib() {
     let mut guest = Guest::plan(&memory, roomy, &mut description).unwrap();
     let flash = guest.flash().unwrap();
     assert_eq!(flash.window, 0xFFFF_D000..0x1_0000_0000);
+    let variables = guest.variables().unwrap();
+    assert_eq!(variables.window, 0xFFFF_C000..0xFFFF_D000, "right below it");
+    let mut content = VARIABLES;
+    content.fill(0);
+    memory.copy_in(variables.at, &mut content).unwrap();
+    assert_eq!(content, VARIABLES);
     let mut first = [0; 1];
     memory.copy_in(flash.source(&(0xFFFF_FFFF..0x1_0000_0000)).unwrap(), &mut first).unwrap();
     assert_eq!(first, [0xF0]);
