@@ -100,6 +100,8 @@ each_target! {
     image_ovmf
     svsm_call
     manifest
+    payload_header
+    flash
     quote
     ek_certificate
 }

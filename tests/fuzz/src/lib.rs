@@ -22,6 +22,7 @@ mod command;
 mod corpus;
 mod crb;
 mod evidence;
+mod guest;
 mod image;
 mod input;
 mod kbs;
@@ -125,6 +126,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "image_ovmf", run: image::ovmf, seeds: image::ovmf_seeds, mutations: 10_000 },
     Target { name: "svsm_call", run: svsm::call, seeds: svsm::call_seeds, mutations: 3_000 },
     Target { name: "manifest", run: svsm::manifest, seeds: svsm::manifest_seeds, mutations: 20_000 },
+    Target { name: "payload_header", run: guest::payload, seeds: guest::payload_seeds, mutations: 50_000 },
+    Target { name: "flash", run: guest::flash, seeds: guest::flash_seeds, mutations: 200 },
     Target { name: "quote", run: tpm_evidence::quote, seeds: tpm_evidence::quote_seeds, mutations: 4_000 },
     Target {
         name: "ek_certificate",
