@@ -1,5 +1,5 @@
 # Below a UEFI firmware: what the layer measured before it, and what it measured itself, together replay to the PCRs that the TPM has.
-# The script runs twice, with a reset of the machine between.
+# Its variables are in the flash that the layer keeps. The script runs three times: behind a reset of the machine, and in another machine.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/reset.sh"
 
@@ -48,6 +48,33 @@ layer_measures() {
     echo "$(grep -c EventNum "$work/events") events of the layer's"
 }
 
+# A variable of this guest's own: written the first time, in the flash and behind a reset and a power-off ever after.
+variables=/sys/firmware/efi/efivars
+own_variable=$variables/HuskPeer-4c2f3e5e-6c8e-4b9c-9f0a-3b7d5a1c2e10
+# Attributes first: non-volatile, of boot and run time (UEFI 2.10, section 8.2 "GetVariable").
+variable_content='\007\000\000\000what the guest wrote on its first boot'
+
+variable_kept() {
+    insmod /husk/efivarfs.ko 2>/dev/null
+    mount -t efivarfs none "$variables" 2>/dev/null
+    ls "$variables" | grep -q "^SecureBoot-" || { echo "the firmware shows no variables"; return 1; }
+    printf "$variable_content" >"$work/variable"
+    if tpm2 getcap handles-nv-index | grep -q -i "${across#0x0}"; then
+        cmp "$own_variable" "$work/variable" && echo "the variable is there; $(ls "$variables" | wc -l) in all"
+    else
+        [ ! -e "$own_variable" ] && cat "$work/variable" >"$own_variable" &&
+            cmp "$own_variable" "$work/variable" && echo "a variable is written, among $(ls "$variables" | wc -l)"
+    fi
+}
+
+# The tenant's own keys are enrolled, and what was started is signed by them: PCR 7 holds that it was.
+secure_boot() {
+    enabled=$(tail -c 1 "$variables"/SecureBoot-* | od -An -t u1) && [ "$enabled" -eq 1 ] || { echo "SecureBoot is $enabled"; return 1; }
+    tpm2 eventlog "$work/own" >"$work/events" && grep -q EV_EFI_VARIABLE_AUTHORITY "$work/events" ||
+        { echo "PCR 7 names no authority"; return 1; }
+    dmesg | grep -i -m 1 -E 'secure ?boot' || { echo "the kernel does not know"; return 1; }
+}
+
 by_uefi() {
     [ -d /sys/firmware/efi ] && dmesg | grep -m 1 'efi: EFI v'
 }
@@ -76,5 +103,7 @@ step event-log-sha256 replays sha256
 step event-log-sha384 replays sha384
 step memory-ends-at-the-layer memory_ends_at_the_layer
 step processors processors
+step variable variable_kept
+step secure-boot secure_boot
 step never-late never_late
 reset_or_finish

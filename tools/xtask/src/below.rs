@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// The code of "the disk holds an older state", as the console shows it.
+pub(crate) const ROLLED_BACK: &str = "0x0404001a";
 /// Boots of layer and guest under software emulation on a loaded machine, with some hundred TPM commands.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 /// The guest's memory, the layer's part included, in MiB.
@@ -41,7 +43,7 @@ pub(crate) struct Below {
     broker: String,
     psp: PathBuf,
     image: PathBuf,
-    kernel: PathBuf,
+    pub(crate) kernel: PathBuf,
     initramfs: PathBuf,
     starts: usize,
     _daemons: [Daemon; 2],
@@ -118,10 +120,30 @@ impl Below {
     ) -> Result<Report, Failure> {
         let disk = self.vm.disk.clone();
         let start = Start { script, settings, disk: &disk, guest_cpus, words, kernel_words: QUIET };
+        Ok(Report::read(&self.boot_console(start)?))
+    }
+
+    /// The same; yields the whole console.
+    pub(crate) fn boot_console(&mut self, start: Start<'_>) -> Result<String, Failure> {
         let mut machine = self.start(start)?;
         machine.wait_until(PATIENCE, |console| Report::read(console).end)?;
         machine.wait_success(END_PATIENCE)?;
-        Ok(Report::read(&machine.log_text()))
+        Ok(machine.log_text())
+    }
+
+    /// Starts a machine that the layer must refuse with the fault of that code; its line.
+    pub(crate) fn refused(&mut self, start: Start<'_>, code: &str) -> Result<String, Failure> {
+        let mut machine = self.start(start)?;
+        let ends = [code, "the firmware stopped", "the guest starts"];
+        let seen = machine.wait_until(PATIENCE, |console| {
+            let mut lines = console.lines();
+            lines.find(|line| ends.iter().any(|end| line.contains(end))).map(str::to_owned)
+        })?;
+        if seen.contains(code) {
+            Ok(seen)
+        } else {
+            Err(Failure::failed(format!("not refused for that: {seen}")))
+        }
     }
 
     /// Cuts the power of the machine that was started last, and waits for what started it.

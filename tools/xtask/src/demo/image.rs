@@ -4,15 +4,14 @@
 //! power cut in the middle of writes by SIGKILL of QEMU, booted again, then yesterday's disk and a clone.
 
 use super::{WRITES_BEFORE_CUT, cut_step, kept};
-use crate::below::{Below, PATIENCE, Start};
+use crate::below::{Below, PATIENCE, ROLLED_BACK, Start};
 use crate::failure::Failure;
 use crate::guest::{QUIET, Report, image as initramfs};
 use crate::steps::Steps;
 use crate::{house, setup};
 use std::path::Path;
 
-/// The codes of "the disk holds an older state" and "another instance holds the lease", as the console shows them.
-const ROLLED_BACK: &str = "0x0404001a";
+/// What the console says of "another instance holds the lease".
 const BUSY: &str = "asking again";
 
 /// Runs the story as steps.
@@ -71,17 +70,7 @@ fn refused_clone(below: &mut Below) -> Result<String, Failure> {
 }
 
 fn refused_yesterday(below: &mut Below, disk: &Path) -> Result<String, Failure> {
-    let mut machine = below.start(start("second-boot", disk))?;
-    let ends = [ROLLED_BACK, "the firmware stopped", "the guest starts"];
-    let seen = machine.wait_until(PATIENCE, |console| {
-        let mut lines = console.lines();
-        lines.find(|line| ends.iter().any(|end| line.contains(end))).map(str::to_owned)
-    })?;
-    if seen.contains(ROLLED_BACK) {
-        Ok(seen)
-    } else {
-        Err(Failure::failed(format!("not refused for that: {seen}")))
-    }
+    below.refused(start("second-boot", disk), ROLLED_BACK)
 }
 
 const fn start<'a>(script: &'a str, disk: &'a Path) -> Start<'a> {

@@ -17,8 +17,19 @@ pub(crate) fn image() -> Result<PathBuf, Failure> {
     image_with(&[])
 }
 
+/// As [`image`], for a guest in a UEFI firmware: with this kernel's module for the variables.
+pub(crate) fn image_for_uefi(kernel: &setup::Kernel) -> Result<PathBuf, Failure> {
+    let module = kernel.variables_module.as_deref();
+    let module = module.ok_or_else(|| Failure::failed("setup: that kernel came without efivarfs.ko"))?;
+    packed(&[], Some(module))
+}
+
 /// As [`image`], with more of this machine's programs.
 pub(crate) fn image_with(more: &[&str]) -> Result<PathBuf, Failure> {
+    packed(more, None)
+}
+
+fn packed(more: &[&str], module: Option<&Path>) -> Result<PathBuf, Failure> {
     let mut archive = Archive::default();
     let guest = house::root().join("tools/xtask/guest");
     archive.file("/init", &read(&guest.join("init"))?);
@@ -37,6 +48,10 @@ pub(crate) fn image_with(more: &[&str]) -> Result<PathBuf, Failure> {
     for script in scripts()? {
         let name = script.file_name().unwrap_or_default().to_string_lossy().into_owned();
         archive.file(&format!("/husk/{name}"), &read(&script)?);
+    }
+    if let Some(module) = module {
+        let name = module.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        archive.file(&format!("/husk/{name}"), &read(module)?);
     }
     store(&archive.finish())
 }

@@ -1,5 +1,5 @@
 //! The kernel below the image: two processors of which one goes and comes, a reset by the guest, an orderly end; then the same VM
-//! with its CRB in the guest's own memory; then below a UEFI firmware.
+//! with its CRB in the guest's own memory.
 //!
 //! The newest kernel has one processor: with two, QEMU 7.2 lets it run into a half-written instruction while the kernel patches itself
 //! (`Oops: int3` in one of some fourteen boots), with and without the layer.
@@ -15,7 +15,6 @@ use crate::{house, setup};
 /// Runs the boots as steps: on this release's kernel, and if `all` on the newest that Debian has.
 pub(super) fn into(steps: &mut Steps, all: bool) {
     group(steps, "kernel guest below the image", boots("layer", setup::fetched_kernel(), ("processors", 2)));
-    group(steps, "kernel guest below a UEFI firmware", uefi(setup::fetched_kernel()));
     if all {
         let newest = boots("layer-newest", setup::newest_kernel(), ("one-processor", 1));
         group(steps, "newest kernel guest below the image", newest);
@@ -35,11 +34,4 @@ fn boots(
     let trapped = below.boot(script, &[], guest_cpus)?;
     let private = below.boot_with(&["--crb", "private"], "private-crb", &[], 1)?;
     Ok([trapped.judged(), private.judged()].concat())
-}
-
-/// One machine whose guest begins in Debian's OVMF, and resets it once.
-fn uefi(kernel: Result<Kernel, Failure>) -> Result<Vec<Step>, Failure> {
-    let mut below = Below::set(&house::fresh_workshop("peers/uefi")?, kernel?, image()?)?;
-    let words = ["--firmware", setup::OVMF];
-    Ok(below.boot_with(&words, "uefi", &[("cpus", "2".to_owned())], 2)?.judged())
 }

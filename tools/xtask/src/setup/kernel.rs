@@ -12,18 +12,27 @@ const META: &str = "linux-image-cloud-amd64";
 /// Kernel and configuration lie in the image's package, or since Linux 7 in packages of these names that it needs.
 const PARTS: [&str; 2] = ["linux-binary-", "linux-base-"];
 
+/// The one module that a guest needs.
+const VARIABLES_MODULE: &str = "efivarfs.ko";
+
 /// An unmodified distribution kernel.
 #[derive(Clone, Debug)]
 pub(crate) struct Kernel {
     /// Where the bootable image lies.
     pub(crate) image: PathBuf,
+    /// Its module for the variables of a UEFI firmware, if it lies there as `insmod` takes it.
+    pub(crate) variables_module: Option<PathBuf>,
     /// Its Debian package's name.
     pub(crate) version: String,
 }
 
 /// This release's kernel in `target/husk/kernel`, fetched if it is not there.
 pub(crate) fn fetched_kernel() -> Result<Kernel, Failure> {
-    kept_or_fetched("kernel", || Ok(Apt::of_this_release()))
+    let kernel = kept_or_fetched("kernel", || Ok(Apt::of_this_release()))?;
+    if kernel.variables_module.is_some() {
+        return Ok(kernel);
+    }
+    fetched("kernel", &Apt::of_this_release())
 }
 
 /// The newest kernel that Debian has (of sid) in `target/husk/kernel-newest`, fetched if none is there.
@@ -33,20 +42,30 @@ pub(crate) fn newest_kernel() -> Result<Kernel, Failure> {
 
 fn kept_or_fetched(name: &str, apt: impl FnOnce() -> Result<Apt, Failure>) -> Result<Kernel, Failure> {
     let home = house::root().join("target/husk").join(name);
-    if let Ok(version) = fs::read_to_string(home.join("package")) {
-        return Ok(Kernel { image: home.join("vmlinuz"), version: version.trim().to_owned() });
+    match fs::read_to_string(home.join("package")) {
+        Ok(version) => Ok(in_folder(&home, version.trim())),
+        Err(_) => fetched(name, &apt()?),
     }
-    let apt = apt()?;
+}
+
+fn in_folder(home: &Path, version: &str) -> Kernel {
+    let module = home.join(VARIABLES_MODULE);
+    let variables_module = module.exists().then_some(module);
+    Kernel { image: home.join("vmlinuz"), version: version.to_owned(), variables_module }
+}
+
+fn fetched(name: &str, apt: &Apt) -> Result<Kernel, Failure> {
+    let home = house::root().join("target/husk").join(name);
     let package = image_package(&apt.dependencies(META)?)
         .ok_or_else(|| Failure::lacking(format!("setup: apt knows no {META}; run: sudo apt-get update")))?;
     println!("setup: fetching {package}");
     let temporary = house::fresh_workshop(&format!("{name}.partial"))?;
-    unpack(&apt, &package, &temporary)?;
+    unpack(apt, &package, &temporary)?;
     if home.exists() {
         fs::remove_dir_all(&home).map_err(|error| Failure::io("remove", &home, &error))?;
     }
     fs::rename(&temporary, &home).map_err(|error| Failure::io("make", &home, &error))?;
-    Ok(Kernel { image: home.join("vmlinuz"), version: package })
+    Ok(in_folder(&home, &package))
 }
 
 /// The kernel package that the meta package depends on.
@@ -65,6 +84,11 @@ fn unpack(apt: &Apt, package: &str, folder: &Path) -> Result<(), Failure> {
     for kept in ["vmlinuz", "config"] {
         let found = only_file(&tree, kept)?;
         fs::rename(&found, folder.join(kept)).map_err(|error| Failure::io("move", &found, &error))?;
+    }
+    // The newest kernels have it compressed, which busybox cannot load; nothing runs them in a UEFI firmware.
+    if let Ok(found) = only_file(&tree, VARIABLES_MODULE) {
+        let kept = folder.join(VARIABLES_MODULE);
+        fs::rename(&found, kept).map_err(|error| Failure::io("move", &found, &error))?;
     }
     has_built_in_crb(&folder.join("config"))?;
     fs::remove_dir_all(&tree).map_err(|error| Failure::io("remove", &tree, &error))?;

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub(crate) use kernel::{Kernel, fetched_kernel, newest_kernel};
-pub(crate) use packages::OVMF;
+pub(crate) use packages::{OVMF, OVMF_VARIABLES};
+pub(crate) use peers::variables_tool;
 pub(crate) use python::{Python, python};
 
 pub(crate) const HELP: &str = "\
@@ -23,8 +24,8 @@ passwordless sudo; else it prints the line to run and exits with 3), adds the
 Rust target x86_64-unknown-none, fetches the kernel of the test guest into
 target/husk/kernel without installing it (`test --all` also that of Debian's newest suite,
 into target/husk/kernel-newest), builds tpm2-pytss from PyPI in a
-Python environment in target/husk/python, and installs sev-snp-measure from PyPI into
-target/husk/sev-snp-measure. Does nothing, quickly, when all is there.";
+Python environment in target/husk/python, and installs sev-snp-measure and virt-fw-vars
+from PyPI into folders of their names there. Does nothing, quickly, when all is there.";
 
 const BARE_METAL: &str = "x86_64-unknown-none";
 

@@ -7,6 +7,8 @@ use std::process::Command;
 
 /// Debian's UEFI firmware without system management mode, of the package `ovmf`.
 pub(crate) const OVMF: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+/// Its variables before anybody has any.
+pub(crate) const OVMF_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
 /// What is needed, and why. Each entry lists the names that Debian releases give it; one of them is enough.
 const NEEDED: &[&[&str]] = &[
@@ -35,10 +37,11 @@ const NEEDED: &[&[&str]] = &[
     &["libvirt-clients"],                                 // judges domain definitions
     &["libxml2-utils"],                                   // for it
     &["strace"],                                          // counts flushes
-    &["ovmf"],    // a firmware with SEV metadata, whose launch is measured, and which guests begin in
+    &["ovmf"], // a firmware with SEV metadata, whose launch is measured, and which guests begin in
+    &["sbsigntool"], // signs kernels for a guest's Secure Boot
     &["python3"], // runs sev-snp-measure, a peer
     &["python3-cryptography"], // which it needs for ID blocks
-    &["procps"],  // kill, which tests send signals with
+    &["procps"], // kill, which tests send signals with
     &["rt-tests"], // cyclictest: how late a guest's timers are
     &["softhsm2"], // a PKCS #11 token in software
     &["chromium"], // looks at the broker's page
