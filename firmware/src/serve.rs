@@ -368,7 +368,8 @@ impl Server {
         let Self { seams, vtpm, guest, memory, .. } = self;
         let config = LaunchConfig::parse(config).unwrap_or_else(|fault| stop_for(fault.into()));
         let Some(window) = guest.variables() else {
-            if guest.flash().is_some() && (vtpm.keeps_flash() || config.variables.is_some()) {
+            // What the tenant named is not passed by, not even by a guest that begins in its kernel.
+            if config.variables.is_some() || guest.flash().is_some() && vtpm.keeps_flash() {
                 stop_for(GuestFault::VariablesMissing.into());
             }
             return;

@@ -35,8 +35,8 @@ husk::faults! {
         FirmwareUnserved = 15, Host, "a UEFI firmware finds the TPM at its usual address only", "leave --crb private away, or --firmware";
         /// **Means** the TPM found an algorithm of its own broken. **Left** the guest had begun; its TPM answered it nothing. **Next** restart.
         TestsFailed = 16, Engine, "the TPM failed its tests of itself", "restart; report it if it comes back";
-        /// **Means** a firmware was brought without a flash for its variables, and this VM's are kept. **Left** nothing was started. **Next** bring one; its content does not matter.
-        VariablesMissing = 17, Host, "the firmware's variables are kept, and the launch has no flash for them", "give --firmware-vars as on the first launch";
+        /// **Means** there is no flash for a firmware's variables, and the launch configuration names some or this VM's are kept. **Left** nothing was started. **Next** bring firmware and variables; once they are kept their content does not matter.
+        VariablesMissing = 17, Host, "the firmware's variables are named or kept, and the launch has no flash for them", "give --firmware and --firmware-vars as on the first launch";
         /// **Means** the variables that the host brought are not those that the launch configuration names, and none are kept yet. **Left** nothing was started, nothing is kept. **Next** bring the tenant's.
         VariablesRefused = 18, Host, "the firmware's variables are not those that the launch configuration names", "give --firmware-vars with the file that the VM was enrolled with";
     }

@@ -39,6 +39,8 @@ pub(crate) struct Start<'a> {
 /// Everything but the machine itself: a processor, a broker, an enrolled VM.
 pub(crate) struct Below {
     product: Product,
+    tenant: String,
+    measurement: String,
     pub(crate) vm: Vm,
     broker: String,
     psp: PathBuf,
@@ -76,7 +78,24 @@ impl Below {
         let (broker, address) = product.broker(true)?;
         let daemons = [processor, broker];
         let kernel = kernel.image;
-        Ok(Self { product, vm, broker: address, psp, image, kernel, initramfs, starts: 0, _daemons: daemons })
+        Ok(Self {
+            product,
+            tenant,
+            measurement,
+            vm,
+            broker: address,
+            psp,
+            image,
+            kernel,
+            initramfs,
+            starts: 0,
+            _daemons: daemons,
+        })
+    }
+
+    /// Enrols another VM with the same firmware, by these words beside.
+    pub(crate) fn enrol(&self, name: &str, words: &[&str]) -> Result<Vm, Failure> {
+        self.product.enrol_with(&self.tenant, &self.measurement, name, words)
     }
 
     /// Starts a machine.

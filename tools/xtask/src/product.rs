@@ -114,11 +114,23 @@ impl Product {
 
     /// Enrols a VM and gives it a blank disk.
     pub(crate) fn enrol(&self, tenant: &str, measurement: &str, name: &str) -> Result<Vm, Failure> {
+        self.enrol_with(tenant, measurement, name, &[])
+    }
+
+    /// As [`Self::enrol`], with more words for `husk vm enroll`.
+    pub(crate) fn enrol_with(
+        &self,
+        tenant: &str,
+        measurement: &str,
+        name: &str,
+        words: &[&str],
+    ) -> Result<Vm, Failure> {
         let [config, disk] = ["config", "disk"].map(|ending| self.path(&format!("{name}.{ending}")));
         let database = text(&self.path("broker.db"));
         let mut line = vec!["vm", "enroll", "--database", &database, "--tenant", tenant];
         let config_text = text(&config);
         line.extend(["--measurement", measurement, "--config-out", &config_text]);
+        line.extend(words);
         self.husk(&line)?;
         blank_disk(&disk)?;
         Ok(Vm { config, disk })

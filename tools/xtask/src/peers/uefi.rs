@@ -16,6 +16,9 @@ const OWNER: &str = "a0baa8a3-041d-48a8-bc87-c36d121b5e3d";
 const FIRST_BUDGET: [u32; 2] = [400, 420];
 const LATER_BUDGET: [u32; 2] = [120, 140];
 const COSTS: [&str; 2] = ["husk: flash: commits", "husk: flash: blocks written"];
+/// The codes of a launch without the flash whose variables the launch configuration names, and of one with other variables, as the console shows them.
+const VARIABLES_MISSING: &str = "0x02100011";
+const VARIABLES_REFUSED: &str = "0x02100012";
 /// What OVMF says when nothing that it may start is left.
 const NOTHING_BOOTS: &str = "No bootable option or device was found";
 
@@ -49,7 +52,18 @@ fn boots() -> Result<Vec<Step>, Failure> {
     steps.push(step("older-variables-refused", older));
     below.kernel = unsigned;
     steps.push(step("unsigned-kernel-refused", start(&disk, others, |start| not_booted(&mut below, start))));
+    steps.extend(not_the_named(&mut below, &signed.variables)?);
     Ok(steps)
+}
+
+/// A VM whose tenant named the variables that it begins with: launches with others, and past its firmware.
+fn not_the_named(below: &mut Below, named: &Path) -> Result<Vec<Step>, Failure> {
+    below.vm = below.enrol("named", &["--firmware-vars", &named.to_string_lossy()])?;
+    let disk = below.vm.disk.clone();
+    let others = Path::new(setup::OVMF_VARIABLES);
+    let refused = start(&disk, others, |start| below.refused(start, VARIABLES_REFUSED));
+    let past = start(&disk, others, |start| below.refused(Start { words: &[], ..start }, VARIABLES_MISSING));
+    Ok(vec![step("other-variables-refused", refused), step("no-firmware-refused", past)])
 }
 
 /// Enrols a key of its own as a tenant would, and signs the kernel by it.
