@@ -307,7 +307,6 @@ impl Server {
         let Self { seams, vtpm, .. } = self;
         with(seams, |platform| self_test(&mut Served { vtpm, platform }))
             .unwrap_or_else(|fault| stop_for(fault.into()));
-        console::line("husk: the TPM has tested itself, after ms", elapsed());
     }
 
     /// Executes commands until the guest is off.

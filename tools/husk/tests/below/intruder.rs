@@ -61,6 +61,7 @@ fn a_guest_that_tries_everything_in_ring_0_neither_reaches_nor_stops_the_layer()
     let tables = TABLES.map(|name| symbols.whole(name));
     let look = |machine: &Machine| machine.hidden_memory().with_marks_in(&tables);
     machine.until_line(WAITS);
+    machine.wait_until_idle();
     let before = look(&machine);
     let mut lines = go_on(&mut machine, &mut serial, WAITS);
     let without_commands = look(&machine);

@@ -20,7 +20,7 @@ const LEASE_SECONDS: &str = "3";
 const MEMORY_MIB: &str = "512";
 const MEMORY_BYTES: usize = 512 << 20;
 /// A payload's header, whose last eight bytes are the length of the whole (`guest::payload` of the firmware).
-const PAYLOAD_HEADER_BYTES: usize = 64;
+const PAYLOAD_HEADER_BYTES: usize = 72;
 const PT_LOAD: u32 = 1;
 const WRITE: u32 = 2;
 
@@ -285,6 +285,14 @@ impl Machine {
         rest
     }
 
+    /// Waits until the processor that serves, which is the last one, has nothing to do: it halts then. It tests its TPM while the guest begins.
+    pub(crate) fn wait_until_idle(&self) {
+        wait_for("the rest of the processor that serves", || {
+            let said = self.monitor.ask("info registers -a");
+            said.rsplit("CPU#").next().is_some_and(|last| last.contains("HLT=1")).then_some(())
+        });
+    }
+
     /// All of its memory at one instant.
     pub(crate) fn memory(&self) -> Memory {
         self.monitor.ask("stop");
@@ -312,6 +320,7 @@ impl Machine {
         let header = Memory::new(LAYER.end, self.dump(LAYER.end, PAYLOAD_HEADER_BYTES));
         let bytes = *header.all()[PAYLOAD_HEADER_BYTES - 8..].first_chunk().expect("eight bytes");
         let end = LAYER.end + u64::from_le_bytes(bytes);
+        assert!(end > LAYER.end, "there is a payload");
         let memory = self.dump(LAYER.start, usize::try_from(end - LAYER.start).expect("a size"));
         self.monitor.ask("cont");
         Memory::new(LAYER.start, memory)
