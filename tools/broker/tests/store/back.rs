@@ -16,13 +16,6 @@ fn copied(from: &Path, to: &Path) {
     }
 }
 
-fn put_back(copy: &Path, folder: &Path) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        std::fs::remove_file(entry.unwrap().path()).unwrap();
-    }
-    copied(copy, folder);
-}
-
 /// A served file whose commits an external counter counts; its folder, and the counter's file.
 struct Counted {
     bench: Bench,
@@ -44,23 +37,37 @@ impl Counted {
         let serving = self.bench.serve(self.bench.open(), LEASE_MS);
         serving.with_counter(Counter::open(&self.counter).unwrap()).unwrap()
     }
+
+    /// Served with a TPM of instance A, and a copy of the folder as it is then.
+    fn created_and_copied(&self) -> (Serving, TempDir) {
+        let copy = tempfile::tempdir().unwrap();
+        let mut serving = self.serve();
+        create(&mut serving, A);
+        copied(&self.bench.place.folder(), copy.path());
+        (serving, copy)
+    }
+
+    /// The copy takes the place of what is there.
+    fn put_back(&self, copy: &TempDir) {
+        let folder = self.bench.place.folder();
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        copied(copy.path(), &folder);
+    }
 }
 
 #[test]
 fn a_database_that_was_set_back_halts_every_vm() {
     let counted = Counted::new();
-    let copy = tempfile::tempdir().unwrap();
-    let folder = counted.bench.place.folder();
-    let mut serving = counted.serve();
-    create(&mut serving, A);
-    copied(&folder, copy.path());
+    let (mut serving, copy) = counted.created_and_copied();
     anchor(&mut serving, A);
     drop(serving);
     drop(counted.serve());
     let mut serving = counted.serve();
     assert_eq!(serving.store().row(&VM).unwrap().life, Life::Active, "an honest restart halts nobody");
     drop(serving);
-    put_back(copy.path(), &folder);
+    counted.put_back(&copy);
     let mut serving = counted.serve();
     let row = serving.store().row(&VM).unwrap();
     assert_eq!((row.life, row.head), (Life::Halted, head(1)));
@@ -80,15 +87,11 @@ fn a_database_that_was_set_back_halts_every_vm() {
 #[test]
 fn a_database_that_was_set_back_behind_a_change_of_policy_halts_every_vm() {
     let counted = Counted::new();
-    let copy = tempfile::tempdir().unwrap();
-    let folder = counted.bench.place.folder();
-    let mut serving = counted.serve();
-    create(&mut serving, A);
-    copied(&folder, copy.path());
+    let (mut serving, copy) = counted.created_and_copied();
     serving.change(|store| store.amend(&VM, |policy| policy.measurements.clear())).unwrap();
     drop(serving);
     assert_eq!(counted.serve().store().row(&VM).unwrap().life, Life::Active);
-    put_back(copy.path(), &folder);
+    counted.put_back(&copy);
     assert_eq!(counted.serve().store().row(&VM).unwrap().life, Life::Halted);
 }
 
