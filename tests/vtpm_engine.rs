@@ -250,6 +250,29 @@ fn a_reset_count_is_never_seen_twice() {
 }
 
 #[test]
+fn the_first_banks_are_due_until_a_reset_has_kept_that_they_are_not() {
+    let mut bench = Bench::new(14, 512);
+    let mut machine = bench.start();
+    assert!(machine.are_banks_due());
+    machine.give_banks_away();
+    // Power is lost before the reset: the next launch allocates.
+    drop(machine);
+    let mut machine = bench.start();
+    assert!(machine.are_banks_due());
+    machine.give_banks_away();
+    machine.reset();
+    assert!(!machine.are_banks_due());
+    machine.send(&tpm::clear()).ok();
+    drop(machine);
+    let mut machine = bench.start();
+    assert_eq!(
+        (machine.clock().reset_count, machine.are_banks_due()),
+        (1, false),
+        "TPM2_Clear brings no firmware's choice back"
+    );
+}
+
+#[test]
 fn clear_begins_a_new_count_of_its_own() {
     let mut bench = Bench::new(7, 512);
     for _ in 0..3 {

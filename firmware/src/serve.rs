@@ -55,9 +55,6 @@ const KEEPS_MAX: u32 = 60;
 /// For so long after something was asked for in the guest's memory it is looked at without a rest: a command is several writes.
 const ATTENTIVE_MS: u64 = 2;
 
-/// The reset count of a TPM that was never used.
-const FIRST_LIFE: u32 = 1;
-
 /// The guest is fenced in: its processors may enter.
 static FENCED: AtomicBool = AtomicBool::new(false);
 static CANCELLER: Once<Canceller> = Once::new();
@@ -124,7 +121,7 @@ pub(crate) fn run(machine: &Machine<'_>, engine: ReferenceEngine, tpm: Memory<'s
     if machine.ways.gate == Gate::Open {
         server.offer_attestation();
     }
-    if server.vtpm.reset_count() == FIRST_LIFE {
+    if server.vtpm.are_banks_due() {
         server.allocate_banks();
         server.reset();
     } else {
@@ -276,6 +273,7 @@ impl Server {
         let Self { seams, vtpm, .. } = self;
         let allocated = with(seams, |platform| banks::allocate(&mut Served { vtpm, platform }));
         allocated.unwrap_or_else(|fault| stop_for(fault.into()));
+        self.vtpm.give_banks_away();
         console::line("husk: a new TPM, its PCR banks are allocated, after ms", elapsed());
     }
 

@@ -23,7 +23,9 @@ pub struct Envelope {
     attempts: [U32; OPEN_ATTEMPTS_MAX],
     attempts_open: U16,
     pub(super) blocks: U16,
-    reserved: [u8; 4],
+    /// 1 from the making of a TPM until its firmware has allocated its first PCR banks.
+    banks_due: u8,
+    reserved: [u8; 3],
 }
 
 impl Envelope {
@@ -40,7 +42,8 @@ impl Envelope {
             attempts: [U32::new(0); OPEN_ATTEMPTS_MAX],
             attempts_open: U16::new(0),
             blocks: U16::new(0),
-            reserved: [0; 4],
+            banks_due: 0,
+            reserved: [0; 3],
         }
     }
 
@@ -51,7 +54,8 @@ impl Envelope {
     pub fn parse(state: &[u8]) -> Result<Self, NvFault> {
         let (envelope, _) = Self::read_from_prefix(state).map_err(|_| NvFault::EnvelopeRefused)?;
         let open = usize::from(envelope.attempts_open.get());
-        if envelope.magic != MAGIC || envelope.reserved != [0; 4] || open > OPEN_ATTEMPTS_MAX {
+        let reserved = envelope.banks_due > 1 || envelope.reserved != [0; 3];
+        if envelope.magic != MAGIC || reserved || open > OPEN_ATTEMPTS_MAX {
             return Err(NvFault::EnvelopeRefused);
         }
         if envelope.blocks() > BLOCKS_MAX || state.len() < envelope.front_bytes() {
@@ -76,6 +80,22 @@ impl Envelope {
     pub(super) const fn with_blocks(mut self, blocks: u16) -> Self {
         self.blocks = U16::new(blocks);
         self
+    }
+
+    /// Whether a firmware has yet to allocate this TPM's first PCR banks.
+    #[must_use]
+    pub const fn are_banks_due(&self) -> bool {
+        self.banks_due == 1
+    }
+
+    /// Notes that a firmware has yet to allocate the first PCR banks.
+    pub const fn owe_banks(&mut self) {
+        self.banks_due = 1;
+    }
+
+    /// Notes that the allocation of PCR banks is the guest's from now on.
+    pub const fn give_banks_away(&mut self) {
+        self.banks_due = 0;
     }
 
     /// The handles whose attempts are open.
@@ -162,5 +182,9 @@ mod tests {
             assert_eq!(Envelope::parse(&bytes), Err(NvFault::EnvelopeRefused), "byte {at}");
             bytes[at] ^= 0x80;
         }
+        bytes[Envelope::BYTES - 4] = 1;
+        assert!(Envelope::parse(&bytes).is_ok_and(|envelope| envelope.are_banks_due()));
+        bytes[Envelope::BYTES - 4] = 2;
+        assert_eq!(Envelope::parse(&bytes), Err(NvFault::EnvelopeRefused));
     }
 }

@@ -401,6 +401,11 @@ impl<'m, E: Engine> Unsealed<'m, E> {
     fn power_on(mut self) -> Result<Self, Fault> {
         let facts = power_on_facts(self.nv.image(), self.trust.token(), self.start);
         self.engine.power_on(self.nv.image_mut(), facts)?;
+        if self.start == Start::Manufacture {
+            let mut envelope = self.nv.image().envelope();
+            envelope.owe_banks();
+            self.nv.image_mut().store_envelope(&envelope);
+        }
         Ok(self)
     }
 

@@ -17,11 +17,19 @@ pub(super) fn power_on_facts(nv: &NvImage<'_>, token: u64, start: Start) -> Powe
 }
 
 impl<E: Engine> Vtpm<'_, E> {
-    /// TPMS_CLOCK_INFO.resetCount of this power-on: 1 in the very first one of a TPM, and in the one behind a TPM2_Clear. A firmware
-    /// does then what is done once, such as to allocate PCR banks.
+    /// Whether this TPM still has the PCR banks that the engine made it with, because no firmware has allocated its first ones: a firmware
+    /// that does so for a new TPM asks this, and says [`give_banks_away`](Self::give_banks_away) when it is done.
     #[must_use]
-    pub fn reset_count(&self) -> u32 {
-        power_on_facts(self.nv.image(), self.trust.token(), Start::Load).reset_count
+    pub fn are_banks_due(&self) -> bool {
+        self.nv.image().envelope().are_banks_due()
+    }
+
+    /// Notes that the first PCR banks are allocated: from here on the allocation is the guest's alone. Durable with the
+    /// [`reset`](Self::reset) that has to follow an allocation anyway; if that is not reached, the banks are due again.
+    pub fn give_banks_away(&mut self) {
+        let mut envelope = self.nv.image().envelope();
+        envelope.give_banks_away();
+        self.nv.image_mut().store_envelope(&envelope);
     }
 
     /// Resets the TPM together with its machine: PCRs are cleared, what is durable stays. The caller resets every
