@@ -13,6 +13,7 @@ use husk::release::{Anchor, ReleaseFault};
 use launch::{FIRMWARE, KEYS, Launch, SIMULATED, created, enrolled, head, relay};
 use site::Site;
 use std::fs;
+use std::process::Command;
 
 fn fails(site: &Site, arguments: &[&str]) -> (i32, String) {
     let output = site.run(arguments);
@@ -80,4 +81,45 @@ fn a_tenants_quota_is_said_and_shown() {
     let unknown =
         ["tenant", "quota", "--database", "db", "--tenant", "00112233445566778899aabbccddeeff", "--vms", "1"];
     assert_eq!(fails(&site, &unknown).0, 3);
+}
+
+/// What a restore onto a disk of so many KiB came to: its exit code, what it said, what lies there, and how the VM stands there.
+fn restored_onto(site: &Site, kib: u64, (tenant, vm): (&str, &str)) -> (i32, String) {
+    let script = "mount -t tmpfs -o size=\"$1\"k none small && shift && \
+        \"$0\" broker restore --halt-all --root-key root --from copy --database small/new; echo \"code $?\"; ls -A small; \
+        if [ -e small/new ]; then \"$0\" vm show --database small/new --tenant \"$1\" --vm \"$2\" --json; fi";
+    let run = Command::new("unshare")
+        .args(["--mount", "--map-root-user", "sh", "-c", script, env!("CARGO_BIN_EXE_husk")])
+        .args([&kib.to_string(), tenant, vm])
+        .current_dir(site.folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
+    let code = said.lines().find_map(|line| line.strip_prefix("code ")).and_then(|code| code.parse().ok());
+    (code.unwrap_or_else(|| panic!("{said}")), said)
+}
+
+/// From a disk that has not even room for the copy, in small steps, to one that has room for all: nothing gets the database's name whose
+/// VMs are not halted in it, and what was begun is taken away.
+#[test]
+fn a_full_disk_restores_nothing_by_half() {
+    let (site, vm) = enrolled();
+    let (tenant, vm) = (vm["tenant"].as_str().unwrap(), vm["vm"].as_str().unwrap());
+    site.json(&["broker", "backup", "--database", "db", "--to", "copy", "--json"]);
+    let copy_kib = fs::metadata(site.path("copy")).unwrap().len() / 1024;
+    fs::create_dir(site.path("small")).unwrap();
+    let mut refused = 0;
+    for kib in (copy_kib - 8..).step_by(8) {
+        assert!(kib < copy_kib * 4, "it never fits");
+        let (code, said) = restored_onto(&site, kib, (tenant, vm));
+        if code == 0 {
+            assert!(said.contains("\"life\":\"halted\""), "{kib}: {said}");
+            break;
+        }
+        refused += 1;
+        assert!(code == 1 && !said.contains("\nnew"), "{kib}: {said}");
+        assert!(!said.contains("\nnew.restoring"), "{kib}: nothing that was begun is left: {said}");
+        assert!(said.contains("full") || said.contains("has room"), "{kib}: {said}");
+    }
+    assert!(refused >= 2, "a copy that had no room, and a quarantine that had none");
 }

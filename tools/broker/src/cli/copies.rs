@@ -93,7 +93,8 @@ fn put_back(args: &RestoreArgs, copy: &Path, path: &Path) -> anyhow::Result<Quar
         PathBuf::from(name)
     };
     let begun = beside(".restoring");
-    let done = copied(copy, &begun).and_then(|()| {
+    let taken = copied(copy, &begun).with_context(|| format!("{} to {}", copy.display(), begun.display()));
+    let done = taken.and_then(|()| {
         let store = Store::open(&begun).with_context(|| copy.display().to_string())?;
         let done = quarantined(args, store)?;
         // Closed, the database is one file, unless its log could not be written into it.
@@ -120,6 +121,9 @@ fn copied(copy: &Path, to: &Path) -> anyhow::Result<()> {
         _ => error.into(),
     })?;
     let mut made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-    std::io::copy(&mut from, &mut made)?;
-    Ok(made.sync_all()?)
+    let written = std::io::copy(&mut from, &mut made).and_then(|_| made.sync_all());
+    written.map_err(|error| match error.kind() {
+        std::io::ErrorKind::StorageFull => StoreError::Full.into(),
+        _ => error.into(),
+    })
 }

@@ -213,8 +213,11 @@ fn value(found: ValueRef<'_>) -> Result<Value, StoreError> {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
+        let extended = error.sqlite_error().map(|error| error.extended_code);
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full,
+            // The index of the write-ahead log could not grow: its file is made full size ahead, which fails for want of room.
+            _ if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => Self::Full,
             _ => Self::Database(DatabaseError::Sqlite(error)),
         }
     }

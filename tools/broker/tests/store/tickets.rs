@@ -60,8 +60,12 @@ pub(crate) fn a_ticket_that_does_not_fit_changes_nothing(place: Place) {
     let mut serving = bench.serving();
     create(&mut serving, A);
     let (old, operator) = (operator(1), operator(2));
-    let ended = signed(Ticket { until_ms: U64::new(5), ..fitting(&mut serving, &operator) }, &operator);
+    let until_ms = serving.standing(&VM).unwrap().now_ms;
+    let ended =
+        signed(Ticket { until_ms: U64::new(until_ms), ..fitting(&mut serving, &operator) }, &operator);
     bench.world.pass(1000);
+    // PostgreSQL's clock is its own.
+    while serving.standing(&VM).unwrap().now_ms <= until_ms {}
     let other_token = signed(Ticket { token: U64::new(9), ..fitting(&mut serving, &operator) }, &operator);
     let other_life =
         signed(Ticket { generation: U32::new(1), ..fitting(&mut serving, &operator) }, &operator);
