@@ -1,7 +1,8 @@
 //! Files that the tools make once and never overwrite.
 //!
 //! **What.** Files that hold secrets, readable by their owner alone ([`create`], [`read`]), others ([`write_new`]), and a
-//! launch configuration in its one spelling ([`write_config`]), with the flags that more than one command takes for it ([`StalenessArgs`], [`VariablesArgs`]).
+//! launch configuration in its one spelling ([`write_config`]), with the flags that more than one command takes for it ([`StalenessArgs`], [`VariablesArgs`])
+//! and the words that say what it means for a firmware's variables ([`variables_word`]).
 //! **Trust.** The file system.
 //! **Laws.** Nothing is overwritten; what is reported as written is durable; a secret that others may read is refused.
 //! **Not here.** What is in the files.
@@ -12,7 +13,7 @@ mod variables;
 
 pub use config::{ConfigFileError, read_config, write_config};
 pub use staleness::StalenessArgs;
-pub use variables::VariablesArgs;
+pub use variables::{VariablesArgs, variables_word};
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};

@@ -1,6 +1,7 @@
 //! The flag by which a tenant chooses the variables that a guest's UEFI firmware begins with.
 
 use crate::{PrivateFileError, read_public};
+use husk::attest::launch::LaunchConfig;
 use husk::volume::blocks::{BLOCK_BYTES, BLOCKS_MAX};
 use sha2::{Digest as _, Sha384};
 use std::path::PathBuf;
@@ -24,4 +25,16 @@ impl VariablesArgs {
         let bytes = read_public(path, BLOCK_BYTES * BLOCKS_MAX)?;
         Ok(Some(Sha384::digest(&bytes).into()))
     }
+}
+
+/// What a UEFI guest begins with under `config`: the SHA-384 of the variables that the tenant named, in hexadecimal digits, or that the host chooses.
+#[must_use]
+pub fn variables_word(config: &LaunchConfig) -> String {
+    config.variables.map_or_else(
+        || {
+            "the host chooses what a UEFI guest begins with, and whether it is kept; PCR 7 shows it"
+                .to_owned()
+        },
+        hex::encode,
+    )
 }

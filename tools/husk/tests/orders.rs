@@ -141,3 +141,29 @@ fn a_status_is_the_brokers_word_and_nobody_elses() {
     let output = served.site.run(&["vm", "status", "--broker", "http://127.0.0.1:1", "--config", "config"]);
     assert!(String::from_utf8(output.stderr).unwrap().contains("did not answer"));
 }
+
+/// A VM whose tenant named the variables of its firmware, beside a configuration file of the same VM that names none.
+#[test]
+fn a_status_says_where_a_firmwares_variables_lie_as_far_as_the_configuration_is_the_enrolled_one() {
+    let (site, tenant) = Site::with_tenant();
+    fs::write(site.path("variables"), [7; 4096]).unwrap();
+    site.enrol_as(&tenant, &[7; 48], "config", &["--firmware-vars", "variables"]);
+    let config = fs::read_to_string(site.path("config")).unwrap();
+    let named = config.lines().find(|line| line.contains("husk.firmware_variables")).unwrap();
+    fs::write(site.path("without"), config.replace(&format!("{named}\n"), "")).unwrap();
+    let (_broker, address) = site.serve("127.0.0.1:0", &[]);
+    let url = format!("http://{address}");
+    let nonce = "5a".repeat(32);
+    let status = |config: &str, signed: &str| {
+        let words = ["vm", "status", "--broker", &url, "--config", config, "--nonce", &nonce, "--json"];
+        site.json(&[&words[..], &["--signed", signed]].concat())["firmware_variables"].to_string()
+    };
+    let digest = status("config", "word");
+    assert!(named.contains(digest.trim_matches('"')), "{named} {digest}");
+    assert!(status("without", "other").contains("another launch configuration"));
+    let verify = ["evidence", "verify", "--json", "--statement", "word", "--statement-nonce", &nonce];
+    let seen = site.json(&[&verify[..], &["--config", "config"]].concat());
+    assert!(seen["proven"].to_string().contains(digest.trim_matches('"')), "{seen}");
+    let refused = site.run(&[&verify[..], &["--config", "without"]].concat());
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("another launch configuration"));
+}

@@ -16,7 +16,7 @@ use husk::release::statement::{LifeWord, Outcome, Statement, StatusRequest};
 use husk::release::ticket::{Ticket, TicketOrder};
 use husk::release::transcript::{Digest, point_digest};
 use husk::release::wire::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameKind, Refusal, RefusalReason};
-use husk_files::{read_config, write_new};
+use husk_files::{read_config, variables_word, write_new};
 use husk_relay::client::{BrokerCa, is_url};
 use husk_relay::pipe::{HttpPipe, Pipe};
 use serde_json::{Value, json};
@@ -319,6 +319,11 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
     }
     let mut value = statement_shown(&statement);
     value["nonce"] = json!(hex::encode(nonce));
+    value["firmware_variables"] = if statement.host_data == config.host_data() {
+        json!(variables_word(&config))
+    } else {
+        json!("not known: the VM is enrolled with another launch configuration than this one")
+    };
     args.asked.shape.print(&value);
     Ok(())
 }

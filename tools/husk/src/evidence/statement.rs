@@ -62,6 +62,7 @@ impl StatementArgs {
         }
         compared(&statement, &config, beside, claims)?;
         standing(&statement, claims);
+        variables(&config, claims);
         object.insert("statement".into(), statement_shown(&statement));
         Ok(())
     }
@@ -143,6 +144,21 @@ fn same_instance(statement: &Statement, manifest: &VtpmManifest) -> anyhow::Resu
         );
     }
     Ok(())
+}
+
+/// What a guest in a UEFI firmware begins with, by the configuration that is enrolled.
+fn variables(config: &LaunchConfig, claims: &mut Claims) {
+    match config.variables {
+        Some(digest) => claims.proven(format!(
+            "a launch with that configuration has a UEFI guest's variables in the sealed volume, as fresh as the TPM, and the first \
+             ones had the SHA-384 {}",
+            hex::encode(digest)
+        )),
+        None => claims.not_proven(
+            "which variables a UEFI guest began with, and whether they are kept: the configuration leaves that to the host; PCR 7 shows \
+             Secure Boot's keys",
+        ),
+    }
 }
 
 /// What the broker says of the VM, in plain words.

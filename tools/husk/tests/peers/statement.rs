@@ -39,10 +39,13 @@ fn a_quote_counts_if_its_reset_count_is_the_newest_tokens() {
     let stack = Stack::new();
     let tpm = stack.boot();
     quote(&tpm, "made");
-    assert_eq!(status(&stack, "first")["reset_count"], 1);
+    let said = status(&stack, "first");
+    assert_eq!(said["reset_count"], 1);
+    assert!(said["firmware_variables"].to_string().contains("the host chooses"), "{said}");
     let seen = verify(&stack, "made", "first").unwrap();
     assert!(seen["proven"].to_string().contains("resetCount of the newest instance"), "{seen}");
     assert!(seen["proven"].to_string().contains("no older instance"), "{seen}");
+    assert!(seen["not_proven"].to_string().contains("variables a UEFI guest began with"), "{seen}");
     tpm.run_line("clear -Q -c p");
     quote(&tpm, "cleared");
     assert_eq!(status(&stack, "second")["reset_count"], 0, "TPM2_Clear counts from here");

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use husk::attest::launch::{Kbs, LaunchConfig, Mode, Serve, Staleness};
 use husk::seams::DerivedKeyRequest;
-use husk_files::{StalenessArgs, VariablesArgs, read_config, write_config, write_new};
+use husk_files::{StalenessArgs, VariablesArgs, read_config, variables_word, write_config, write_new};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -118,10 +118,7 @@ impl ConfigArgs {
             "host_data": hex::encode(host_data),
             "host_data_base64": STANDARD.encode(host_data),
             "igvm": shown(&self.igvm_out),
-            "firmware_variables": config.variables.map_or_else(
-                || "the host chooses what a UEFI guest begins with, and whether it is kept; PCR 7 shows it".to_owned(),
-                hex::encode,
-            ),
+            "firmware_variables": variables_word(&config),
             "mode": config.mode.word(),
             "rollback_protection": match (config.mode, config.staleness) {
                 (Mode::Strict, None) => "every commit is anchored at the broker".to_owned(),
