@@ -227,6 +227,30 @@ fn a_broker_that_has_lost_its_database_takes_a_backup_too() {
     is_kept(&stage, &disk);
 }
 
+/// A TPM that was made in a trusted place: of it nothing was tried, unless its VM had a TPM before.
+#[test]
+fn a_prepared_tpm_is_taken_over_with_every_guess_left_but_only_as_a_vms_first() {
+    let past = Past::new(10);
+    let stage = Stage::new(10);
+    let prepared = past.owner.prepared(&stage, &past.file);
+    let order = past.owner.restore(&stage, &prepared);
+    assert_eq!(past.owner.bring(&stage, &order, &prepared), Some(Outcome::Open));
+    let first = blank();
+    let mut machine = booted(&stage, &first);
+    assert_eq!((machine.ask(SHOW), machine.ask(SHOW_NOTE)), (Ok(2), Ok(0)), "as it was made");
+    machine.shut_down().expect("it ends");
+    let said = past.owner.statement(&stage);
+    assert_eq!((said.life, said.generation.get(), said.restoring), (LifeWord::Active as u8, 1, 0));
+    assert_eq!(past.owner.bring(&stage, &order, &prepared), Some(Outcome::Used), "once");
+    // The tenant orders it again, for a VM that has served it: guesses may have been made since.
+    let again = past.owner.restore(&stage, &prepared);
+    assert_eq!(past.owner.bring(&stage, &again, &prepared), Some(Outcome::Open));
+    let second = blank();
+    is_restored(&stage, &second);
+    let mut machine = Machine::launch(&stage, &first);
+    assert_eq!(machine.boot(4), Err(VolumeFault::OtherGeneration.fault()));
+}
+
 fn is_kept(stage: &Stage, disk: &Disk) {
     let mut machine = booted(stage, disk);
     assert_eq!(machine.ask(INCREMENT), Ok(3), "it is a VM like any other");

@@ -18,7 +18,7 @@ use super::wire::{
     BACKUP_CHUNK_BYTES, BackupPart, BackupPartKept, BackupRequest, BackupVerdict, BackupWanted, Operation,
     POINT_BYTES, TAG_BYTES, WireHead, wire,
 };
-use super::{ReleaseFault, frame};
+use super::{Head, ReleaseFault, frame};
 use crate::attest::launch::LaunchConfig;
 use crate::seams::{Entropy, Platform};
 use crate::secret::Secret;
@@ -77,10 +77,26 @@ impl BackupHeader {
     /// A header of this version, for a backup that `order` wants; the rest is the caller's to fill in.
     #[must_use]
     pub fn of(order: &BackupOrder) -> Self {
+        Self::named(order.id, &order.recovery)
+    }
+
+    /// A header of this version for a TPM that was made in a trusted place and that no instance has served: it has no token, no epoch and no commit.
+    #[must_use]
+    pub fn prepared((tenant, vm): ([u8; 16], [u8; 16]), id: [u8; 16], recovery: &[u8; POINT_BYTES]) -> Self {
+        Self { tenant, vm, ..Self::named(id, recovery) }
+    }
+
+    fn named(id: [u8; 16], recovery: &[u8; POINT_BYTES]) -> Self {
         let mut header = Self::new_zeroed();
         (header.magic, header.format) = (MAGIC, U16::new(FORMAT));
-        (header.id, header.recovery) = (order.id, point_digest(&order.recovery));
+        (header.id, header.recovery) = (id, point_digest(recovery));
         header
+    }
+
+    /// Whether it is of a TPM that no instance has served. No launch makes such a backup: each has a token, from 1 on.
+    #[must_use]
+    pub fn is_prepared(&self) -> bool {
+        self.token.get() == 0 && self.epoch.get() == 0 && Head::from(&self.head) == Head::NONE
     }
 
     /// Takes a header in front of a backup's parts; nothing if it is none of this version.

@@ -6,11 +6,11 @@ use crate::engine::{Engine, Start};
 use crate::fault::Fault;
 use crate::keys::{BackupSecret, CreateKey, VolumeKey};
 use crate::nv::{Envelope, NvFault, NvImage, NvStore};
-use crate::release::ReleaseFault;
 use crate::release::open::RestoreGrant;
 use crate::release::restore::RestoreOrder;
 use crate::release::tenure::Tenure;
 use crate::release::wire::{BACKUP_CHUNK_BYTES, BACKUP_PART_BYTES_MAX};
+use crate::release::{Head, ReleaseFault};
 use crate::seams::Platform;
 use crate::volume::backup::open_part;
 use crate::volume::{STATE_BYTES_MAX, Stamp};
@@ -48,10 +48,10 @@ pub(super) fn restore<'m, E: Engine>(
     image.forget_blocks();
     let key = CreateKey::granted(VolumeKey::sealed(&next, further, &identity), creation).beyond(sequence);
     let nv = NvStore::create(image, key, stamp, workspace).deferring(slack);
-    let done = if start == Start::Clone {
-        "husk: another VM's TPM is cloned: generation"
-    } else {
-        "husk: a backup is restored: generation"
+    let done = match start {
+        Start::Clone => "husk: another VM's TPM is cloned: generation",
+        Start::Load => "husk: a TPM that was prepared is taken over: generation",
+        Start::Manufacture | Start::Restore => "husk: a backup is restored: generation",
     };
     platform.console.line(done, generation);
     Ok(Unsealed { engine, nv, start, trust: Trust::granted(tenure) })
@@ -77,7 +77,9 @@ fn take(
     })?;
     let sequence = order.header.head.sequence.get();
     if !order.is_clone {
-        return Ok((sequence, Start::Restore));
+        // Nobody has tried anything of a TPM that nobody has served, unless this VM had it already.
+        let is_new = order.header.is_prepared() && *tenure.standing().head() == Head::NONE;
+        return Ok((sequence, if is_new { Start::Load } else { Start::Restore }));
     }
     // The first power-on of another TPM: resetCount is 1, nothing was tried, and no clock has been shown.
     let mut envelope = Envelope::new();

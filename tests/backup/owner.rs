@@ -16,7 +16,7 @@ use husk::release::wire::{
     BACKUP_PART_BYTES_MAX, BackupAsked, BackupBrought, BackupPiece, FRAME_BYTES_MAX, FRAME_HEADER_BYTES,
     FrameKind, RestoreKeyAsked,
 };
-use husk::volume::backup::open_part;
+use husk::volume::backup::{Part, open_part};
 use husk_broker::ids::TenantId;
 use husk_broker::vault::{OperatorKey, RecoveryKey};
 use zerocopy::byteorder::little_endian::U32;
@@ -164,8 +164,31 @@ impl Owner {
         (secret, header)
     }
 
+    /// The state of a backup as if it had been made in a trusted place, and no instance had ever served it.
+    pub(crate) fn prepared(&self, stage: &Stage, file: &[u8]) -> Vec<u8> {
+        let state = self.state(file).expect("it opens");
+        let secret = BackupSecret::draw(&mut &*stage.nature).expect("entropy");
+        let names = (stage.launch.tenant, stage.launch.vm);
+        let mut header = BackupHeader::prepared(names, [9; 16], self.point());
+        header.fingerprint = BackupHeader::read(file).expect("a backup").0.fingerprint;
+        header.state_bytes.set(u32::try_from(state.len()).expect("it is small"));
+        secret.seal(&mut header, self.point(), &mut &*stage.nature).expect("it is sealed");
+        let mut made = header.as_bytes().to_vec();
+        for number in 1..=header.parts() {
+            made.extend_from_slice(Part::seal(&secret, &header, number, &state).expect("a part").bytes());
+        }
+        made
+    }
+
     /// How far the toy had counted in a backup; nothing if that does not open as a whole.
     pub(crate) fn count(&self, file: &[u8]) -> Option<u64> {
+        let state = self.state(file)?;
+        let counter = state.get(Envelope::BYTES..Envelope::BYTES + 8)?;
+        Some(u64::from_le_bytes(counter.try_into().ok()?))
+    }
+
+    /// The state in a backup; nothing if that does not open as a whole.
+    fn state(&self, file: &[u8]) -> Option<Vec<u8>> {
         let (header, parts) = BackupHeader::read(file)?;
         let secret = BackupSecret::open(&header, &self.key)?;
         if header.total_bytes() != file.len() as u64 {
@@ -175,8 +198,7 @@ impl Owner {
         for (number, part) in (1..).zip(parts.chunks(BACKUP_PART_BYTES_MAX)) {
             state.extend_from_slice(open_part(&secret, &header, number, &mut part.to_vec()).ok()?);
         }
-        let counter = state.get(Envelope::BYTES..Envelope::BYTES + 8)?;
-        Some(u64::from_le_bytes(counter.try_into().ok()?))
+        Some(state)
     }
 }
 

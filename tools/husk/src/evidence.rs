@@ -229,7 +229,7 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// JSON as lines of names and values, for people.
-fn text(value: &Value, depth: usize) -> String {
+pub(crate) fn text(value: &Value, depth: usize) -> String {
     let indent = "  ".repeat(depth);
     let line = |name: &str, value: &Value| match value {
         Value::Object(_) => format!("{indent}{name}\n{}", text(value, depth + 1)),

@@ -5,6 +5,7 @@
 //! whose fault it is: 12 host · 13 broker · 14 seal · 15 engine · 16 a defect.
 
 mod evidence;
+mod prepare;
 
 use clap::{Parser, Subcommand};
 use husk::fault::Fault;
@@ -40,7 +41,7 @@ enum Command {
     Tenant(TenantCommand),
     /// Enrol VMs, look at them, halt and retire them.
     #[command(subcommand)]
-    Vm(VmCommand),
+    Vm(Vm),
     /// A tenant's log of what its broker decided.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -66,11 +67,22 @@ enum Command {
     Volume(husk_volume::cli::VolumeCommand),
 }
 
+/// The broker's, and what takes an engine.
+#[derive(Subcommand, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one")]
+enum Vm {
+    #[command(flatten)]
+    Broker(VmCommand),
+    /// Make a VM's TPM offline, sealed to the tenant's recovery key, and tell its public keys, so that a disk can be encrypted to it before there is a VM.
+    Prepare(prepare::PrepareArgs),
+}
+
 fn main() -> ExitCode {
     let result = match Husk::parse().command {
         Command::Broker(command) => command.run(),
         Command::Tenant(command) => command.run(),
-        Command::Vm(command) => command.run(),
+        Command::Vm(Vm::Broker(command)) => command.run(),
+        Command::Vm(Vm::Prepare(args)) => args.run(),
         Command::Audit(command) => command.run(),
         Command::Image(command) => command.run(),
         Command::Psp(args) => husk_psp::run(args),

@@ -10,7 +10,6 @@ mod launch;
 mod nothing;
 #[path = "support/site.rs"]
 mod site;
-#[expect(dead_code, reason = "a part of what a tenant does")]
 #[path = "support/tenant.rs"]
 mod tenant;
 

@@ -7,7 +7,7 @@
 //! its memory: this is the component for development and tests, and for hosts that are trusted.
 //! **Laws.** One command at a time. Every input has a bound. A client that goes away harms nobody. SIGTERM is an orderly
 //! end: the running command finishes, the machine is shut down, the sockets vanish.
-//! [`component`] is the machine that matters, [`daemon`] the command `husk vtpmd`.
+//! [`component`] is the machine that matters, [`daemon`] the command `husk vtpmd`, [`prepare`] what `husk vm prepare` makes.
 //! **Not here.** The broker, the relay and the processor: commands of their own.
 
 pub mod cli;
@@ -16,6 +16,7 @@ pub mod daemon;
 mod footing;
 pub mod machine;
 pub mod platform;
+pub mod prepare;
 pub mod server;
 mod serving;
 pub mod shared;

@@ -1,5 +1,8 @@
 //! What a tenant does for backups on the command line: its keys, its orders, and a backup handed in.
 
+#![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::allow_attributes, reason = "what is unused differs from test to test")]
+
 use crate::site::Site;
 use husk::attest::launch::LaunchConfig;
 use serde_json::Value;
