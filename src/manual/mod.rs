@@ -117,4 +117,7 @@ pub mod decisions {
 
     #[doc = include_str!("decisions/13-endorsement-certificates.md")]
     pub mod endorsement_certificates {}
+
+    #[doc = include_str!("decisions/14-guest-disk.md")]
+    pub mod guest_disk {}
 }

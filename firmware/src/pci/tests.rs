@@ -7,6 +7,8 @@ use std::vec::Vec;
 
 /// Where the volume is.
 const OWN: u8 = 0x80;
+/// Where the guest's disk is.
+const DISK: u8 = 0x90;
 
 /// A bus: registers by function, and which bits of them can be written.
 #[derive(Clone, Default)]
@@ -103,6 +105,45 @@ fn the_disk_controller_that_comes_with_the_machine_is_switched_off() {
     assert_eq!(Inventory::take(&mut stuck, &mut |_| ()).err(), Some(Refusal::Unquenchable(0xFA)));
 }
 
+/// The controller of a guest's disk as QEMU has it, decoding and a bus master, with the ports of its transfers at 0xC060.
+fn with_disk(bus: Bus) -> Bus {
+    bus.with(DISK, 0x7010_8086, &[(0x20, 0xC061, 0xFFF0), (0x40, 0x8000_8000, u32::MAX)])
+}
+
+#[test]
+fn a_guests_disk_is_seen_and_is_no_bus_master_whatever_is_written() {
+    let mut bus = with_disk(Bus::q35().with_own());
+    let inventory = Inventory::take(&mut bus, &mut |_| panic!("complaint")).expect("sound");
+    assert!(inventory.has_disk());
+    assert_eq!(
+        inventory.windows().ports,
+        [0xC060..=0xC06F, 0x700..=0x73F],
+        "hidden, those of its transfers among them"
+    );
+    assert_eq!((bus.read(DISK, 4) & 7, inventory.read(&mut bus, DISK, 0)), (3, 0x7010_8086), "it decodes");
+    assert_eq!(inventory.read(&mut bus, DISK, 0x40), 0x8000_8000);
+    for (offset, value) in [(4, 7), (4, 4), (0x20, 0xFFFF_FFFF), (0x20, 0xC001), (0x40, 0)] {
+        assert!(!inventory.write(&mut bus, (DISK, offset), value, u32::MAX));
+    }
+    assert_eq!(
+        (bus.read(DISK, 4) & 7, bus.read(DISK, 0x20), inventory.read(&mut bus, DISK, 0x20)),
+        (3, 0xC061, 0)
+    );
+    assert_eq!(bus.read(DISK, 0x40), 0x8000_8000);
+}
+
+#[test]
+fn a_disk_elsewhere_or_one_that_stays_a_bus_master_is_refused() {
+    let mut elsewhere = Bus::q35().with(0x18, 0x7010_8086, &[]);
+    assert_eq!(
+        Inventory::take(&mut elsewhere, &mut |_| ()).err(),
+        Some(Refusal::Unguarded(0x18, 0x7010_8086))
+    );
+    let mut stuck = Bus::q35().with(DISK, 0x7010_8086, &[(4, 0x7, 0)]);
+    assert_eq!(Inventory::take(&mut stuck, &mut |_| ()).err(), Some(Refusal::Unquenchable(DISK)));
+    assert!(!Inventory::take(&mut Bus::q35(), &mut |_| ()).expect("sound").has_disk());
+}
+
 #[test]
 fn interrupts_may_be_routed_and_that_is_all() {
     let mut bus = Bus::q35();
@@ -120,11 +161,11 @@ proptest! {
     fn whatever_is_written_no_window_moves_and_nobody_masters(
         writes in proptest::collection::vec((any::<u8>(), any::<u8>(), any::<u32>(), any::<u32>()), 1..64),
     ) {
-        let mut bus = Bus::q35().with_own();
+        let mut bus = with_disk(Bus::q35().with_own());
         let inventory = Inventory::take(&mut bus, &mut |_| ()).expect("sound");
         let before = bus.held.clone();
         for (function, offset, value, mask) in writes {
-            let function = [0, 0xF8, 0xFB, OWN, function][usize::from(function % 5)];
+            let function = [0, 0xF8, 0xFB, OWN, DISK, function][usize::from(function % 6)];
             inventory.write(&mut bus, (function, offset), value, mask);
         }
         for (key, value) in &before {

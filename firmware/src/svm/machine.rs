@@ -2,6 +2,7 @@
 
 use super::apic::{Addresses, IoApic};
 use super::hardware::{port_in, port_out};
+use super::ide::Channel;
 use super::npt::{Npt, NptFault, Table, View};
 use super::ports::{self, Configuration, Ports};
 use super::vmcb::Fences;
@@ -69,6 +70,8 @@ pub(super) struct Machine {
     pub(super) variables: Option<Flash>,
     /// What it sees of memory.
     nested: Mutex<Npt<'static>>,
+    /// Which ports exit.
+    permissions: Mutex<&'static mut ports::Permissions>,
 }
 
 /// What the guest's machine is made by.
@@ -114,6 +117,9 @@ pub fn prepare(memory: Physical, plan: &Plan<'_>) {
     for ports in &inventory.windows().ports {
         iopm.guard(ports.clone());
     }
+    if inventory.has_disk() {
+        iopm.guard_drives();
+    }
     let crb_pages = crb_pages(ways.crb, &crb);
     for shared in shared_with_host(&crb_pages).chain(&device_pages()) {
         console::line("husk: on SEV-SNP the host reads from", low(shared.start));
@@ -141,6 +147,7 @@ pub fn prepare(memory: Physical, plan: &Plan<'_>) {
         flash: flash.clone(),
         variables: variables.clone(),
         nested: Mutex::new(nested),
+        permissions: Mutex::new(iopm),
     });
 }
 
@@ -158,7 +165,32 @@ impl Machine {
 
     /// The ports as they are after a reset.
     pub(super) fn reset_ports(&self) {
+        for channel in Channel::ALL {
+            self.watch_data(channel, false);
+        }
         *self.ports.lock() = Ports::new(self.power, configuration_of(self.flash.as_ref()));
+    }
+
+    /// Has what the guest reads of a drive's data exit, or not.
+    pub(super) fn watch_data(&self, channel: Channel, is_watched: bool) {
+        let mut permissions = self.permissions.lock();
+        if is_watched { permissions.guard(channel.data()) } else { permissions.open(channel.data()) }
+    }
+
+    /// Reads what a drive says of itself, a word after the other, without what it could do by itself.
+    pub(super) fn identity(&self, channel: Channel, into: &mut [u8]) {
+        let mut ports = self.ports.lock();
+        let mut more = true;
+        for bytes in into.chunks_mut(2) {
+            let [low, high, ..] = port_in(*channel.data().start(), 2).to_le_bytes();
+            let shown;
+            (shown, more) = ports.word(channel, u16::from_le_bytes([low, high]));
+            bytes.copy_from_slice(&shown.to_le_bytes()[..bytes.len()]);
+        }
+        drop(ports);
+        if !more {
+            self.watch_data(channel, false);
+        }
     }
 
     /// Where the layer finds what the guest reads at `range`, if it may read it.

@@ -26,6 +26,7 @@ pub mod gate;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "the instructions of SVM, ports and MSRs")]
 mod hardware;
+pub mod ide;
 #[cfg(target_os = "none")]
 mod local_apic;
 #[cfg(target_os = "none")]

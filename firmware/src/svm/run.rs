@@ -294,6 +294,15 @@ impl Guest {
                 fw_cfg::cabinet().read(&self.machine.memory, &mut byte);
                 byte[0].into()
             }
+            Action::Command(channel, identifies) => {
+                self.machine.watch_data(channel, identifies);
+                out(access, written)
+            }
+            Action::Identity(channel) => {
+                let mut said = [0; 4];
+                self.machine.identity(channel, &mut said[..usize::from(access.bytes)]);
+                u32::from_le_bytes(said)
+            }
             Action::Reset => {
                 processors::reset();
                 u32::MAX
@@ -310,15 +319,21 @@ impl Guest {
         self.processor.area.vmcb.advance_to(next);
     }
 
-    /// INS and OUTS: only what reads the layer's configuration device.
+    /// INS and OUTS: only what reads the layer's configuration device, or what a drive says of itself.
     fn string_port(&mut self, access: Access, next: u64) {
-        if self.machine.ports.lock().judge(access, 0) != Action::Item {
+        let machine = self.machine;
+        // Nothing is written here, whatever RAX holds: an OUTS is judged as one that nobody may.
+        let action = if access.reads { machine.ports.lock().judge(access, 0) } else { Action::Hole };
+        let mut source = |into: &mut [u8]| match action {
+            Action::Identity(channel) => machine.identity(channel, into),
+            _ => fw_cfg::cabinet().read(&machine.memory, into),
+        };
+        if !matches!(action, Action::Item | Action::Identity(_)) {
             count(Counter::Refused);
             return self.raise(Event::GeneralProtection);
         }
         let area = &mut *self.processor.area;
-        let mut below = Below { machine: self.machine, cpu: self.cpu };
-        let mut source = |into: &mut [u8]| fw_cfg::cabinet().read(&self.machine.memory, into);
+        let mut below = Below { machine, cpu: self.cpu };
         match input(&mut area.vmcb.save, &mut area.registers, &mut below, &mut source) {
             Verdict::Done(_) => area.vmcb.advance_to(next),
             verdict => self.follow(verdict),

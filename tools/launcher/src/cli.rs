@@ -1,5 +1,6 @@
 //! The command `husk run`.
 
+use crate::disk;
 use crate::image::Image;
 use crate::machine::{self, Acceleration, GUEST_CPUS_MAX};
 use crate::payload::{Inputs, Sources};
@@ -49,6 +50,9 @@ pub struct Args {
     /// The volume file; one machine at a time
     #[arg(long, value_name = "FILE", required_unless_present_any = ["measure_only", "sev_snp"])]
     volume: Option<PathBuf>,
+    /// The guest's disk, a raw image, whose data its processors move themselves. The host can read and change what the guest does not encrypt and verify
+    #[arg(long, value_name = "FILE", conflicts_with = "sev_snp")]
+    disk: Option<PathBuf>,
     /// The unit that the volume's medium writes without touching neighbours, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 512, value_parser = block_bytes)]
     block_bytes: u32,
@@ -114,6 +118,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let (Some(volume), Some(config), Some(psp)) = (&args.volume, &args.config, &args.psp) else {
         bail!("a machine needs --volume, --config and --psp");
     };
+    if let Some(disk) = &args.disk {
+        disk::check(disk, volume)?;
+    }
     let sources = args.sources(config)?;
     let inputs = Inputs::read(&sources, args.memory)?;
     if let Some(words) = where_variables_are(&inputs) {
@@ -147,6 +154,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         inputs,
         volume: volume.clone(),
         block_bytes: args.block_bytes,
+        disk: args.disk,
         psp: psp.clone(),
         guest_cpus,
         memory_mib: args.memory,

@@ -12,6 +12,7 @@
 pub mod channel;
 mod child;
 pub mod cli;
+mod disk;
 pub mod flash;
 pub mod image;
 pub mod machine;

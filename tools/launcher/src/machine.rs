@@ -1,5 +1,6 @@
 //! QEMU's command line: a machine in which nothing but the firmware's own devices can write memory.
 
+use crate::disk;
 use anyhow::anyhow;
 use husk_firmware::guest::payload::PAYLOAD_AT;
 use husk_firmware::memory::SECRETS_PAGE;
@@ -38,6 +39,8 @@ pub struct Machine {
     pub volume: PathBuf,
     /// The unit that the volume's medium writes without touching neighbours, in bytes.
     pub block_bytes: u32,
+    /// The guest's disk, if it has one.
+    pub disk: Option<PathBuf>,
     /// The socket at which the channel's other end listens.
     pub channel: PathBuf,
     /// The socket at which QEMU takes control messages.
@@ -91,6 +94,7 @@ impl Machine {
         }
         words.extend(self.volume_words());
         words.extend(self.channel_words());
+        words.extend(self.disk.iter().flat_map(|disk| disk::words(disk)));
         let control = escaped(&self.control);
         words.extend(["-qmp".into(), format!("unix:{control},server=on,wait=off")]);
         words.extend(self.extra.iter().cloned());
@@ -246,6 +250,7 @@ mod tests {
             secrets: "secrets".into(),
             volume: "volume".into(),
             block_bytes: 4096,
+            disk: None,
             channel: "channel".into(),
             control: "control".into(),
             guest_cpus: 2,

@@ -79,6 +79,8 @@ pub struct Plan {
     pub volume: PathBuf,
     /// The volume's block in bytes.
     pub block_bytes: u32,
+    /// The guest's disk, if it has one.
+    pub disk: Option<PathBuf>,
     /// The simulated processor's socket.
     pub psp: PathBuf,
     /// How many processors the guest has.
@@ -103,6 +105,7 @@ impl Plan {
             secrets: folder.join("secrets"),
             volume: self.volume.clone(),
             block_bytes: self.block_bytes,
+            disk: self.disk.clone(),
             channel: folder.join("channel"),
             control: folder.join("control"),
             guest_cpus: self.guest_cpus,

@@ -19,17 +19,20 @@ pub(crate) fn image() -> Result<PathBuf, Failure> {
 
 /// As [`image`], for a guest in a UEFI firmware: with this kernel's module for the variables.
 pub(crate) fn image_for_uefi(kernel: &setup::Kernel) -> Result<PathBuf, Failure> {
-    let module = kernel.variables_module.as_deref();
-    let module = module.ok_or_else(|| Failure::failed("setup: that kernel came without efivarfs.ko"))?;
-    packed(&[], Some(module))
+    packed(&[], &[kernel.variables_module()?])
+}
+
+/// As [`image`], for a guest with a disk: with this kernel's modules for that.
+pub(crate) fn image_for_disk(kernel: &setup::Kernel) -> Result<PathBuf, Failure> {
+    packed(&[], &kernel.disk_modules()?)
 }
 
 /// As [`image`], with more of this machine's programs.
 pub(crate) fn image_with(more: &[&str]) -> Result<PathBuf, Failure> {
-    packed(more, None)
+    packed(more, &[])
 }
 
-fn packed(more: &[&str], module: Option<&Path>) -> Result<PathBuf, Failure> {
+fn packed(more: &[&str], modules: &[PathBuf]) -> Result<PathBuf, Failure> {
     let mut archive = Archive::default();
     let guest = house::root().join("tools/xtask/guest");
     archive.file("/init", &read(&guest.join("init"))?);
@@ -49,7 +52,7 @@ fn packed(more: &[&str], module: Option<&Path>) -> Result<PathBuf, Failure> {
         let name = script.file_name().unwrap_or_default().to_string_lossy().into_owned();
         archive.file(&format!("/husk/{name}"), &read(&script)?);
     }
-    if let Some(module) = module {
+    for module in modules {
         let name = module.file_name().unwrap_or_default().to_string_lossy().into_owned();
         archive.file(&format!("/husk/{name}"), &read(module)?);
     }

@@ -2,12 +2,13 @@
 //!
 //! **What.** The guest scripts run on this machine against swtpm: what they and the guest are worth. Then Husk, sealed, under
 //! the clients that need more than a test of cargo's: [`device`] has a kernel guest behind QEMU's own TPM devices,
-//! [`layer`] one below the image, [`uefi`] in a firmware there, [`pytss`] has tpm2-pytss.
+//! [`layer`] one below the image, [`disk`] with a disk, [`uefi`] in a firmware there, [`pytss`] has tpm2-pytss.
 //! **Trust.** swtpm, QEMU, Debian's kernel, tpm2-tools and tpm2-pytss.
 //! **Laws.** Every script that the demo relies on has passed on swtpm first.
 //! **Not here.** tpm2-tools on this machine: `tools/husk/tests/peers`.
 
 mod device;
+mod disk;
 mod layer;
 mod pytss;
 mod sealed;
@@ -44,6 +45,7 @@ pub(crate) fn into(steps: &mut Steps, all: bool) -> Result<(), Failure> {
         Err(failure) => steps.attempt("the sealed stack", || Err(failure)),
     }
     layer::into(steps, all);
+    disk::into(steps);
     uefi::into(steps);
     Ok(())
 }

@@ -12,24 +12,48 @@ const META: &str = "linux-image-cloud-amd64";
 /// Kernel and configuration lie in the image's package, or since Linux 7 in packages of these names that it needs.
 const PARTS: [&str; 2] = ["linux-binary-", "linux-base-"];
 
-/// The one module that a guest needs.
+/// The modules that guests need: for a UEFI firmware's variables, and in their order for a disk.
 const VARIABLES_MODULE: &str = "efivarfs.ko";
+const DISK_MODULES: [&str; 5] = ["scsi_common.ko", "scsi_mod.ko", "libata.ko", "ata_piix.ko", "sd_mod.ko"];
 
 /// An unmodified distribution kernel.
 #[derive(Clone, Debug)]
 pub(crate) struct Kernel {
     /// Where the bootable image lies.
     pub(crate) image: PathBuf,
-    /// Its module for the variables of a UEFI firmware, if it lies there as `insmod` takes it.
-    pub(crate) variables_module: Option<PathBuf>,
+    /// The folder with its modules.
+    pub(crate) home: PathBuf,
     /// Its Debian package's name.
     pub(crate) version: String,
+}
+
+impl Kernel {
+    /// Its module for the variables of a UEFI firmware.
+    pub(crate) fn variables_module(&self) -> Result<PathBuf, Failure> {
+        self.module(VARIABLES_MODULE)
+    }
+
+    /// Its modules for a disk, in the order in which they are loaded.
+    pub(crate) fn disk_modules(&self) -> Result<Vec<PathBuf>, Failure> {
+        DISK_MODULES.iter().map(|name| self.module(name)).collect()
+    }
+
+    fn has_modules(&self) -> bool {
+        self.variables_module().and(self.disk_modules()).is_ok()
+    }
+
+    /// A module, if it lies there as `insmod` takes it.
+    fn module(&self, name: &str) -> Result<PathBuf, Failure> {
+        let module = self.home.join(name);
+        let missing = || Failure::failed(format!("setup: that kernel came without {name}"));
+        if module.exists() { Ok(module) } else { Err(missing()) }
+    }
 }
 
 /// This release's kernel in `target/husk/kernel`, fetched if it is not there.
 pub(crate) fn fetched_kernel() -> Result<Kernel, Failure> {
     let kernel = kept_or_fetched("kernel", || Ok(Apt::of_this_release()))?;
-    if kernel.variables_module.is_some() {
+    if kernel.has_modules() {
         return Ok(kernel);
     }
     fetched("kernel", &Apt::of_this_release())
@@ -49,9 +73,7 @@ fn kept_or_fetched(name: &str, apt: impl FnOnce() -> Result<Apt, Failure>) -> Re
 }
 
 fn in_folder(home: &Path, version: &str) -> Kernel {
-    let module = home.join(VARIABLES_MODULE);
-    let variables_module = module.exists().then_some(module);
-    Kernel { image: home.join("vmlinuz"), version: version.to_owned(), variables_module }
+    Kernel { image: home.join("vmlinuz"), home: home.to_owned(), version: version.to_owned() }
 }
 
 fn fetched(name: &str, apt: &Apt) -> Result<Kernel, Failure> {
@@ -85,10 +107,11 @@ fn unpack(apt: &Apt, package: &str, folder: &Path) -> Result<(), Failure> {
         let found = only_file(&tree, kept)?;
         fs::rename(&found, folder.join(kept)).map_err(|error| Failure::io("move", &found, &error))?;
     }
-    // The newest kernels have it compressed, which busybox cannot load; nothing runs them in a UEFI firmware.
-    if let Ok(found) = only_file(&tree, VARIABLES_MODULE) {
-        let kept = folder.join(VARIABLES_MODULE);
-        fs::rename(&found, kept).map_err(|error| Failure::io("move", &found, &error))?;
+    // The newest kernels have them compressed, which busybox cannot load; nothing runs those in a UEFI firmware, or with a disk.
+    for module in [VARIABLES_MODULE].into_iter().chain(DISK_MODULES) {
+        if let Ok(found) = only_file(&tree, module) {
+            fs::rename(&found, folder.join(module)).map_err(|error| Failure::io("move", &found, &error))?;
+        }
     }
     has_built_in_crb(&folder.join("config"))?;
     fs::remove_dir_all(&tree).map_err(|error| Failure::io("remove", &tree, &error))?;
