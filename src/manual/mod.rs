@@ -14,6 +14,7 @@
 //! | [`broker`] | which database, how many instances, what it does when something fails |
 //! | [`policy`] | what a tenant may demand of the machine that runs a VM, and how a refusal reads |
 //! | [`tenants`] | what a tenant sees and changes at somebody else's broker, and what is signed |
+//! | [`runtime_attestation`] | how a client learns that it talks to the VM that it expects, and what a relay can do |
 //! | [`bench`](mod@bench) | what each promise costs, measured |
 //! | [`fuzzing`] | which bytes from outside are tried, how to try more, how to add a target |
 //! | [`building`] | the seams, what each must promise, and the order of calls |
@@ -58,6 +59,9 @@ pub mod policy {}
 
 #[doc = include_str!("tenants.md")]
 pub mod tenants {}
+
+#[doc = include_str!("runtime_attestation.md")]
+pub mod runtime_attestation {}
 
 #[doc = include_str!("building.md")]
 pub mod building {}

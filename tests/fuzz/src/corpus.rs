@@ -104,6 +104,8 @@ each_target! {
     flash
     quote
     ek_certificate
+    attest_frames
+    attest_tpm
 }
 
 #[test]

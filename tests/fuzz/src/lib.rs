@@ -15,6 +15,7 @@
 
 mod admin;
 mod attest;
+mod attester;
 mod backup;
 mod broker;
 mod command;
@@ -135,6 +136,8 @@ pub const TARGETS: &[Target] = &[
         seeds: tpm_evidence::certificate_seeds,
         mutations: 1_000,
     },
+    Target { name: "attest_frames", run: attester::frames, seeds: attester::frame_seeds, mutations: 50_000 },
+    Target { name: "attest_tpm", run: attester::tpm, seeds: attester::tpm_seeds, mutations: 20_000 },
 ];
 
 /// Runs the target of that name.

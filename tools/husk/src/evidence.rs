@@ -1,5 +1,6 @@
 //! `husk evidence`: reports, certificates, manifests and quotes, shown and verified. Thin over `husk-evidence`.
 
+mod ask;
 mod claims;
 mod statement;
 mod tpm;
@@ -30,6 +31,9 @@ pub(crate) enum EvidenceCommand {
     /// Verify a report down to AMD's roots, and that it covers an SVSM manifest; an endorsement key's certificate up to its maker's; a TPM's
     /// quote under its attestation key; a broker's statement, and that the others are of the instance that it speaks of.
     Verify(Box<VerifyArgs>),
+    /// Ask a running guest for evidence, through any command that runs `husk-attest` there: which VM it is, what its PCRs say, and which host key it
+    /// holds.
+    Ask(Box<ask::AskArgs>),
 }
 
 /// `husk evidence show`
@@ -96,6 +100,7 @@ impl EvidenceCommand {
         match self {
             Self::Show(args) => show(args),
             Self::Verify(args) => verify(args),
+            Self::Ask(args) => ask::run(args),
         }
     }
 }
@@ -165,13 +170,18 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     let tpm = args.tpm.verify((manifest.as_ref(), launch), &mut object, &mut claims)?;
     let beside = statement::Beside { host_data, manifest: manifest.as_ref(), tpm };
     args.statement.verify(&beside, &mut object, &mut claims)?;
-    if args.json {
+    print_verdict(args.json, object, claims);
+    Ok(())
+}
+
+/// What was verified, and what that proves.
+fn print_verdict(json: bool, mut object: Map<String, Value>, claims: Claims) {
+    if json {
         claims.insert_into(&mut object);
         println!("{:#}", Value::Object(object));
-        return Ok(());
+    } else {
+        print!("{}{}", text(&Value::Object(object), 0), claims);
     }
-    print!("{}{}", text(&Value::Object(object), 0), claims);
-    Ok(())
 }
 
 /// The report, down to silicon, with the measurement and HOST_DATA that were asked for.

@@ -7,6 +7,7 @@
 //! its JSON with a parser of others. It ends every process it started.
 //! **Not here.** What the product does: `tools/husk`.
 
+mod attester;
 mod below;
 mod bench;
 mod check;
@@ -37,6 +38,7 @@ cargo xtask COMMAND
   check   formatting, lints (host and bare metal), documentation, tidy
   test    check, then every test; with --all also the long ones
   image   the bootable image, built, checked and stripped
+  attester  the program that guests are attested by, static
   demo    the product end to end: power cuts survived, attacks refused
   bench   the same commands on husk and on swtpm, side by side
   fuzz    libFuzzer against everything that meets bytes from outside
@@ -81,6 +83,7 @@ const SUBCOMMANDS: &[Subcommand] = &[
         flags: &["--twice"],
         run: |flags| image::run(flags.has("--twice")),
     },
+    Subcommand { name: "attester", help: attester::HELP, flags: &[], run: |_| attester::run() },
     Subcommand {
         name: "bench",
         help: bench::HELP,

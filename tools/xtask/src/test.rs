@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::steps::Steps;
-use crate::{check, demo, fuzz, house, image, oldest, peers, setup, soak};
+use crate::{attester, check, demo, fuzz, house, image, oldest, peers, setup, soak};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 pub(crate) const HELP: &str = "\
 cargo xtask test [--all] [--peers]
 
-Runs `check`, builds the image, then every test of the workspace, then the peers: swtpm,
+Runs `check`, builds the image and the guests' program, then every test of the workspace, then the peers: swtpm,
 tpm2-pytss and a kernel guest, under QEMU's own TPM devices, below the image and in a UEFI firmware there, then
 the demo, through the image and in a host process, then a soak of 20 seconds. With
 --all the long tests run too (HUSK_LONG=1), all of tpm2-pytss' own, the newest kernel that
@@ -26,6 +26,7 @@ pub(crate) fn run(all: bool, peers_only: bool) -> Result<(), Failure> {
     if !peers_only {
         check::into(&mut steps)?;
         steps.attempt("image", image::make);
+        steps.attempt("attester", attester::make);
         cargo_tests(all, &mut steps)?;
     }
     peers::into(&mut steps, all)?;

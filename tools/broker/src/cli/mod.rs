@@ -26,7 +26,7 @@ mod vm;
 
 pub use audit::AuditCommand;
 pub use broker::BrokerCommand;
-pub use order::statement_shown;
+pub use order::{statement, statement_shown};
 pub use serve::ServeArgs;
 pub use tenant::TenantCommand;
 pub use vm::VmCommand;

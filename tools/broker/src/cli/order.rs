@@ -82,14 +82,19 @@ pub(super) struct Asked {
 
 impl Asked {
     /// One frame out, one frame back.
-    pub(super) fn exchanged(&self, (kind, body): (FrameKind, &[u8])) -> anyhow::Result<Vec<u8>> {
-        let mut bytes = vec![0; FRAME_BYTES_MAX];
-        let room = bytes.get_mut(FRAME_HEADER_BYTES..).and_then(|room| room.get_mut(..body.len()));
-        room.context("it does not fit into a frame")?.copy_from_slice(body);
-        let length = frame::frame(kind, &mut bytes, body.len()).map_err(husk::fault::Fault::from)?;
-        let pipe = HttpPipe::new(&self.broker, self.ca.roots(&self.broker)?);
-        pipe.carry(&bytes[..length]).with_context(|| self.broker.clone())
+    pub(super) fn exchanged(&self, frame: (FrameKind, &[u8])) -> anyhow::Result<Vec<u8>> {
+        exchanged((&self.broker, &self.ca), frame)
     }
+}
+
+/// One frame to a broker, one frame back.
+fn exchanged((broker, ca): (&str, &BrokerCa), (kind, body): (FrameKind, &[u8])) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = vec![0; FRAME_BYTES_MAX];
+    let room = bytes.get_mut(FRAME_HEADER_BYTES..).and_then(|room| room.get_mut(..body.len()));
+    room.context("it does not fit into a frame")?.copy_from_slice(body);
+    let length = frame::frame(kind, &mut bytes, body.len()).map_err(husk::fault::Fault::from)?;
+    let pipe = HttpPipe::new(broker, ca.roots(broker)?);
+    pipe.carry(&bytes[..length]).with_context(|| broker.to_owned())
 }
 
 /// `husk vm order`
@@ -312,8 +317,7 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
     if args.nonce.is_none() {
         getrandom::fill(&mut nonce).context("the machine's entropy source failed")?;
     }
-    let request = StatusRequest { tenant: config.tenant, vm: config.vm, nonce };
-    let statement = ask(&args.asked, &config, (FrameKind::StatusRequest, request.as_bytes()), &nonce)?;
+    let statement = statement((&args.asked.broker, &args.asked.ca), &config, &nonce)?;
     if let Some(path) = &args.signed {
         write_new(path, statement.as_bytes(), 0o644)?;
     }
@@ -328,6 +332,19 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the broker at an address says of the VM of `config`, for `nonce`, vouched for by the configuration's tenant.
+///
+/// # Errors
+/// One line: what, whose fault, what to do.
+pub fn statement(
+    broker: (&str, &BrokerCa),
+    config: &LaunchConfig,
+    nonce: &[u8; 32],
+) -> anyhow::Result<Statement> {
+    let request = StatusRequest { tenant: config.tenant, vm: config.vm, nonce: *nonce };
+    stated(exchanged(broker, (FrameKind::StatusRequest, request.as_bytes()))?, config, nonce)
+}
+
 /// One frame out, and back a statement that the tenant's broker signed for this nonce.
 pub(super) fn ask(
     asked: &Asked,
@@ -335,7 +352,10 @@ pub(super) fn ask(
     frame: (FrameKind, &[u8]),
     nonce: &[u8; 32],
 ) -> anyhow::Result<Statement> {
-    let mut answer = asked.exchanged(frame)?;
+    stated(asked.exchanged(frame)?, config, nonce)
+}
+
+fn stated(mut answer: Vec<u8>, config: &LaunchConfig, nonce: &[u8; 32]) -> anyhow::Result<Statement> {
     match frame::open(&mut answer) {
         Ok((FrameKind::Statement, body)) => {
             let statement: Option<Statement> = frame::exactly(body).ok();

@@ -60,12 +60,22 @@ impl StatementArgs {
                 name()
             );
         }
-        compared(&statement, &config, beside, claims)?;
-        standing(&statement, claims);
-        variables(&config, claims);
-        object.insert("statement".into(), statement_shown(&statement));
+        object.insert("statement".into(), judged(&statement, &config, beside, claims)?);
         Ok(())
     }
+}
+
+/// What a statement that is vouched for says, and what that proves beside what else was verified.
+pub(super) fn judged(
+    statement: &Statement,
+    config: &LaunchConfig,
+    beside: &Beside<'_>,
+    claims: &mut Claims,
+) -> anyhow::Result<Value> {
+    compared(statement, config, beside, claims)?;
+    standing(statement, claims);
+    variables(config, claims);
+    Ok(statement_shown(statement))
 }
 
 fn statement_in(bytes: &[u8]) -> anyhow::Result<Statement> {

@@ -135,10 +135,7 @@ impl TpmArgs {
         claims: &mut Claims,
     ) -> anyhow::Result<EkCertificate> {
         let named = |file: &Path| file.display().to_string();
-        let mut authorities = EkAuthorities::new(&read(root)?).with_context(|| named(root))?;
-        for file in &self.ek_intermediate {
-            authorities = authorities.with_intermediates(&read(file)?).with_context(|| named(file))?;
-        }
+        let authorities = authorities(root, &self.ek_intermediate)?;
         let bytes = read(file)?;
         let der = der_of(&bytes).unwrap_or(bytes);
         let verified = authorities.verify(&der, seconds_since_1970()).with_context(|| named(file))?;
@@ -207,7 +204,7 @@ impl TpmArgs {
 }
 
 /// What a certificate says of a launch, held against the one of a verified report.
-fn launched(
+pub(super) fn launched(
     certificate: &EkCertificate,
     reported: Option<ReportedLaunch>,
     claims: &mut Claims,
@@ -241,14 +238,27 @@ fn launched(
     Ok(())
 }
 
+/// Whom to believe about endorsement keys.
+pub(super) fn authorities(root: &Path, intermediates: &[PathBuf]) -> anyhow::Result<EkAuthorities> {
+    let named = |file: &Path| file.display().to_string();
+    let mut authorities = EkAuthorities::new(&read(root)?).with_context(|| named(root))?;
+    for file in intermediates {
+        authorities = authorities.with_intermediates(&read(file)?).with_context(|| named(file))?;
+    }
+    Ok(authorities)
+}
+
+/// A TPM2B_PUBLIC or TPMT_PUBLIC of an endorsement key, in a file.
+pub(super) fn public_area(file: &Path) -> anyhow::Result<EndorsementPublic> {
+    endorsement_public(&read(file)?).with_context(|| file.display().to_string())
+}
+
 /// A TPM2B_PUBLIC or TPMT_PUBLIC of an endorsement key.
-fn public_area(file: &Path) -> anyhow::Result<EndorsementPublic> {
-    let bytes = read(file)?;
+pub(super) fn endorsement_public(bytes: &[u8]) -> anyhow::Result<EndorsementPublic> {
     let inner = bytes.get(2..).filter(|inner| {
         bytes.first_chunk().is_some_and(|length| usize::from(u16::from_be_bytes(*length)) == inner.len())
     });
-    let inner = inner.unwrap_or(&bytes);
+    let inner = inner.unwrap_or(bytes);
     let readings = EndorsementKey::ALL.into_iter().map(|key| EndorsementPublic::parse(key, inner));
-    let found = readings.reduce(Result::or).context("no kind of endorsement key is known")?;
-    found.with_context(|| file.display().to_string())
+    Ok(readings.reduce(Result::or).context("no kind of endorsement key is known")??)
 }
