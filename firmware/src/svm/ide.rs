@@ -61,8 +61,8 @@ const CAN_DMA: u16 = 1 << 8;
 /// The word that says which words mean something, and its bit for the one of Ultra DMA.
 const VALID: u16 = 53;
 const ULTRA_IS_VALID: u16 = 1 << 2;
-/// The words of single-word, multiword and Ultra DMA modes.
-const MODES: [u16; 3] = [62, 63, 88];
+/// The words of single-word, multiword and Ultra DMA modes, and that of TRIM, which is a transfer by the controller too (ATA8-ACS-2, INCITS 482-2012, sections 7.5 and 7.12).
+const MODES: [u16; 4] = [62, 63, 88, 169];
 /// A checksum over the others, if the drive has one: it has none here.
 const INTEGRITY: u16 = 255;
 
@@ -109,7 +109,7 @@ mod tests {
                 let kept = match at {
                     49 => 0xFEFF,
                     53 => 0xFFFB,
-                    62 | 63 | 88 | 255 => 0,
+                    62 | 63 | 88 | 169 | 255 => 0,
                     _ => 0xFFFF,
                 };
                 assert_eq!((*word, *more), (kept, at < 255), "word {at}");
