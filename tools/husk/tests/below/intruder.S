@@ -3,10 +3,13 @@
 # when it hears a byte: before the first attempt, when only the TPM is left to be attacked, and before it switches the machine off.
     .include "guest.inc"
     .include "second.inc"
+    .include "disk.inc"
     .set LAYER, 0x10000000
     .set LAYER_END, 0x10800000
     .set IO_APIC, 0xFEC00000
     .set ECAM, 0xB0000000
+    # What the test writes on the disk.
+    .set DISK_HOLDS, 0x5A5A5A5A
 
 guest_name: .asciz "INTRUDER "
     # Expects an instruction to raise that vector.
@@ -225,6 +228,63 @@ _start:
     and eax, 0x700
     verdict "io-apic-init"
 
+    # The disk: read by instructions, then told to write a sector into this guest and one into the layer by itself. Neither comes,
+    # at whatever ports the controller's transfers may be (a machine's firmware gives out those from 0xC000), and it reads on.
+    mov eax, 0x80009000
+    call config_read
+    cmp eax, 0x70108086
+    verdict "disk-controller"
+    call disk_read
+    cmp dword ptr [sector], DISK_HOLDS
+    verdict "disk-reads"
+    mov eax, 0x80009020
+    mov ebx, 0xC001
+    call config_write
+    mov eax, 0x80009004
+    mov ebx, 7
+    call config_write
+    mov dword ptr [ECAM + 0x90004], 7
+    mov eax, 0x80009004
+    call config_read
+    test eax, 4
+    verdict "disk-no-bus-master"
+    mov dword ptr [sector], 0x11111111
+    mov edi, 0xC000
+1:  lea edx, [edi + 4]
+    mov eax, offset transfers
+    out dx, eax
+    lea edx, [edi + 2]
+    mov al, 6
+    out dx, al
+    mov edx, edi
+    mov al, 8
+    out dx, al
+    add edi, 16
+    cmp edi, 0x10000
+    jb 1b
+    mov bx, 0x02C8
+    call disk_command
+    mov edi, 0xC000
+1:  mov edx, edi
+    mov al, 9
+    out dx, al
+    add edi, 16
+    cmp edi, 0x10000
+    jb 1b
+    mov dx, 0x3F6
+    mov ecx, 300000
+1:  in al, dx
+    loop 1b
+    cmp dword ptr [sector], 0x11111111
+    verdict "disk-no-transfer"
+    mov al, 4
+    out dx, al
+    mov al, 0
+    out dx, al
+    call disk_read
+    cmp dword ptr [sector], DISK_HOLDS
+    verdict "disk-reads-again"
+
     say "INTRUDER waits\n"
     await
     # A second processor hammers the TPM, if there is one.
@@ -413,6 +473,8 @@ hammered: .long 0
 hammer_stops: .long 0
     .balign 16
 dma: .long 0x0A000000, 0x04000000, 0, 0
+# Regions of a transfer: address and bytes, the last one marked ("Programming Interface for Bus Master IDE Controller", revision 1.0: physical region descriptors).
+transfers: .long sector, 512, LAYER, 0x80000200
     .balign 16
 idt: .skip 256
 scratch: .skip 64

@@ -7,6 +7,9 @@ use std::io::Write;
 use std::ops::Range;
 use std::process::{ChildStdin, Stdio};
 
+/// What is on its disk, all over.
+const DISK_HOLDS: u8 = 0x5A;
+const DISK_BYTES: usize = 1 << 20;
 /// What it says when it waits, and when all of it has run.
 const WAITS: &str = "INTRUDER waits";
 const END: &str = "INTRUDER end PASS";
@@ -54,7 +57,10 @@ const CHANGES_BY_COMMANDS: [(&str, &str); 12] = [
 fn a_guest_that_tries_everything_in_ring_0_neither_reaches_nor_stops_the_layer() {
     let world = World::new();
     let kernel = kernel(world.folder(), "intruder", HAMMERS);
-    let start = Start { disk: "disk", kernel: &kernel, cpus: 2, words: &[], serial: Stdio::piped() };
+    let disk = world.folder().join("guests-disk");
+    std::fs::write(&disk, [DISK_HOLDS; DISK_BYTES]).expect("written");
+    let words = ["--disk", disk.to_str().expect("text")];
+    let start = Start { disk: "disk", kernel: &kernel, cpus: 2, words: &words, serial: Stdio::piped() };
     let (mut machine, serial) = world.start(start);
     let mut serial = serial.expect("piped");
     let symbols = Symbols::of(&image());
