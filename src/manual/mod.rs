@@ -9,6 +9,7 @@
 //! | [`faults`] | every fault code: whose fault, what happened, what to do |
 //! | [`measurement`] | what a launch measures, what a tenant signs, what the host may still choose |
 //! | [`image`] | the bootable image: its memory, its boot in ten steps, how it ends, what it shows |
+//! | [`encrypted_disk`] | how to build a guest whose disk encrypts itself, what stops whom, and what is not stopped |
 //! | [`hw_sealed`] | a TPM without a network: what it keeps, what it gives up, what goes into its key |
 //! | [`kbs`] | a static key from a CoCo KBS beside the broker: what it adds, how to use Trustee, what the VM believes |
 //! | [`broker`] | which database, how many instances, what it does when something fails |
@@ -44,6 +45,9 @@ pub mod measurement {}
 
 #[doc = include_str!("image.md")]
 pub mod image {}
+
+#[doc = include_str!("encrypted_disk.md")]
+pub mod encrypted_disk {}
 
 #[doc = include_str!("hw_sealed.md")]
 pub mod hw_sealed {}

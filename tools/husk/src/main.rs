@@ -48,6 +48,9 @@ enum Command {
     /// Measure, describe and sign what a VM is launched from.
     #[command(subcommand)]
     Image(husk_image::cli::ImageCommand),
+    /// Build disks for guests.
+    #[command(subcommand)]
+    Guest(husk_guest::cli::GuestCommand),
     /// Play a secure processor, for machines without SEV-SNP.
     Psp(husk_psp::Args),
     /// Run the component as a host process.
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Command::Vm(Vm::Prepare(args)) => args.run(),
         Command::Audit(command) => command.run(),
         Command::Image(command) => command.run(),
+        Command::Guest(command) => command.run(),
         Command::Psp(args) => husk_psp::run(args),
         Command::Vtpmd(args) => husk_vtpmd::daemon::run(&args),
         Command::Relay(args) => husk_relay::cli::run(&args),

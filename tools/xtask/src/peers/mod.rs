@@ -2,13 +2,15 @@
 //!
 //! **What.** The guest scripts run on this machine against swtpm: what they and the guest are worth. Then Husk, sealed, under
 //! the clients that need more than a test of cargo's: [`device`] has a kernel guest behind QEMU's own TPM devices,
-//! [`layer`] one below the image, [`disk`] with a disk, [`uefi`] in a firmware there, [`pytss`] has tpm2-pytss.
+//! [`layer`] one below the image, [`disk`] with a disk, [`uefi`] in a firmware there, [`encrypted`] a Debian whose disk encrypts itself, [`pytss`] has
+//! tpm2-pytss.
 //! **Trust.** swtpm, QEMU, Debian's kernel, tpm2-tools and tpm2-pytss.
 //! **Laws.** Every script that the demo relies on has passed on swtpm first.
 //! **Not here.** tpm2-tools on this machine: `tools/husk/tests/peers`.
 
 mod device;
 mod disk;
+mod encrypted;
 mod layer;
 mod pytss;
 mod sealed;
@@ -47,6 +49,7 @@ pub(crate) fn into(steps: &mut Steps, all: bool) -> Result<(), Failure> {
     layer::into(steps, all);
     disk::into(steps);
     uefi::into(steps);
+    encrypted::into(steps, all);
     Ok(())
 }
 
@@ -56,6 +59,15 @@ fn group(steps: &mut Steps, name: &str, seen: Result<Vec<Step>, Failure>) {
         Ok(seen) => steps.add_all(name, &seen),
         Err(failure) => steps.attempt(name, || Err(failure)),
     }
+}
+
+/// A step, by what was seen or how it failed.
+fn step(name: &str, done: Result<String, Failure>) -> Step {
+    let (passed, seen) = match done {
+        Ok(seen) => (true, seen),
+        Err(failure) => (false, failure.to_string()),
+    };
+    Step { name: name.into(), passed, seen }
 }
 
 /// The scripts in their order of use, as ordinary programs of this machine.

@@ -1,6 +1,6 @@
 //! A kernel in Debian's OVMF, below the image: its variables are kept, and Secure Boot with the tenant's own keys by them.
 
-use super::group;
+use super::{group, step};
 use crate::below::{Below, PATIENCE, ROLLED_BACK, Start};
 use crate::failure::Failure;
 use crate::guest::{QUIET, Report, image_for_uefi};
@@ -20,7 +20,7 @@ const COSTS: [&str; 2] = ["husk: flash: commits", "husk: flash: blocks written"]
 const VARIABLES_MISSING: &str = "0x02100011";
 const VARIABLES_REFUSED: &str = "0x02100012";
 /// What OVMF says when nothing that it may start is left.
-const NOTHING_BOOTS: &str = "No bootable option or device was found";
+pub(super) const NOTHING_BOOTS: &str = "No bootable option or device was found";
 
 /// Runs the boots as steps.
 pub(super) fn into(steps: &mut Steps) {
@@ -66,11 +66,9 @@ fn not_the_named(below: &mut Below, named: &Path) -> Result<Vec<Step>, Failure> 
     Ok(vec![step("other-variables-refused", refused), step("no-firmware-refused", past)])
 }
 
-/// Enrols a key of its own as a tenant would, and signs the kernel by it.
-fn signed(folder: &Path, kernel: &Path) -> Result<Signed, Failure> {
-    let path = |name: &str| folder.join(name);
-    let [key, certificate, variables, signed] =
-        ["boot.key", "boot.pem", "boot.vars", "vmlinuz.signed"].map(path);
+/// Enrols a key of its own as a tenant would (`boot.key`, `boot.pem`): OVMF's variables with it.
+pub(super) fn enrolled(folder: &Path) -> Result<PathBuf, Failure> {
+    let [key, certificate, variables] = ["boot.key", "boot.pem", "boot.vars"].map(|name| folder.join(name));
     let made =
         ["req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", "/CN=tenant"];
     process::output(
@@ -82,6 +80,13 @@ fn signed(folder: &Path, kernel: &Path) -> Result<Signed, Failure> {
         enrol.args([into, OWNER]).arg(&certificate);
     }
     process::output(&mut enrol)?;
+    Ok(variables)
+}
+
+/// Enrols a key, and signs the kernel by it.
+fn signed(folder: &Path, kernel: &Path) -> Result<Signed, Failure> {
+    let variables = enrolled(folder)?;
+    let [key, certificate, signed] = ["boot.key", "boot.pem", "vmlinuz.signed"].map(|name| folder.join(name));
     let mut sign = Command::new("sbsign");
     sign.arg("--key").arg(&key).arg("--cert").arg(&certificate).arg("--output").arg(&signed).arg(kernel);
     process::output(&mut sign)?;
@@ -126,12 +131,4 @@ fn not_booted(below: &mut Below, start: Start<'_>) -> Result<String, Failure> {
     })?;
     below.cut_power(&mut machine)?;
     if seen == NOTHING_BOOTS { Ok(seen) } else { Err(Failure::failed(format!("it started: {seen}"))) }
-}
-
-fn step(name: &str, done: Result<String, Failure>) -> Step {
-    let (passed, seen) = match done {
-        Ok(seen) => (true, seen),
-        Err(failure) => (false, failure.to_string()),
-    };
-    Step { name: name.into(), passed, seen }
 }

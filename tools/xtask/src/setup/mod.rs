@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub(crate) use kernel::{Kernel, fetched_kernel, newest_kernel};
-pub(crate) use packages::{OVMF, OVMF_VARIABLES};
+pub(crate) use packages::{OVMF, OVMF_VARIABLES, privilege};
 pub(crate) use peers::variables_tool;
 pub(crate) use python::{Python, python};
 

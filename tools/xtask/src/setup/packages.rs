@@ -38,6 +38,8 @@ const NEEDED: &[&[&str]] = &[
     &["libxml2-utils"],                                   // for it
     &["strace"],                                          // counts flushes
     &["ovmf"], // a firmware with SEV metadata, whose launch is measured, and which guests begin in
+    &["mmdebstrap"], // installs the Debian that a guest is made of
+    &["debian-archive-keyring"], // whose signatures it trusts
     &["sbsigntool"], // signs kernels for a guest's Secure Boot
     &["python3"], // runs sev-snp-measure, a peer
     &["python3-cryptography"], // which it needs for ID blocks
@@ -96,7 +98,7 @@ fn offered(first: &'static str) -> &'static str {
 }
 
 /// The words to put before a command that only root may run; none if this user can't become root without asking.
-fn privilege() -> Option<Vec<&'static str>> {
+pub(crate) fn privilege() -> Option<Vec<&'static str>> {
     let user = process::output(Command::new("id").arg("-u")).ok()?;
     if user.trim() == "0" {
         return Some(Vec::new());

@@ -1,0 +1,14 @@
+#!/bin/sh
+# In the guest of the test: says on the serial console what this boot found, and powers off.
+say() { echo "HUSK-GUEST: $*" > /dev/ttyS0; }
+say "mounted $(findmnt -n -o SOURCE,FSTYPE /var)"
+say "beneath $(dmsetup table encrypted 2>/dev/null | cut -d' ' -f3)"
+boots=$(($(cat /var/lib/husk-boots 2>/dev/null || echo 0) + 1))
+echo "$boots" > /var/lib/husk-boots
+sync
+say "boot $boots"
+for pcr in 7 11 15; do
+    say "pcr-$pcr $(tpm2_pcrread "sha256:$pcr" | awk '/0x/ { print $NF }')"
+done
+say "end"
+systemctl --no-block poweroff

@@ -1,0 +1,221 @@
+//! The disk: a verity root, and the signed kernel image that names its hash.
+//!
+//! **What.** The initrd (dracut), the partitions (systemd-repart), the kernel image (ukify), in that order: the root's hash goes into the image's command line.
+//! **Trust.** Debian's tools. The tenant's keys are seen by `ukify` alone, in a folder that is removed.
+//! **Laws.** All that is random in a file system is derived from the configuration's seed. What the kernel is told is signed with it.
+//! **Not here.** The root's content: `content`.
+
+use crate::config::GuestConfig;
+use crate::tree::Workplace;
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+/// Room for this kernel image and the next one. FAT32 begins at 65525 clusters (Microsoft's FAT specification 1.03, "FAT Type Determination").
+const ESP_MIB: u64 = 128;
+/// What a partition table keeps for itself at a disk's end, and an alignment (UEFI 2.10, section 5.3.1).
+const TABLE_MIB: u64 = 2;
+/// What finds, checks and mounts the root, and makes the volume; nothing else is in the initrd.
+const MODULES: &str = "base dash systemd systemd-initrd systemd-repart systemd-veritysetup systemd-pcrphase systemd-journald systemd-modules-load \
+systemd-tmpfiles systemd-udevd systemd-sysusers tpm2-tss dm rootfs-block kernel-modules fs-lib udev-rules shutdown";
+const DRIVERS: &str =
+    "virtio_blk virtio_pci ata_piix libata scsi_mod sd_mod dm_mod dm_crypt dm_verity erofs ext4 xts loop";
+/// What else systemd-repart runs.
+const PROGRAMS: &str = "mkfs.ext4 mke2fs";
+/// PCR 7 says which keys Secure Boot has; PCR 11 what was started, by values that the tenant signed (systemd's TPM2_PCR_MEASUREMENTS.md). `/.extra` is
+/// the kernel image's, which its signature covers (systemd-stub(7)).
+const SEALED_TO: &str = "[Unit]
+After=sysroot.mount tpm2.target
+Wants=tpm2.target
+
+[Service]
+ExecStart=
+ExecStart=systemd-repart --dry-run=no --tpm2-device=auto --tpm2-pcrs=7 --tpm2-public-key=/.extra/tpm2-pcr-public-key.pem --tpm2-public-key-pcrs=11
+";
+/// Where PCR 11 is extended on the way up (systemd-pcrphase.service(8)); the tenant signs its value at each.
+const PHASES: [&str; 4] = [
+    "enter-initrd",
+    "enter-initrd:leave-initrd",
+    "enter-initrd:leave-initrd:sysinit",
+    "enter-initrd:leave-initrd:sysinit:ready",
+];
+const UNIT: &str = "usr/lib/systemd/system/systemd-repart.service.d";
+const PARTITIONS: [(&str, &str); 3] = [
+    ("10-esp.conf", "Type=esp\nFormat=vfat\nCopyFiles=/uki.efi:/EFI/BOOT/BOOTX64.EFI\n"),
+    (
+        "20-root.conf",
+        "Type=root-x86-64\nFormat=erofs\nCopyFiles=/guest:/\nVerity=data\nVerityMatchKey=root\nMinimize=best\n",
+    ),
+    (
+        "30-hash.conf",
+        "Type=root-x86-64-verity\nVerity=hash\nVerityMatchKey=root\nMinimize=best\nVerityDataBlockSizeBytes=4096\nVerityHashBlockSizeBytes=4096\n",
+    ),
+];
+
+/// What was made, beside the files in the workplace: `disk.raw` and `uki.efi`.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) root_hash: String,
+    /// What PCR 11 holds at each phase of the boot, as `systemd-measure` tells.
+    pub(crate) pcr_11: Value,
+    pub(crate) command_line: String,
+}
+
+/// Makes the disk of the root that lies in `work/guest`.
+pub(crate) fn make(config: &GuestConfig, at: &Workplace<'_>) -> anyhow::Result<Made> {
+    let kernel = at.tools.kernel()?;
+    eprintln!("husk: the initrd of kernel {kernel}");
+    initrd(at, &kernel)?;
+    eprintln!("husk: the root and its hashes");
+    for (name, definition) in PARTITIONS {
+        let size = if name.contains("esp") {
+            format!("SizeMinBytes={ESP_MIB}M\nSizeMaxBytes={ESP_MIB}M\n")
+        } else {
+            String::new()
+        };
+        write(&at.shared.join("partitions"), name, &format!("[Partition]\n{definition}{size}"))?;
+    }
+    let told = repart(config, at, &["--empty=create", "--size=auto", "--defer-partitions=esp"])?;
+    let root_hash = root_hash(&told).context("systemd-repart tells no hash of the root")?;
+    let words = format!("root=/dev/mapper/root roothash={root_hash} ro");
+    let command_line: String = std::iter::once(words.as_str())
+        .chain(config.kernel_arguments.iter().map(String::as_str))
+        .collect::<Vec<_>>()
+        .join(" ");
+    eprintln!("husk: the kernel image, signed");
+    let pcr_11 = kernel_image(config, at, &kernel, &command_line)?;
+    // Its date goes into the FAT.
+    dated(&at.shared.join("uki.efi"), config.epoch).context("uki.efi")?;
+    repart(config, at, &["--empty=allow"])?;
+    // Last: systemd-repart would give the room to the partitions that are there.
+    let disk = at.shared.join("disk.raw");
+    grow(&disk, (config.volume.size_mib + TABLE_MIB) << 20).with_context(|| disk.display().to_string())?;
+    Ok(Made { root_hash, pcr_11, command_line })
+}
+
+fn initrd(at: &Workplace<'_>, kernel: &str) -> anyhow::Result<()> {
+    let overlay = at.shared.join("overlay");
+    // The unit asks whether there is a definition here; it reads the one in the root.
+    let definition = fs::read_to_string(at.shared.join("guest/usr/lib/repart.d/50-encrypted.conf"))?;
+    write(&overlay.join("usr/lib/repart.d"), "50-encrypted.conf", &definition)?;
+    write(&overlay.join(UNIT), "50-sealed-to.conf", SEALED_TO)?;
+    let line = ["dracut", "--quiet", "--force", "--reproducible", "--no-hostonly", "--no-hostonly-cmdline"];
+    let more =
+        ["--no-early-microcode", "--zstd", "--kver", kernel, "--modules", MODULES, "--drivers", DRIVERS];
+    let last = ["--install", PROGRAMS, "--include", "/build/overlay", "/", "/build/initrd"];
+    at.run(&[], &[&line[..], &more, &last].concat()).map(drop)
+}
+
+/// Makes what is missing on the disk; what it tells.
+fn repart(config: &GuestConfig, at: &Workplace<'_>, how: &[&str]) -> anyhow::Result<Value> {
+    let settings = format!("SYSTEMD_REPART_MKFS_OPTIONS_EROFS=-T{} --all-time -zlz4", config.epoch);
+    let seed = format!("--seed={}", config.seed);
+    let line = ["systemd-repart", "--root=/build", "--definitions=/build/partitions", "--offline=yes"];
+    let more = ["--dry-run=no", "--sector-size=512", "--json=short", &seed];
+    let told = at.run(&[settings], &[&line[..], &more, how, &["/build/disk.raw"]].concat())?;
+    serde_json::from_str(&told).context("what systemd-repart tells is no JSON")
+}
+
+fn root_hash(told: &Value) -> Option<String> {
+    let hashes = told.as_array()?.iter().filter_map(|partition| partition.get("roothash")?.as_str());
+    let hash = hashes.into_iter().find(|hash| !hash.is_empty())?;
+    (hash.len() == 64 && hash.chars().all(|c| c.is_ascii_hexdigit())).then(|| hash.to_owned())
+}
+
+/// The keys lie in the workplace for this one program.
+fn kernel_image(
+    config: &GuestConfig,
+    at: &Workplace<'_>,
+    kernel: &str,
+    command_line: &str,
+) -> anyhow::Result<Value> {
+    let keys = &config.keys;
+    let folder = at.shared.join("keys");
+    fs::create_dir(&folder)?;
+    for (from, name) in [
+        (&keys.secure_boot_key, "boot.key"),
+        (&keys.secure_boot_certificate, "boot.pem"),
+        (&keys.pcr_key, "pcr.key"),
+    ] {
+        fs::copy(from, folder.join(name)).with_context(|| from.display().to_string())?;
+    }
+    at.run(&[], &["openssl", "pkey", "-in", "/build/keys/pcr.key", "-pubout", "-out", "/build/pcr.pub"])?;
+    let linux = format!("--linux=/boot/vmlinuz-{kernel}");
+    let (words, uname) = (format!("--cmdline={command_line}"), format!("--uname={kernel}"));
+    let line =
+        ["ukify", "build", &linux, "--initrd=/build/initrd", &words, &uname, "--output=/build/uki.efi"];
+    let phases = format!("--phases={}", PHASES.join(" "));
+    let signed = [
+        "--os-release=@/build/guest/usr/lib/os-release",
+        "--secureboot-private-key=/build/keys/boot.key",
+        "--secureboot-certificate=/build/keys/boot.pem",
+        "--pcr-private-key=/build/keys/pcr.key",
+        "--pcr-public-key=/build/pcr.pub",
+        "--pcr-banks=sha256",
+        "--measure",
+        &phases,
+    ];
+    let told = at.run(&signed_at(config.epoch), &[&line[..], &signed].concat())?;
+    fs::remove_dir_all(&folder)?;
+    pcr_11(&told).context("ukify tells no values of PCR 11")
+}
+
+/// The signature tells when it was made (RFC 5652, section 11.3), and its maker asks no `SOURCE_DATE_EPOCH`: its clock stands still.
+fn signed_at(epoch: u64) -> [String; 4] {
+    let library = "LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1".to_owned();
+    [library, format!("FAKETIME={epoch}"), "FAKETIME_FMT=%s".into(), "DONT_FAKE_MONOTONIC=1".into()]
+}
+
+/// The values of what ukify tells, by their phases.
+fn pcr_11(told: &str) -> Option<Value> {
+    let values = told.lines().filter_map(|line| line.strip_prefix("11:sha256="));
+    let values: Vec<&str> = values.collect();
+    (values.len() == PHASES.len()).then(|| {
+        PHASES
+            .into_iter()
+            .zip(values)
+            .map(|(phase, value)| json!({"phase": phase, "sha256": value}))
+            .collect()
+    })
+}
+
+fn dated(file: &Path, epoch: u64) -> std::io::Result<()> {
+    let date = SystemTime::UNIX_EPOCH + Duration::from_secs(epoch);
+    fs::OpenOptions::new().write(true).open(file)?.set_modified(date)
+}
+
+fn grow(file: &Path, by_bytes: u64) -> std::io::Result<()> {
+    let file = fs::OpenOptions::new().write(true).open(file)?;
+    let len = file.metadata()?.len();
+    file.set_len(len + by_bytes)
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let file = folder.join(name);
+    fs::write(&file, text).with_context(|| file.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{pcr_11, root_hash};
+    use serde_json::json;
+
+    #[test]
+    fn a_hash_is_told_by_the_partitions_that_have_one() {
+        let hash = "5a".repeat(32);
+        let told = json!([{"type": "esp", "roothash": null}, {"type": "root-x86-64", "roothash": hash}]);
+        assert_eq!(root_hash(&told), Some(hash));
+        assert_eq!(root_hash(&json!([{"roothash": "5a quiet"}])), None);
+    }
+
+    #[test]
+    fn each_phase_has_its_value_or_there_is_none() {
+        let told = "11:sha256=01\n11:sha256=02\n11:sha256=03\n11:sha256=04\n";
+        let values = pcr_11(told).expect("four");
+        assert_eq!(values[3], json!({"phase": "enter-initrd:leave-initrd:sysinit:ready", "sha256": "04"}));
+        assert!(pcr_11("11:sha256=01\n").is_none());
+    }
+}
