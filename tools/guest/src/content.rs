@@ -53,6 +53,8 @@ pub(crate) fn put(config: &GuestConfig, guest: &Tree, at: &Workplace<'_>) -> any
     write(&root, "usr/lib/repart.d/50-encrypted.conf", &volume_definition())?;
     write(&root, "etc/crypttab", &crypttab())?;
     write(&root, "etc/fstab", &fstab(&config.volume.mount))?;
+    // What a host says there is nothing for a guest; and below the image its driver waits for ever for ACPI's global lock.
+    write(&root, "etc/modprobe.d/husk.conf", "blacklist qemu_fw_cfg\n")?;
     // It would extend PCR 15 by the machine's identity, which is another at each boot of such a root.
     let masked = root.join("etc/systemd/system/systemd-pcrmachine.service");
     symlink("/dev/null", &masked).with_context(|| masked.display().to_string())?;

@@ -100,21 +100,33 @@ impl Below {
 
     /// Starts a machine.
     pub(crate) fn start(&mut self, start: Start<'_>) -> Result<Daemon, Failure> {
-        self.starts += 1;
-        let name = format!("machine-{}-{}", self.starts, start.script);
         let settings = start.settings.iter().map(|(name, value)| format!(" husk.set.{name}={value}"));
         let append: String =
             std::iter::once(format!("{} panic=-1 husk.script={}", start.kernel_words, start.script))
                 .chain(settings)
                 .collect();
-        let paths =
-            [&self.image, &self.kernel, &self.initramfs, start.disk, &self.vm.config, &self.psp].map(text);
-        let [image, kernel, initramfs, volume, config, psp] = &paths;
-        let (pid, cpus) = (text(&self.pid_file()), start.guest_cpus.to_string());
-        let line = ["run", "--image", image, "--kernel", kernel, "--initrd", initramfs, "--append", &append];
-        let more = ["--volume", volume, "--config", config, "--psp", psp, "--broker", &self.broker];
-        let last = ["--vcpus", &cpus, "--memory", MEMORY_MIB, "--", "-pidfile", &pid];
-        let words = line.iter().chain(&more).chain(start.words).chain(&last);
+        let [kernel, initramfs] = [&self.kernel, &self.initramfs].map(|path| text(path));
+        let line = ["--kernel", &kernel, "--initrd", &initramfs, "--append", &append];
+        let words = [&line, start.words].concat();
+        self.start_words(start.script, start.disk, start.guest_cpus, &words)
+    }
+
+    /// Starts a machine whose guest is in these words of `husk run` alone.
+    pub(crate) fn start_words(
+        &mut self,
+        name: &str,
+        volume: &Path,
+        guest_cpus: u8,
+        words: &[&str],
+    ) -> Result<Daemon, Failure> {
+        self.starts += 1;
+        let name = format!("machine-{}-{name}", self.starts);
+        let [image, volume, config, psp] = [&self.image, volume, &self.vm.config, &self.psp].map(text);
+        let (pid, cpus) = (text(&self.pid_file()), guest_cpus.to_string());
+        let line = ["run", "--image", &image, "--volume", &volume, "--config", &config, "--psp", &psp];
+        let more = ["--broker", &self.broker, "--vcpus", &cpus, "--memory", MEMORY_MIB];
+        let last = ["--", "-pidfile", &pid];
+        let words = line.iter().chain(&more).chain(words).chain(&last);
         let words: Vec<String> = words.map(ToString::to_string).collect();
         Daemon::start(&name, &self.product.husk, &words, &self.product.path(&format!("{name}.console")))
     }
@@ -152,7 +164,12 @@ impl Below {
 
     /// Starts a machine that the layer must refuse with the fault of that code; its line.
     pub(crate) fn refused(&mut self, start: Start<'_>, code: &str) -> Result<String, Failure> {
-        let mut machine = self.start(start)?;
+        let machine = self.start(start)?;
+        Self::is_refused(machine, code)
+    }
+
+    /// The line by which a machine was refused with the fault of that code.
+    pub(crate) fn is_refused(mut machine: Daemon, code: &str) -> Result<String, Failure> {
         let ends = [code, "the firmware stopped", "the guest starts"];
         let seen = machine.wait_until(PATIENCE, |console| {
             let mut lines = console.lines();

@@ -12,7 +12,7 @@ cargo xtask test [--all] [--peers]
 
 Runs `check`, builds the image and the guests' program, then every test of the workspace, then the peers: swtpm,
 tpm2-pytss and a kernel guest, under QEMU's own TPM devices, below the image and in a UEFI firmware there, and a Debian
-whose disk encrypts itself to swtpm, then
+whose disk encrypts itself below the image (with --all to swtpm too), then
 the demo, through the image and in a host process, then a soak of 20 seconds. With
 --all the long tests run too (HUSK_LONG=1), all of tpm2-pytss' own, the newest kernel that
 Debian has below the image, libFuzzer for 20 seconds a target, and a soak of 5 minutes;

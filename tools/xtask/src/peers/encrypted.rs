@@ -1,9 +1,11 @@
-//! A Debian guest that encrypts a volume at its first boot: built by `husk guest build`, started in Debian's OVMF with Secure Boot, in front of swtpm.
+//! A Debian guest that encrypts a volume at its first boot: built by `husk guest build`, started in Debian's OVMF with Secure Boot, in front of swtpm, and below the image.
 //!
 //! **What.** Two boots, of which the second opens the volume by itself; then what somebody with the disk in their hands tries.
-//! **Trust.** QEMU, swtpm, OVMF, and the Debian that the guest is made of.
+//! **Trust.** QEMU, swtpm, the broker, OVMF, and the Debian that the guest is made of.
 //! **Laws.** Two builds give the same bytes.
 //! **Not here.** What a guest is made of: `tools/guest`.
+
+mod below;
 
 use super::swtpm::Swtpm;
 use super::uefi::{self, NOTHING_BOOTS};
@@ -33,9 +35,10 @@ pub(super) fn into(steps: &mut Steps, all: bool) {
     group(steps, "encrypted disk", boots(all));
 }
 
-/// A disk that was built, and the variables that begin with its tenant's keys.
+/// A disk as it was built, one that is used, and the variables that begin with its tenant's keys.
 struct Site {
     folder: PathBuf,
+    built: PathBuf,
     disk: PathBuf,
     variables: PathBuf,
 }
@@ -43,11 +46,18 @@ struct Site {
 fn boots(all: bool) -> Result<Vec<Step>, Failure> {
     let folder = house::fresh_workshop("peers/encrypted")?;
     let (site, mut steps) = built(&folder, all)?;
-    steps.extend(on_swtpm(&site, all));
+    let named = |name: &str, steps: Vec<Step>| {
+        let name = name.to_owned();
+        steps.into_iter().map(move |step| Step { name: format!("{name}: {}", step.name), ..step })
+    };
+    if all {
+        steps.extend(named("swtpm", on_swtpm(&site)));
+    }
+    steps.extend(named("below the image", below::boots(&site, all)?));
     Ok(steps)
 }
 
-fn on_swtpm(site: &Site, all: bool) -> Vec<Step> {
+fn on_swtpm(site: &Site) -> Vec<Step> {
     let first = boot(site, "first", "tpm", &site.disk);
     let second = boot(site, "second", "tpm", &site.disk);
     let keys = [&first, &second].map(|said| said.as_deref().ok().and_then(pcr_15));
@@ -58,9 +68,6 @@ fn on_swtpm(site: &Site, all: bool) -> Vec<Step> {
         step("the-same-volume-by-pcr-15", same_key(&keys)),
         step("clone-does-not-open", cloned.and_then(|said| stopped(&said, &STOPS[1..2]))),
     ];
-    if !all {
-        return steps;
-    }
     for (name, at, how) in [("kernel-image", Part::KernelImage, 0..1), ("root", Part::Root, 2..3)] {
         let said = altered(site, name, at).and_then(|altered| boot(site, name, "tpm", &altered));
         steps.push(step(&format!("altered-{name}-stops"), said.and_then(|said| stopped(&said, &STOPS[how]))));
@@ -89,8 +96,9 @@ fn built(folder: &Path, twice: bool) -> Result<(Site, Vec<Step>), Failure> {
         steps.push(step("built-twice-is-the-same", compared));
     }
     let disk = folder.join("disk.raw");
-    copied(&first.join("disk.raw"), &disk)?;
-    Ok((Site { folder: folder.to_owned(), disk, variables }, steps))
+    let built = first.join("disk.raw");
+    copied(&built, &disk)?;
+    Ok((Site { folder: folder.to_owned(), built, disk, variables }, steps))
 }
 
 fn build(product: &Product, output: &Path) -> Result<(), Failure> {
