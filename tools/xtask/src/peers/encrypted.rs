@@ -102,15 +102,19 @@ fn built(folder: &Path, twice: bool) -> Result<(Site, Vec<Step>), Failure> {
 }
 
 fn build(product: &Product, output: &Path) -> Result<(), Failure> {
+    let cache = text(&house::workshop("guest-trees")?);
+    let config = text(&product.path("guest.toml"));
+    let (husk, output) = (text(&product.husk), text(output));
+    as_root(&[&husk, "guest", "build", "--config", &config, "--output", &output, "--cache", &cache])?;
+    // So that the next run can remove it.
+    as_root(&["chown", "--recursive", "--reference", &config, &output])
+}
+
+fn as_root(words: &[&str]) -> Result<(), Failure> {
     let Some(prefix) = setup::privilege() else {
         return Err(Failure::lacking("peers: a guest is built as root or with passwordless sudo".into()));
     };
-    let cache = text(&house::workshop("guest-trees")?);
-    let config = text(&product.path("guest.toml"));
-    let husk = text(&product.husk);
-    let line = [&husk, "guest", "build", "--config", &config, "--output", &text(output), "--cache", &cache]
-        .map(str::to_owned);
-    let words: Vec<String> = prefix.into_iter().map(str::to_owned).chain(line).collect();
+    let words = [&prefix, words].concat();
     let (program, words) = words.split_first().ok_or_else(|| Failure::failed("xtask: an empty command"))?;
     process::run(Command::new(program).args(words))
 }
