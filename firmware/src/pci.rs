@@ -219,10 +219,7 @@ impl Inventory {
             Role::Programmed => {
                 self.hide(config, function.at)?;
                 let command = config.read(function.at, COMMAND) & 0xFFFF;
-                config.write(function.at, COMMAND, command & !COMMAND_BUS_MASTER);
-                if config.read(function.at, COMMAND) & COMMAND_BUS_MASTER != 0 {
-                    return Err(Refusal::Unquenchable(function.at));
-                }
+                quench(config, function.at, command & !COMMAND_BUS_MASTER, COMMAND_BUS_MASTER)?;
             }
             Role::Own => {
                 self.hide(config, function.at)?;
@@ -231,11 +228,7 @@ impl Inventory {
             }
             Role::Quarantined => {
                 self.hide(config, function.at)?;
-                config.write(function.at, COMMAND, COMMAND_NO_INTX);
-                let left = config.read(function.at, COMMAND) & (COMMAND_BUS_MASTER | COMMAND_DECODE);
-                if left != 0 {
-                    return Err(Refusal::Unquenchable(function.at));
-                }
+                quench(config, function.at, COMMAND_NO_INTX, COMMAND_BUS_MASTER | COMMAND_DECODE)?;
             }
         }
         self.functions.push(function).map_err(|_| Refusal::TooMany)
@@ -268,6 +261,12 @@ fn exists(config: &mut dyn ConfigSpace, at: u8) -> bool {
     let is_first = at.is_multiple_of(8);
     let has_more = is_first || config.read(at & !7, HEADER) & 0x80_0000 != 0;
     has_more && config.read(at, VENDOR) & 0xFFFF != 0xFFFF
+}
+
+/// Writes a function's command, after which those bits must be off.
+fn quench(config: &mut dyn ConfigSpace, at: u8, command: u32, off: u32) -> Result<(), Refusal> {
+    config.write(at, COMMAND, command);
+    if config.read(at, COMMAND) & off == 0 { Ok(()) } else { Err(Refusal::Unquenchable(at)) }
 }
 
 /// What a function is, or nothing if it may not be on this machine.

@@ -78,14 +78,14 @@ impl EndorsementKey {
     }
 
     /// Whether its user role takes a policy (PolicyA) and no authorization: so the profile's low range has it.
-    #[cfg_attr(not(feature = "engine-reference"), expect(dead_code, reason = "no engine is linked"))]
-    pub(super) const fn wants_policy(self) -> bool {
+    #[must_use]
+    pub const fn wants_policy(self) -> bool {
         matches!(self, Self::Rsa2048 | Self::P256)
     }
 
     /// The TPMT_PUBLIC that TPM2_CreatePrimary makes this key from.
-    #[cfg_attr(not(feature = "engine-reference"), expect(dead_code, reason = "no engine is linked"))]
-    pub(super) fn template(self) -> Public {
+    #[must_use]
+    pub fn template(self) -> Public {
         match self {
             Self::Rsa2048 => Template::new(RSA, SHA256, ATTRIBUTES_LOW)
                 .sized(&POLICY_A_SHA256)

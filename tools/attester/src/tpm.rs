@@ -9,7 +9,7 @@ mod way;
 
 pub use way::{Place, Way};
 
-use crate::templates::{NULL, attestation, endorsement, sized};
+use crate::templates::{NULL, attestation, sized};
 use crate::wire::{CERTIFICATE_BYTES_MAX, Selection};
 use husk::bytes::{Reader, Short};
 use husk::engine::EndorsementKey;
@@ -155,7 +155,7 @@ impl Tpm {
     /// # Errors
     /// [`TpmError`].
     pub fn keys(&mut self, kind: EndorsementKey) -> Result<Keys, TpmError> {
-        let endorsement = self.primary(&endorsement(kind))?;
+        let endorsement = self.primary(&kind.template())?;
         match self.primary(&attestation()) {
             Ok(attestation) => Ok(Keys { kind, endorsement, attestation }),
             Err(error) => self.flush(endorsement.handle).and(Err(error)),
@@ -194,10 +194,7 @@ impl Tpm {
         blob: &[u8],
         secret: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, TpmError> {
-        let session = match keys.kind {
-            EndorsementKey::P384 => None,
-            EndorsementKey::Rsa2048 | EndorsementKey::P256 => Some(self.policy_a()?),
-        };
+        let session = if keys.kind.wants_policy() { Some(self.policy_a()?) } else { None };
         let handles = [keys.attestation.handle, keys.endorsement.handle];
         let wanted = [sized(blob), sized(secret)].concat();
         let sessions = [PASSWORD, session.unwrap_or(PASSWORD)];
