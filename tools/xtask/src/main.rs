@@ -68,8 +68,15 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "test",
         help: test::HELP,
-        flags: &["--all", "--peers"],
-        run: |flags| test::run(flags.has("--all"), flags.has("--peers")),
+        flags: &["--all", "--peers", "--group="],
+        run: |flags| {
+            let all = flags.has("--all");
+            match (flags.has("--peers"), flags.value("--group")) {
+                (false, None) => test::run(all),
+                (true, group) => test::run_peers(all, group),
+                (false, Some(_)) => Err(Failure::usage("xtask: --group is one of --peers".into())),
+            }
+        },
     },
     Subcommand {
         name: "demo",
@@ -207,6 +214,8 @@ mod tests {
             &[][..],
             &["tset"],
             &["test", "--al"],
+            &["test", "--group", "uefi"],
+            &["test", "--peers", "--group", "no-such-group"],
             &["setup", "now"],
             &["fuzz", "--seconds"],
             &["fuzz", "--seconds", "x"],

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub(crate) const HELP: &str = "\
-cargo xtask test [--all] [--peers]
+cargo xtask test [--all] [--peers [--group NAME]]
 
 Runs `check`, builds the image and the guests' program, then every test of the workspace, then the peers: swtpm,
 tpm2-pytss and a kernel guest, under QEMU's own TPM devices, below the image and in a UEFI firmware there, and a Debian
@@ -18,24 +18,43 @@ the demo, through the image and in a host process, then a soak of 20 seconds. Wi
 Debian has below the image, libFuzzer for 20 seconds a target, and a soak of 5 minutes;
 rustc 1.88 (rustup brings it) checks the component as an SVSM builds it.
 HUSK_EVIDENCE_DIR may name a folder with more attestation reports and certificates.
-With --peers nothing but the peers runs. The last line is `N passed, N failed`.";
+With --peers nothing but the peers runs, with --group one group of them: scripts, sealed,
+layer, disk, uefi, encrypted. The last line is `N passed, N failed`.";
 
-/// Runs everything, or the peers only; the last line counts.
-pub(crate) fn run(all: bool, peers_only: bool) -> Result<(), Failure> {
+/// Runs everything; the last line counts.
+pub(crate) fn run(all: bool) -> Result<(), Failure> {
     setup::run()?;
     let mut steps = Steps::default();
-    if !peers_only {
-        check::into(&mut steps)?;
-        steps.attempt("image", image::make);
-        steps.attempt("attester", attester::make);
-        cargo_tests(all, &mut steps)?;
+    check::into(&mut steps)?;
+    steps.attempt("image", image::make);
+    steps.attempt("attester", attester::make);
+    cargo_tests(all, &mut steps)?;
+    for group in peers::GROUPS {
+        (group.run)(&mut steps, all);
     }
-    peers::into(&mut steps, all)?;
-    if !peers_only {
-        demo::image::into(&mut steps, false)?;
-        demo::into(&mut steps, false)?;
-        tried_at_length(all, &mut steps)?;
+    demo::image::into(&mut steps, false)?;
+    demo::into(&mut steps, false)?;
+    tried_at_length(all, &mut steps)?;
+    counted(&steps)
+}
+
+/// Runs the peers, or the group of them that is named.
+pub(crate) fn run_peers(all: bool, named: Option<&str>) -> Result<(), Failure> {
+    let groups: Vec<_> =
+        peers::GROUPS.iter().filter(|group| named.is_none_or(|named| group.name == named)).collect();
+    if groups.is_empty() {
+        return Err(Failure::usage(format!("xtask: no such group of peers\n\n{HELP}")));
     }
+    setup::run()?;
+    let mut steps = Steps::default();
+    for group in groups {
+        (group.run)(&mut steps, all);
+    }
+    counted(&steps)
+}
+
+/// Says the last line.
+fn counted(steps: &Steps) -> Result<(), Failure> {
     println!("{} passed, {} failed", steps.passed, steps.failed);
     if steps.all_passed() { Ok(()) } else { Err(Failure::failed("test: something failed, see above")) }
 }

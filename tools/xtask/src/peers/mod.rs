@@ -30,14 +30,31 @@ use swtpm::Swtpm;
 /// A boot under software emulation on a loaded machine, with some hundred TPM commands.
 const BOOT_PATIENCE: Duration = Duration::from_secs(180);
 
-/// Runs every peer as steps; the long ones too if `all`.
-pub(crate) fn into(steps: &mut Steps, all: bool) -> Result<(), Failure> {
-    let folder = house::fresh_workshop("peers")?;
-    steps.attempt("scripts on swtpm", || scripts_on_swtpm(&folder.join("host")));
+/// Peers that are run together: the flag says whether the long ones run too.
+pub(crate) struct Group {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(&mut Steps, bool),
+}
+
+pub(crate) const GROUPS: &[Group] = &[
+    Group { name: "scripts", run: scripts },
+    Group { name: "sealed", run: on_the_sealed },
+    Group { name: "layer", run: layer::into },
+    Group { name: "disk", run: |steps, _| disk::into(steps) },
+    Group { name: "uefi", run: |steps, _| uefi::into(steps) },
+    Group { name: "encrypted", run: encrypted::into },
+];
+
+fn scripts(steps: &mut Steps, all: bool) {
+    let folder = |name| house::fresh_workshop(&format!("peers/{name}"));
+    steps.attempt("scripts on swtpm", || scripts_on_swtpm(&folder("host")?));
     if all {
-        group(steps, "kernel guest on swtpm", guest_on_swtpm(&folder.join("guest")));
+        group(steps, "kernel guest on swtpm", folder("guest").and_then(|folder| guest_on_swtpm(&folder)));
     }
-    match Sealed::set(&house::workshop("peers/sealed")?) {
+}
+
+fn on_the_sealed(steps: &mut Steps, all: bool) {
+    match house::fresh_workshop("peers/sealed").and_then(|folder| Sealed::set(&folder)) {
         Ok(sealed) => {
             for (name, seen) in device::boots(&sealed, all) {
                 group(steps, &name, seen);
@@ -46,11 +63,6 @@ pub(crate) fn into(steps: &mut Steps, all: bool) -> Result<(), Failure> {
         }
         Err(failure) => steps.attempt("the sealed stack", || Err(failure)),
     }
-    layer::into(steps, all);
-    disk::into(steps);
-    uefi::into(steps);
-    encrypted::into(steps, all);
-    Ok(())
 }
 
 /// Shows and counts what was seen, or why nothing was.
