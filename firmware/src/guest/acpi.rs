@@ -1,8 +1,11 @@
 //! The guest's ACPI tables: the machine's, copied once, less the processor that serves, and the TPM's added.
 //!
-//! The guest is handed an RSDP and an XSDT of ours, and every table that they lead to is one of our copies (but for the
-//! FACS, which is a mailbox and no description): what was checked and measured is what the guest reads. A reboot finds the same
-//! bytes again, whatever the guest did to its memory. Structures are those of ACPI 6.5, chapter 5.
+//! The guest is handed an RSDP, an XSDT and a FACS of ours, and every other table that they lead to is one of our copies: what was
+//! checked and measured is what the guest reads. A reboot finds the same bytes again, whatever the guest did to its memory.
+//! Structures are those of ACPI 6.5, chapter 5.
+//!
+//! The machine's FACS has a lock that systems take in front of their firmware. It lies where the machine's firmware left it, and a guest
+//! that begins in a firmware of its own has no memory there: it would wait for that lock for ever.
 
 use super::GuestFault;
 use super::place::TABLES_BYTES;
@@ -27,9 +30,16 @@ const ALIGNMENT: usize = 16;
 /// Where the XSDT begins, and the tables after it.
 const XSDT_AT: usize = 64;
 const XSDT_BYTES_MAX: usize = HEADER_BYTES + 8 * ENTRIES_MAX;
-const FIRST_AT: usize = (XSDT_AT + XSDT_BYTES_MAX).next_multiple_of(ALIGNMENT);
+/// Where the FACS lies, at a multiple of its size in bytes, and its version (section 5.2.10).
+const FACS_AT: usize = (XSDT_AT + XSDT_BYTES_MAX).next_multiple_of(FACS_BYTES);
+const FACS_BYTES: usize = 64;
+const FACS_VERSION_AT: usize = 32;
+const FACS_VERSION: u8 = 2;
+const FIRST_AT: usize = FACS_AT + FACS_BYTES;
 
-/// Fields of the FADT.
+/// Fields of the FADT (section 5.2.9). Where the FACS has a wide address, the other one is not looked at.
+const FADT_FACS_AT: usize = 36;
+const FADT_X_FACS_AT: usize = 132;
 const FADT_DSDT_AT: usize = 40;
 const FADT_X_DSDT_AT: usize = 140;
 /// Where the MADT's entries begin.
@@ -56,8 +66,8 @@ pub struct Tables {
     base: u64,
     length: usize,
     entries: heapless::Vec<u64, ENTRIES_MAX>,
-    /// Where the FADT points to the DSDT, and how many bytes a pointer has.
-    to_dsdt: heapless::Vec<(usize, u8), 2>,
+    /// Where the FADT points to FACS and DSDT, and how many bytes a pointer has.
+    of_fadt: heapless::Vec<(usize, u8), 3>,
     /// Where the FADT lies, if there is one.
     fadt: Option<Range<usize>>,
 }
@@ -65,7 +75,7 @@ pub struct Tables {
 /// What changes in the tables where another one comes behind them.
 #[derive(Debug)]
 pub struct Another {
-    /// All in front of the first table: RSDP and XSDT.
+    /// All in front of the first table: RSDP, XSDT and FACS.
     pub front: [u8; FIRST_AT],
     /// The new table's header; its content follows.
     pub header: [u8; HEADER_BYTES],
@@ -80,7 +90,7 @@ impl Tables {
             base: 0,
             length: 0,
             entries: heapless::Vec::new(),
-            to_dsdt: heapless::Vec::new(),
+            of_fadt: heapless::Vec::new(),
             fadt: None,
         }
     }
@@ -104,7 +114,7 @@ impl Tables {
     ) -> Result<(), GuestFault> {
         self.bytes.fill(0);
         self.entries.clear();
-        self.to_dsdt.clear();
+        self.of_fadt.clear();
         self.fadt = None;
         (self.base, self.length) = (base, FIRST_AT);
         let mut has_processors = false;
@@ -115,7 +125,7 @@ impl Tables {
                     self.hide_processor(start, additions.hidden_apic)?;
                     has_processors = true;
                 }
-                b"FACP" => self.copy_dsdt(ram, start)?,
+                b"FACP" => self.complete_fadt(ram, start)?,
                 // Whatever TPM the host describes, the guest has this one.
                 b"TPM2" | b"TCPA" => {
                     self.length = start;
@@ -136,7 +146,7 @@ impl Tables {
     /// Where every pointer from one table to another lies, and how many bytes it has; with one more table behind.
     pub fn pointers(&self) -> impl Iterator<Item = (usize, u8)> + '_ {
         let entries = (XSDT_AT + HEADER_BYTES..).step_by(8).take(self.entries.len() + 1).map(|at| (at, 8));
-        self.to_dsdt.iter().copied().chain(entries)
+        self.of_fadt.iter().copied().chain(entries)
     }
 
     /// The tables but for what stands in front of the first one, in two pieces: between them lies the FADT's sum, which follows from where
@@ -230,29 +240,34 @@ impl Tables {
         Err(GuestFault::ProcessorUnlisted)
     }
 
-    /// Copies the DSDT behind the FADT at offset `fadt`, which then points to the copy.
-    fn copy_dsdt(&mut self, ram: &dyn Reach, fadt: usize) -> Result<(), GuestFault> {
+    /// Copies the DSDT behind the FADT at offset `fadt`, which then points to the copy, and to the FACS of ours.
+    fn complete_fadt(&mut self, ram: &dyn Reach, fadt: usize) -> Result<(), GuestFault> {
         let bytes = stated_length(&self.bytes[fadt..]);
         let table = &self.bytes[fadt..fadt + bytes];
         let extended = read_u64(table, FADT_X_DSDT_AT).filter(|at| *at != 0);
         let old = read_u32(table, FADT_DSDT_AT).ok_or(GuestFault::TablesMalformed)?;
         let dsdt = self.copy(ram, extended.unwrap_or(u64::from(old)))?;
-        let at = self.base + dsdt as u64;
+        let at = |offset: usize| self.base + offset as u64;
+        let [dsdt, facs] = [at(dsdt), at(FACS_AT)];
         let table = &mut self.bytes[fadt..fadt + bytes];
-        let short = u32::try_from(at).map_err(|_| GuestFault::TablesMalformed)?;
-        table[FADT_DSDT_AT..FADT_DSDT_AT + 4].copy_from_slice(&short.to_le_bytes());
-        if let Some(field) = table.get_mut(FADT_X_DSDT_AT..FADT_X_DSDT_AT + 8) {
-            field.copy_from_slice(&at.to_le_bytes());
+        for (field, at) in [(FADT_FACS_AT, facs), (FADT_DSDT_AT, dsdt)] {
+            let short = u32::try_from(at).map_err(|_| GuestFault::TablesMalformed)?;
+            table[field..field + 4].copy_from_slice(&short.to_le_bytes());
+        }
+        for (field, at) in [(FADT_X_FACS_AT, 0), (FADT_X_DSDT_AT, dsdt)] {
+            if let Some(field) = table.get_mut(field..field + 8) {
+                field.copy_from_slice(&at.to_le_bytes());
+            }
         }
         seal(table);
         self.fadt = Some(fadt..fadt + bytes);
         let has_wide = bytes >= FADT_X_DSDT_AT + 8;
-        let pointers = [(fadt + FADT_DSDT_AT, 4), (fadt + FADT_X_DSDT_AT, 8)];
-        self.to_dsdt = pointers.into_iter().take(1 + usize::from(has_wide)).collect();
+        let pointers = [(fadt + FADT_FACS_AT, 4), (fadt + FADT_DSDT_AT, 4), (fadt + FADT_X_DSDT_AT, 8)];
+        self.of_fadt = pointers.into_iter().take(2 + usize::from(has_wide)).collect();
         Ok(())
     }
 
-    /// Writes RSDP and XSDT.
+    /// Writes RSDP, XSDT and FACS.
     fn finish(&mut self) -> Result<(), GuestFault> {
         let xsdt_bytes = HEADER_BYTES + 8 * self.entries.len();
         let xsdt = &mut self.bytes[XSDT_AT..XSDT_AT + xsdt_bytes];
@@ -272,6 +287,12 @@ impl Tables {
         rsdp[24..32].copy_from_slice(&(self.base + XSDT_AT as u64).to_le_bytes());
         rsdp[8] = sum(&rsdp[..RSDP_OLD_BYTES]).wrapping_neg();
         rsdp[32] = sum(rsdp).wrapping_neg();
+        // All else of it is zero: the lock is nobody's.
+        let facs = &mut self.bytes[FACS_AT..FIRST_AT];
+        facs[..4].copy_from_slice(b"FACS");
+        let bytes = u32::try_from(FACS_BYTES).map_err(|_| GuestFault::TablesTooLarge)?;
+        facs[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&bytes.to_le_bytes());
+        facs[FACS_VERSION_AT] = FACS_VERSION;
         Ok(())
     }
 }

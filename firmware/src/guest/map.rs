@@ -10,8 +10,6 @@ pub const REGIONS_MAX: usize = 64;
 pub const USABLE: u32 = 1;
 /// AddressRangeReserved.
 pub const RESERVED: u32 = 2;
-/// AddressRangeACPI: ACPI tables, the guest's once it has read them.
-pub const TABLES: u32 = 3;
 /// AddressRangeNVS: firmware's, to be kept as it is.
 pub const KEPT: u32 = 4;
 

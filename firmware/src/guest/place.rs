@@ -5,7 +5,7 @@
 
 use super::GuestFault;
 use super::bzimage::Header;
-use super::map::{KEPT, Map, RESERVED, TABLES};
+use super::map::{KEPT, Map, RESERVED};
 use core::ops::Range;
 
 /// Room for the ACPI tables in bytes.
@@ -84,7 +84,8 @@ impl Place {
             bytes => take(bytes, true, LOW_LIMIT.min(kernel.initrd_end_max + 1))?,
         };
         let (tables, log) = (tables_at..tables_at + tables, log_at..log_at + log);
-        map.give(&tables, TABLES)?;
+        // Not AddressRangeACPI, which a system may use for itself: the FACS stays in use (ACPI 6.5, section 5.2.10).
+        map.give(&tables, KEPT)?;
         map.give(&log, KEPT)?;
         if crb_bytes > 0 {
             // Not ACPI NVS: Linux' drivers cannot claim that.

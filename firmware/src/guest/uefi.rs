@@ -27,7 +27,7 @@ const COMMAND_BYTES: usize = 128;
 const ANYWHERE: u8 = 1;
 const PAGE_BYTES: u32 = 4096;
 /// One for the file, one for each pointer in it, and one for a sum.
-const COMMANDS_MAX: usize = 40;
+const COMMANDS_MAX: usize = 41;
 
 /// What the table of the events before the firmware's is called: of its own log they are no part, so they are shown as a table of an
 /// OEM (ACPI 6.5, section 5.2.5 "System Description Table Header").

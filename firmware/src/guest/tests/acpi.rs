@@ -36,7 +36,9 @@ fn madt() -> Vec<u8> {
 
 fn fadt() -> Vec<u8> {
     let mut body = vec![0; 244 - 36];
+    body[..4].copy_from_slice(&0x3F00u32.to_le_bytes());
     body[4..8].copy_from_slice(&0x3000u32.to_le_bytes());
+    body[96..104].copy_from_slice(&0x3F00u64.to_le_bytes());
     table(b"FACP", &body)
 }
 
@@ -108,6 +110,21 @@ fn the_dsdt_is_our_copy_by_both_of_its_addresses() {
     let start = usize::try_from(at - BASE).unwrap();
     assert_eq!(tables.bytes()[start..start + 4], *b"DSDT");
     assert_eq!(sum(&tables.bytes()[start..start + 36 + 99]), 0);
+}
+
+/// The machine's own lies where a guest has no memory.
+#[test]
+fn the_facs_is_ours_by_the_only_address_that_is_given() {
+    let tables = built(&machine(), 1).unwrap();
+    let fadt = &walk(&tables)[0];
+    assert_eq!(read_u64(fadt, 132), Some(0));
+    let at = u64::from(read_u32(fadt, 36).unwrap());
+    assert_eq!(at % 64, 0);
+    let start = usize::try_from(at - BASE).unwrap();
+    let facs = &tables.bytes()[start..start + 64];
+    assert_eq!((&facs[..4], read_u32(facs, 4), facs[32]), (&b"FACS"[..], Some(64), 2));
+    let rest = [&facs[8..32], &facs[33..]].concat();
+    assert!(rest.iter().all(|byte| *byte == 0), "nobody has the lock");
 }
 
 #[test]

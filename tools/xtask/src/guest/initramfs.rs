@@ -17,9 +17,9 @@ pub(crate) fn image() -> Result<PathBuf, Failure> {
     image_with(&[])
 }
 
-/// As [`image`], for a guest in a UEFI firmware: with this kernel's module for the variables.
+/// As [`image`], for a guest in a UEFI firmware: with this kernel's modules for that.
 pub(crate) fn image_for_uefi(kernel: &setup::Kernel) -> Result<PathBuf, Failure> {
-    packed(&[], &[kernel.variables_module()?])
+    packed(&[], &kernel.uefi_modules()?)
 }
 
 /// As [`image`], for a guest with a disk: with this kernel's modules for that.

@@ -12,8 +12,8 @@ const META: &str = "linux-image-cloud-amd64";
 /// Kernel and configuration lie in the image's package, or since Linux 7 in packages of these names that it needs.
 const PARTS: [&str; 2] = ["linux-binary-", "linux-base-"];
 
-/// The modules that guests need: for a UEFI firmware's variables, and in their order for a disk.
-const VARIABLES_MODULE: &str = "efivarfs.ko";
+/// The modules that guests need: in a UEFI firmware for its variables and the configuration device, and in their order for a disk.
+const UEFI_MODULES: [&str; 2] = ["efivarfs.ko", "qemu_fw_cfg.ko"];
 const DISK_MODULES: [&str; 5] = ["scsi_common.ko", "scsi_mod.ko", "libata.ko", "ata_piix.ko", "sd_mod.ko"];
 
 /// An unmodified distribution kernel.
@@ -28,9 +28,9 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// Its module for the variables of a UEFI firmware.
-    pub(crate) fn variables_module(&self) -> Result<PathBuf, Failure> {
-        self.module(VARIABLES_MODULE)
+    /// Its modules for a guest in a UEFI firmware.
+    pub(crate) fn uefi_modules(&self) -> Result<Vec<PathBuf>, Failure> {
+        UEFI_MODULES.iter().map(|name| self.module(name)).collect()
     }
 
     /// Its modules for a disk, in the order in which they are loaded.
@@ -39,7 +39,7 @@ impl Kernel {
     }
 
     fn has_modules(&self) -> bool {
-        self.variables_module().and(self.disk_modules()).is_ok()
+        self.uefi_modules().and(self.disk_modules()).is_ok()
     }
 
     /// A module, if it lies there as `insmod` takes it.
@@ -108,7 +108,7 @@ fn unpack(apt: &Apt, package: &str, folder: &Path) -> Result<(), Failure> {
         fs::rename(&found, folder.join(kept)).map_err(|error| Failure::io("move", &found, &error))?;
     }
     // The newest kernels have them compressed, which busybox cannot load; nothing runs those in a UEFI firmware, or with a disk.
-    for module in [VARIABLES_MODULE].into_iter().chain(DISK_MODULES) {
+    for module in UEFI_MODULES.into_iter().chain(DISK_MODULES) {
         if let Ok(found) = only_file(&tree, module) {
             fs::rename(&found, folder.join(module)).map_err(|error| Failure::io("move", &found, &error))?;
         }
