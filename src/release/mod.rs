@@ -3,7 +3,7 @@
 //! **What.** One conversation with the broker: a session bound to this VM's report ([`session`]), a signed grant
 //! ([`open`]), then confirming, anchoring, renewing and releasing under a fencing token ([`tenure`], which obeys the pure
 //! [`standing`]). Where the launch configuration names it, [`hw_sealed`] does without a broker, or a static key comes from a KBS ([`kbs`]). [`protocol`] is normative; [`wire`], [`mod@frame`], [`transcript`] and [`record`] are compiled by both ends,
-//! [`ticket`] and [`statement`] by the broker and those who order or ask. [`backup`] hands a copy of the state over, sealed to the tenant's [`recovery`] key; [`restore`] makes a state of it again.
+//! [`ticket`] and [`statement`] by the broker and those who order or ask. [`backup`] hands a copy of the state over, sealed to the tenant's [`recovery`] key; [`restore`] makes a state of it again. [`unlock`] is for a program in the guest, which earns a secret by its TPM.
 //! **Trust.** The tenant root key that the launch configuration names, and what it signed. Nothing in between.
 //! **Laws.** No key without a signed grant for this session and this report; [`Anchored`] only for a reply to the very
 //! request that is outstanding; no answer outside the lease.
@@ -29,6 +29,7 @@ pub mod statement;
 pub mod tenure;
 pub mod ticket;
 pub mod transcript;
+pub mod unlock;
 pub mod unsealed;
 pub mod wire;
 

@@ -102,15 +102,10 @@ impl<'m> Client<'m> {
     /// [`ReleaseFault::ReplyRefused`] if the answer does not hold otherwise; [`ReleaseFault::Unreachable`] and the
     /// unauthenticated refusals.
     pub fn hello(&mut self, platform: &mut Platform<'_>) -> Result<Greeted, ReleaseFault> {
-        let ephemeral = AgreementKey::generate(platform.entropy)?;
         let instance = self.instance.as_ref().ok_or(ReleaseFault::Misuse)?;
-        let hello = opening(&self.config, platform.entropy, &ephemeral, instance)?;
-        let length = frame::frame_of(FrameKind::Hello, &mut self.memory.request, &hello)?;
-        let server: ServerHello =
-            frame::exactly(self.memory.exchange(platform.channel, length, FrameKind::ServerHello)?)?;
-        check_broker(self.config.config(), &hello, &server)?;
-        let keys = transcript::vm_keys(&ephemeral, instance, &hello, &server)?;
-        Ok(Greeted { caller: Caller::new(keys), broker_key: server.certificate.key })
+        let ends: (&mut dyn Channel, &mut dyn Entropy) = (platform.channel, platform.entropy);
+        let (caller, broker_key) = greet(self.config.config(), ends, instance, self.memory)?;
+        Ok(Greeted { caller, broker_key })
     }
 
     pub(super) fn ask(
@@ -120,9 +115,7 @@ impl<'m> Client<'m> {
         operation: Operation,
         body: &[u8],
     ) -> Result<(Status, &[u8]), ReleaseFault> {
-        let room = self.memory.request.get_mut(REQUEST_BODY_AT..).and_then(|rest| rest.get_mut(..body.len()));
-        room.ok_or(ReleaseFault::Misuse)?.copy_from_slice(body);
-        self.memory.ask(channel, caller, operation, body.len())
+        self.memory.say(channel, caller, operation, body)
     }
 
     /// Forgets the instance key and wipes the frames: this launch is over at the broker.
@@ -137,15 +130,31 @@ impl<'m> Client<'m> {
     }
 }
 
+/// Exchanges hellos with a broker that the tenant of `config` certified: the session's end, and the broker's signing key.
+pub(super) fn greet(
+    config: &LaunchConfig,
+    (channel, entropy): (&mut dyn Channel, &mut dyn Entropy),
+    instance: &AgreementKey,
+    memory: &mut SessionMemory,
+) -> Result<(Caller, [u8; POINT_BYTES]), ReleaseFault> {
+    let ephemeral = AgreementKey::generate(entropy)?;
+    let hello = opening(config, entropy, &ephemeral, instance)?;
+    let length = frame::frame_of(FrameKind::Hello, &mut memory.request, &hello)?;
+    let server: ServerHello = frame::exactly(memory.exchange(channel, length, FrameKind::ServerHello)?)?;
+    check_broker(config, &hello, &server)?;
+    let keys = transcript::vm_keys(&ephemeral, instance, &hello, &server)?;
+    Ok((Caller::new(keys), server.certificate.key))
+}
+
 fn opening(
-    config: &AnchoredConfig,
+    config: &LaunchConfig,
     entropy: &mut dyn Entropy,
     ephemeral: &AgreementKey,
     instance: &AgreementKey,
 ) -> Result<Hello, ReleaseFault> {
     let mut nonce = [0; 32];
     entropy.fill(&mut nonce).map_err(|_| ReleaseFault::Entropy)?;
-    let LaunchConfig { tenant, vm, .. } = *config.config();
+    let LaunchConfig { tenant, vm, .. } = *config;
     Ok(Hello {
         protocol: U16::new(PROTOCOL),
         suite: U16::new(SUITE),
@@ -177,6 +186,19 @@ impl SessionMemory {
     pub(super) fn wipe(&mut self) {
         self.request.zeroize();
         self.reply.zeroize();
+    }
+
+    /// Seals a request, and opens its reply.
+    pub(super) fn say(
+        &mut self,
+        channel: &mut dyn Channel,
+        caller: &mut Caller,
+        operation: Operation,
+        body: &[u8],
+    ) -> Result<(Status, &[u8]), ReleaseFault> {
+        let room = self.request.get_mut(REQUEST_BODY_AT..).and_then(|rest| rest.get_mut(..body.len()));
+        room.ok_or(ReleaseFault::Misuse)?.copy_from_slice(body);
+        self.ask(channel, caller, operation, body.len())
     }
 
     /// Seals the request whose body is in place, and opens its reply.

@@ -67,6 +67,7 @@ pub(super) use {numbers, wire};
 mod backup;
 mod endorsement;
 mod restore;
+mod unlock;
 
 pub use backup::{
     BACKUP_CHUNK_BYTES, BACKUP_PART_BYTES_MAX, BackupAsked, BackupPart, BackupPartKept, BackupPiece,
@@ -79,6 +80,10 @@ pub use endorsement::{
 };
 pub use restore::{
     BackupBrought, RestoreKeyAsked, RestorePart, RestorePartRequest, RestoreRequest, RestoreWanted,
+};
+pub use unlock::{
+    PCR_VALUES_BYTES_MAX, PCRS, QUOTE_BYTES_MAX, UNLOCK_NAME_BYTES_MAX, UNLOCK_SECRET_BYTES_MAX,
+    UnlockAnswer, UnlockAsk, UnlockChallenge, UnlockSecret, UnlockShow, UnlockVerdict,
 };
 
 numbers! {
@@ -171,6 +176,10 @@ numbers! {
         Restore = 0x1E,
         /// [`RestorePartRequest`].
         RestorePart = 0x1F,
+        /// [`UnlockAsk`]: a guest asks for a secret, and names the keys of its TPM.
+        UnlockAsk = 0x20,
+        /// [`UnlockShow`].
+        UnlockShow = 0x21,
     }
 
     /// How a request ended.

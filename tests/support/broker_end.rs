@@ -284,7 +284,9 @@ impl BrokerEnd {
             | Operation::Backup
             | Operation::BackupPart
             | Operation::Restore
-            | Operation::RestorePart => denied(DeniedReason::Order),
+            | Operation::RestorePart
+            | Operation::UnlockAsk
+            | Operation::UnlockShow => denied(DeniedReason::Order),
         }
     }
 

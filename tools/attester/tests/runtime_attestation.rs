@@ -1,46 +1,17 @@
 //! The guest's side at a TPM that others wrote: swtpm, with each kind of endorsement key.
 #![expect(clippy::unwrap_used, reason = "a test ends where its world fails")]
 
+#[path = "support/swtpm.rs"]
+mod swtpm;
+
 use husk::engine::EndorsementKey;
-use husk_attester::tpm::{Place, Tpm, TpmError};
+use husk_attester::tpm::{Tpm, TpmError};
 use husk_attester::wire::{Kind, Selection, receive, send};
 use husk_broker::authority::credential;
 use husk_broker::world::Machine;
 use husk_evidence::{AttestationKey, EndorsementPublic, Quote, QuoteSignature};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
-/// swtpm in a folder of its own; it ends with this value.
-struct Swtpm(Child, tempfile::TempDir);
-
-impl Swtpm {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut command = Command::new("/usr/bin/swtpm");
-        command.args(["socket", "--tpm2", "--tpmstate", "dir=.", "--server", "type=unixio,path=tpm"]);
-        command.args(["--flags", "not-need-init,startup-clear"]).current_dir(folder.path());
-        let child = command.stdin(Stdio::null()).spawn();
-        let swtpm = Self(child.unwrap(), folder);
-        let there = (0..600).any(|_| {
-            std::thread::sleep(Duration::from_millis(50));
-            swtpm.1.path().join("tpm").exists()
-        });
-        assert!(there, "swtpm does not come; run `cargo xtask setup`");
-        swtpm
-    }
-
-    fn place(&self) -> Place {
-        Place::Unix(self.1.path().join("tpm"))
-    }
-}
-
-impl Drop for Swtpm {
-    fn drop(&mut self) {
-        if self.0.kill().is_ok() {
-            self.0.wait().unwrap();
-        }
-    }
-}
+use std::process::{Command, Stdio};
+use swtpm::Swtpm;
 
 #[test]
 fn every_kind_of_endorsement_key_opens_what_is_for_it_and_the_attestation_key_quotes() {
@@ -75,10 +46,10 @@ fn every_kind_of_endorsement_key_opens_what_is_for_it_and_the_attestation_key_qu
 #[test]
 fn the_program_says_who_it_is_and_why_it_fails() {
     let swtpm = Swtpm::start();
-    std::fs::write(swtpm.1.path().join("key"), "a key").unwrap();
+    std::fs::write(swtpm.folder().join("key"), "a key").unwrap();
     let run = |tpm: &str, bind: &str, hello: &[u8]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_husk-attest"));
-        command.args(["--tpm", tpm, "--bind", bind]).current_dir(swtpm.1.path());
+        command.args(["--tpm", tpm, "--bind", bind]).current_dir(swtpm.folder());
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = piped.spawn().unwrap();
         // It may have ended before it reads.

@@ -67,6 +67,12 @@ events! {
     Ordered = "ordered",
     /// An instance made a backup, and the broker keeps it.
     BackedUp = "backed-up",
+    /// The tenant keeps a secret for the VM's guest here; the detail is its name.
+    UnlockSet = "unlock-set",
+    /// Such a secret was removed.
+    UnlockRemoved = "unlock-removed",
+    /// Such a secret was given to the VM's guest.
+    Unlocked = "unlocked",
 }
 
 /// One decision.

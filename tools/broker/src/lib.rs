@@ -25,5 +25,6 @@ pub mod service;
 pub mod store;
 pub mod tls;
 pub mod token;
+pub mod unlock;
 pub mod vault;
 pub mod world;

@@ -30,5 +30,7 @@ mod on_sqlite;
 mod server;
 #[path = "store/tickets.rs"]
 mod tickets;
+#[path = "store/unlocks.rs"]
+mod unlocks;
 #[path = "support/world.rs"]
 mod world;

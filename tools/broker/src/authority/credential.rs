@@ -7,10 +7,12 @@ use aes::{Aes128, Aes256};
 use cfb_mode::cipher::KeyIvInit;
 use hmac::{Hmac, KeyInit, Mac};
 use husk::engine::EndorsementKey;
+use husk::release::wire::WireCredential;
 use husk_evidence::EndorsementPublic;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use sha2::{Digest, Sha256, Sha384};
+use zerocopy::byteorder::little_endian::U16;
 use zeroize::Zeroizing;
 
 /// Labels end in a zero byte, which is hashed (part 1, "KDFa()").
@@ -38,6 +40,17 @@ pub struct Credential {
     pub blob: Vec<u8>,
     /// Content of TPM2B_ENCRYPTED_SECRET.
     pub secret: Vec<u8>,
+}
+
+impl Credential {
+    /// Writes it to its place on the wire, which is zeros; nothing if it does not fit.
+    pub(crate) fn write(&self, place: &mut WireCredential) -> Option<()> {
+        place.blob.get_mut(..self.blob.len())?.copy_from_slice(&self.blob);
+        place.secret.get_mut(..self.secret.len())?.copy_from_slice(&self.secret);
+        place.blob_bytes = U16::new(u16::try_from(self.blob.len()).ok()?);
+        place.secret_bytes = U16::new(u16::try_from(self.secret.len()).ok()?);
+        Some(())
+    }
 }
 
 /// The hash of a key's name, which is that of its credentials too.

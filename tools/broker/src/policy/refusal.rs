@@ -79,6 +79,16 @@ rules! {
     Instance = "instance-reused" => InstanceReused,
     /// The VM may run.
     Lifecycle = "lifecycle" => Lifecycle,
+    /// A guest's TPM is the VM's.
+    UnlockTpm = "unlock-tpm" => Evidence,
+    /// What the guest's TPM signed holds.
+    UnlockQuote = "unlock-quote" => Binding,
+    /// The guest's TPM is the newest instance's of a VM that may run.
+    UnlockInstance = "unlock-instance" => Lifecycle,
+    /// There is a secret of that name.
+    UnlockName = "unlock-name" => Order,
+    /// The guest was started as the tenant wants it.
+    UnlockPcrs = "unlock-pcrs" => Measurement,
     /// The request fits the session.
     Order = "order" => Order,
 }

@@ -3,7 +3,7 @@
 //! **Laws.** Only the VM's newest instance is heard, as for RENEW, in a session that has attested; for a restore, only one that was granted it.
 
 use super::sessions::{Session, Stage};
-use super::{Service, bodies};
+use super::{Service, bodies, unlock};
 use crate::rules::{Reply, Request};
 use husk::release::frame::exactly;
 use husk::release::wire::{
@@ -47,6 +47,9 @@ impl Service {
     }
 
     fn aside_answer(&self, session: &mut Session, operation: Operation, body: &[u8]) -> Answer {
+        if unlock::concerns(operation) {
+            return self.unlock(session, operation, body);
+        }
         let Stage::Attested { report_digest, .. } = session.stage else {
             return Ok(Err(Reply::Denied(DeniedReason::Order)));
         };

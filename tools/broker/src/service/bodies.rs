@@ -23,7 +23,9 @@ pub(super) fn request(operation: Operation, body: &[u8]) -> Option<Request> {
         | Operation::Backup
         | Operation::BackupPart
         | Operation::Restore
-        | Operation::RestorePart => None,
+        | Operation::RestorePart
+        | Operation::UnlockAsk
+        | Operation::UnlockShow => None,
         Operation::Resume => {
             exactly::<Resume>(body).ok().map(|asked| Request::Resume { token: asked.token.get() })
         }

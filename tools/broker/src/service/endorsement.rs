@@ -18,7 +18,7 @@ use husk::release::endorsement::conversation;
 use husk::release::frame::exactly;
 use husk::release::wire::{
     Activate, Certificates, Certified, Challenge, DeniedReason, ENDORSEMENT_KEYS, Endorse,
-    EndorsementVerdict, Operation, RefusalReason, WireCertificate, WireCredential, WirePublic,
+    EndorsementVerdict, Operation, RefusalReason, WireCertificate, WirePublic,
 };
 use husk_evidence::EndorsementPublic;
 use subtle::ConstantTimeEq;
@@ -86,7 +86,7 @@ impl Service {
                 }
             };
             let place = challenge.credentials.get_mut(key.key() as usize);
-            place.and_then(|place| write_credential(place, &made)).ok_or(RefusalReason::Unavailable)?;
+            place.and_then(|place| made.write(place)).ok_or(RefusalReason::Unavailable)?;
             challenged.keys.push((key, carried));
         }
         Ok((challenge, Some(challenged)))
@@ -180,14 +180,6 @@ fn endorse(body: &[u8], certified: u8) -> Option<(Maker, Vec<EndorsementPublic>)
 
 fn wanted(key: &EndorsementPublic) -> Endorsed {
     Endorsed { kind: key.key().bit(), name: key.name(), public: key.public().to_vec(), certificate: None }
-}
-
-fn write_credential(place: &mut WireCredential, made: &credential::Credential) -> Option<()> {
-    place.blob.get_mut(..made.blob.len())?.copy_from_slice(&made.blob);
-    place.secret.get_mut(..made.secret.len())?.copy_from_slice(&made.secret);
-    place.blob_bytes = U16::new(u16::try_from(made.blob.len()).ok()?);
-    place.secret_bytes = U16::new(u16::try_from(made.secret.len()).ok()?);
-    Some(())
 }
 
 fn write_certificate(reply: &mut Certificates, key: &Endorsed) -> Option<()> {

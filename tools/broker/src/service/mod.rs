@@ -20,6 +20,7 @@ mod operations;
 mod orders;
 mod restore;
 mod sessions;
+mod unlock;
 
 pub use sessions::{ESTABLISHED_MAX, GREETED_MAX, GREETED_OF_PEER_MAX};
 
@@ -169,6 +170,7 @@ impl Service {
             proven: None,
             challenged: None,
             backup: None,
+            unlocking: None,
         };
         locked(&self.sessions)?.greet(peer, session);
         frame::frame_of(FrameKind::ServerHello, reply, &server).map_err(|_| RefusalReason::Unavailable)
@@ -223,7 +225,7 @@ impl Service {
         locked(&self.sessions)?.find(&id).ok_or(RefusalReason::UnknownSession)?;
         let (asked, body) = session.answerer.open(body).map_err(|_| RefusalReason::Malformed)?;
         let operation = asked.operation();
-        if aside::concerns(operation) {
+        if aside::concerns(operation) || unlock::concerns(operation) {
             let room = reply.get_mut(REPLY_BODY_AT..).ok_or(RefusalReason::Unavailable)?;
             let (status, length) = self.aside(&mut session, (operation, body), room)?;
             self.count(|metrics| metrics.request(&operation, &word(&status)));

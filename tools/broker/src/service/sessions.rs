@@ -7,6 +7,7 @@
 
 use super::backup::Incoming;
 use super::endorsement::Challenged;
+use super::unlock::Unlocking;
 use crate::ids::{TenantId, VmName};
 use crate::policy::Genuine;
 use crate::rules::InstanceId;
@@ -61,6 +62,8 @@ pub(super) struct Session {
     pub(super) challenged: Option<Challenged>,
     /// A backup whose parts have not all come.
     pub(super) backup: Option<Incoming>,
+    /// A guest that was asked to show its TPM.
+    pub(super) unlocking: Option<Box<Unlocking>>,
 }
 
 type Shared = Arc<Mutex<Session>>;
@@ -227,6 +230,7 @@ mod tests {
             challenged: None,
             proven: None,
             backup: None,
+            unlocking: None,
         }
     }
 

@@ -8,6 +8,7 @@ use super::clock::Shared;
 use super::sql::{Columns, Sql, to_sql};
 use crate::audit::{Entry, Event, Head};
 use crate::ids::{TenantId, VmId, VmName};
+use crate::policy::Refusal;
 use crate::rules::{Order, Reply, Request, Row};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -81,6 +82,12 @@ pub(super) fn enter_once(
     }
     enter_now(sql, vm, (event, detail))?;
     Ok(head(sql, vm.tenant)?.number)
+}
+
+/// Enters that somebody was refused, by which rule and why; the number of the entry that stands for it.
+pub(super) fn enter_refusal(sql: &mut dyn Sql, vm: &VmName, refusal: &Refusal) -> Result<u64, StoreError> {
+    let kind = format!("{}: ", refusal.rule.word());
+    enter_once(sql, vm, (Event::Refused, refusal.to_string()), &kind)
 }
 
 /// What a decision is in the log, if it is one to tell of.

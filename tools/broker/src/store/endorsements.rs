@@ -170,7 +170,7 @@ fn holder(sql: &mut dyn Sql, tenant: TenantId, name: &[u8]) -> Result<Option<VmI
     found.map(|mut columns| columns.array().map(VmId)).transpose()
 }
 
-fn endorsed(sql: &mut dyn Sql, vm: &VmName) -> Result<Vec<Endorsed>, StoreError> {
+pub(super) fn endorsed(sql: &mut dyn Sql, vm: &VmName) -> Result<Vec<Endorsed>, StoreError> {
     let statement = "SELECT kind, name, public, certificate FROM endorsements
         WHERE tenant = ?1 AND vm = ?2 ORDER BY kind";
     let found = sql.query(statement, &[vm.tenant.0.into(), vm.vm.0.into()])?;

@@ -113,6 +113,15 @@ pub enum StoreError {
     /// There is no such resource.
     #[error("the VM has no resource {0}; `husk vm resource list` shows what there is")]
     UnknownResource(String),
+    /// There is such a secret.
+    #[error("the guest's secret {0} is kept already; replace it with --replace")]
+    UnlockExists(String),
+    /// There is no such secret.
+    #[error("the VM's guest has no secret {0}; `husk vm unlock list` shows what there is")]
+    UnknownUnlock(String),
+    /// There are too many.
+    #[error("the VM's guest has as many secrets as one may have; remove one with `husk vm unlock remove`")]
+    UnlocksFull,
     /// There is no such certificate.
     #[error("no certificate {0} is kept; `husk broker certs list` shows what there is")]
     UnknownCertificate(String),

@@ -31,6 +31,7 @@ mod serving;
 mod sql;
 mod sqlite;
 mod tenants;
+mod unlocks;
 
 pub use audit::ENTRIES_MAX;
 pub(crate) use backups::is_of as is_of_newest;
@@ -49,6 +50,7 @@ pub use restores::{Brought, Come, Restore};
 pub use serving::{Ask, Decided, GrantSecrets, Overview, PAGE_VMS_MAX, SeenVm, Serving, Standing};
 pub use sql::statements;
 pub use tenants::{Admission, Asked};
+pub use unlocks::{KeptUnlock, ShownTpm, UNLOCKS_MAX};
 
 use self::postgres::Postgres;
 use crate::audit::{Entry, Event, Head};
@@ -209,7 +211,8 @@ impl Store {
         let secrets = self.change(|sql| {
             belongs_to(sql, old)?;
             let secrets = sql.query("SELECT tenant, vm, token, epoch, salt, sealed FROM secrets", &[])?;
-            let count = secrets.len() + resources::rewrap(sql, world, old, new)?;
+            let apart = resources::rewrap(sql, world, old, new)? + unlocks::rewrap(sql, world, old, new)?;
+            let count = secrets.len() + apart;
             for columns in secrets {
                 rewrap(sql, columns, |vm, name, wrapped| {
                     new.wrap(world, vm, name, &old.unwrap(vm, name, wrapped)?)
@@ -362,8 +365,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn refused(&mut self, vm: &VmName, refusal: &Refusal) -> Result<u64, StoreError> {
-        let kind = format!("{}: ", refusal.rule.word());
-        self.transact(|sql| audit::enter_once(sql, vm, (Event::Refused, refusal.to_string()), &kind))
+        self.transact(|sql| audit::enter_refusal(sql, vm, refusal))
     }
 
     /// Enters in the tenant's log that an instance does not find the newest state, and why.

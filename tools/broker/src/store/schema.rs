@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 14;
+pub(super) const VERSION: u32 = 15;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -215,6 +215,18 @@ CREATE TABLE restore_pieces (
 ) STRICT;
 INSERT INTO restore_pieces (tenant, vm, ordered, place, piece) SELECT tenant, vm, ordered, 0, file FROM restores;
 ALTER TABLE restores DROP COLUMN file;
+",
+    // Secrets for guests, with what a guest must have been started as.
+    "
+CREATE TABLE unlocks (
+    tenant BLOB NOT NULL,
+    vm BLOB NOT NULL,
+    name TEXT NOT NULL,
+    policy TEXT NOT NULL,
+    sealed BLOB NOT NULL,
+    PRIMARY KEY (tenant, vm, name),
+    FOREIGN KEY (tenant, vm) REFERENCES vms (tenant, vm)
+) STRICT;
 ",
 ];
 

@@ -15,6 +15,7 @@ mod operator;
 mod recovery;
 mod resource;
 mod tenant;
+mod unlock;
 
 pub use file::{Opener, Passphrase};
 pub use operator::OperatorKey;

@@ -16,6 +16,12 @@ const LABEL: &[u8] = b"HUSK v1 resource wrap\0";
 const SALT_BYTES: usize = 32;
 const TAG_BYTES: usize = 16;
 
+/// Whose bytes are sealed, and as what.
+pub(super) struct Wrapping<'v> {
+    pub(super) label: &'static [u8],
+    pub(super) vm: &'v VmName,
+}
+
 impl RootKeys {
     /// Seals a resource of `vm` for its path: a fresh salt, ciphertext, tag.
     ///
@@ -28,16 +34,7 @@ impl RootKeys {
         path: &str,
         content: &[u8],
     ) -> Result<Vec<u8>, VaultError> {
-        let mut sealed = vec![0; SALT_BYTES];
-        world.fill(&mut sealed).map_err(|_| VaultError::Entropy)?;
-        let cipher = self.resource_cipher(&sealed, vm)?;
-        let mut body = content.to_vec();
-        let tag = cipher
-            .encrypt_inout_detached(&Nonce::default(), path.as_bytes(), body.as_mut_slice().into())
-            .map_err(|_| VaultError::Bug)?;
-        sealed.extend_from_slice(&body);
-        sealed.extend_from_slice(&tag);
-        Ok(sealed)
+        self.wrap_bytes(world, (&Wrapping { label: LABEL, vm }, path.as_bytes()), content)
     }
 
     /// Opens what [`wrap_resource`](Self::wrap_resource) sealed for that very VM and path.
@@ -50,13 +47,42 @@ impl RootKeys {
         path: &str,
         sealed: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        self.unwrap_bytes((&Wrapping { label: LABEL, vm }, path.as_bytes()), sealed)
+    }
+
+    /// Seals bytes for `additional`: a fresh salt, ciphertext, tag.
+    pub(super) fn wrap_bytes(
+        &self,
+        world: &dyn World,
+        (wrapping, additional): (&Wrapping<'_>, &[u8]),
+        content: &[u8],
+    ) -> Result<Vec<u8>, VaultError> {
+        let mut sealed = vec![0; SALT_BYTES];
+        world.fill(&mut sealed).map_err(|_| VaultError::Entropy)?;
+        let cipher = self.cipher_of(&sealed, wrapping)?;
+        // Encrypted where it lies: no other copy is left behind.
+        let mut body = content.to_vec();
+        let tag = cipher
+            .encrypt_inout_detached(&Nonce::default(), additional, body.as_mut_slice().into())
+            .map_err(|_| VaultError::Bug)?;
+        sealed.extend_from_slice(&body);
+        sealed.extend_from_slice(&tag);
+        Ok(sealed)
+    }
+
+    /// Opens what [`wrap_bytes`](Self::wrap_bytes) sealed.
+    pub(super) fn unwrap_bytes(
+        &self,
+        (wrapping, additional): (&Wrapping<'_>, &[u8]),
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let (salt, rest) = sealed.split_at_checked(SALT_BYTES).ok_or(VaultError::Altered)?;
         let (body, tag) = rest.split_last_chunk::<TAG_BYTES>().ok_or(VaultError::Altered)?;
         let mut content = Zeroizing::new(body.to_vec());
-        self.resource_cipher(salt, vm)?
+        self.cipher_of(salt, wrapping)?
             .decrypt_inout_detached(
                 &Nonce::default(),
-                path.as_bytes(),
+                additional,
                 content.as_mut_slice().into(),
                 &Tag::from(*tag),
             )
@@ -65,10 +91,10 @@ impl RootKeys {
     }
 
     /// The cipher of one wrap: its salt is fresh, so its key is used once and the nonce may be zero.
-    fn resource_cipher(&self, salt: &[u8], vm: &VmName) -> Result<Aes256Gcm, VaultError> {
+    fn cipher_of(&self, salt: &[u8], wrapping: &Wrapping<'_>) -> Result<Aes256Gcm, VaultError> {
         let mut key = Zeroizing::new([0; 32]);
         let derived = self.wrapping.with(|root| {
-            let info = [LABEL, &vm.tenant.0, &vm.vm.0];
+            let info = [wrapping.label, &wrapping.vm.tenant.0, &wrapping.vm.vm.0];
             Hkdf::<Sha384>::new(Some(salt), root).expand_multi_info(&info, key.as_mut_slice())
         });
         derived.map_err(|_| VaultError::Bug)?;

@@ -15,6 +15,7 @@ use crate::tickets::{
     a_forced_ticket_is_open_until_confirm, a_ticket_that_does_not_fit_changes_nothing, a_ticket_works_once,
     tickets_are_of_vms_that_are_there,
 };
+use crate::unlocks::a_guests_secret_lies_wrapped_and_is_wrapped_anew;
 use crate::world::TestWorld;
 use husk_broker::ids::{TenantId, VmId, VmName};
 use husk_broker::rules::{InstanceId, Life, Move, Order, Reply, Request};
@@ -54,6 +55,7 @@ laws! {
     requests_of_one_vm_are_decided_in_their_order,
     a_rotation_wraps_every_secret_anew,
     ek_cert_keys_are_one_vms_of_a_tenant,
+    a_guests_secret_lies_wrapped_and_is_wrapped_anew,
     a_database_that_goes_back_while_it_is_served_halts_every_vm,
     a_ticket_works_once,
     a_ticket_that_does_not_fit_changes_nothing,

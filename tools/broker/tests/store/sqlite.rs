@@ -135,7 +135,7 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
              DROP TABLE endorsements; DROP TABLE authorities;
              DROP TABLE audit; DROP TABLE backups; DROP TABLE requests;
              DROP TABLE resources; DROP INDEX vms_by_host_data;
-             DROP TABLE certificates; DROP TABLE revocations; ALTER TABLE broker DROP COLUMN trust;
+             DROP TABLE unlocks; DROP TABLE certificates; DROP TABLE revocations; ALTER TABLE broker DROP COLUMN trust;
              PRAGMA user_version = 1;",
         )
         .unwrap();
@@ -153,7 +153,7 @@ fn a_backup_that_was_brought_to_version_13_is_there_afterwards() {
     let (ticket, opened) = (vec![0; Ticket::BYTES], vec![0; OpenedBackup::BYTES]);
     connection
         .execute_batch(
-            "DROP TABLE restore_pieces; ALTER TABLE restores ADD COLUMN file BLOB NOT NULL DEFAULT x'';
+            "DROP TABLE unlocks; DROP TABLE restore_pieces; ALTER TABLE restores ADD COLUMN file BLOB NOT NULL DEFAULT x'';
              PRAGMA user_version = 13;",
         )
         .unwrap();

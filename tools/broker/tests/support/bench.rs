@@ -20,7 +20,7 @@ use husk_broker::evidence::{Evidence, EvidenceRefused};
 use husk_broker::ids::{TenantId, VmId, VmName};
 use husk_broker::policy::{Floors, Genuine, Policy, Revocation, Signer, tcb};
 use husk_broker::service::Service;
-use husk_broker::store::{Authority, Enrolment, Serving, Store, Tenant};
+use husk_broker::store::{Authority, Enrolment, Location, Serving, Store, Tenant};
 use husk_broker::vault::{OperatorKey, RootKeys, TenantRoot};
 use husk_broker::world::WorldEntropy;
 use sha2::{Digest as _, Sha384};
@@ -79,7 +79,7 @@ pub(crate) struct Bench {
     pub(crate) world: Arc<TestWorld>,
     pub(crate) chip: Arc<Chip>,
     pub(crate) service: Arc<Service>,
-    keys: Arc<RootKeys>,
+    pub(crate) keys: Arc<RootKeys>,
     root: TenantRoot,
 }
 
@@ -90,12 +90,18 @@ impl Bench {
 
     /// With its database at `path`, or in memory; believing its chip to be silicon or a simulation.
     pub(crate) fn with(path: Option<&Path>, is_silicon: bool) -> Self {
+        let place = path.map(|path| Location::File(path.to_owned()));
+        Self::on(place.as_ref(), is_silicon)
+    }
+
+    /// With a new database in `place`, or in memory.
+    pub(crate) fn on(place: Option<&Location>, is_silicon: bool) -> Self {
         let world = Arc::new(TestWorld::new(1));
         let chip = Arc::new(Chip::new(&world));
         let keys = Arc::new(RootKeys::generate(&*world).unwrap());
         let root = TenantRoot::generate(&*world).unwrap();
         let certificate = root.certify(TENANT, &keys).unwrap();
-        let store = path.map_or_else(|| Store::in_memory(&keys), |path| Store::create(path, &keys));
+        let store = place.map_or_else(|| Store::in_memory(&keys), |place| Store::create_at(place, &keys));
         let mut store = store.unwrap();
         store.register(TENANT, &Tenant { root: *root.point(), certificate }).unwrap();
         // Any of the three kinds of endorsement key, certified elsewhere.
