@@ -81,8 +81,16 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "demo",
         help: demo::HELP,
-        flags: &["--keep", "--host"],
-        run: |flags| demo::run(flags.has("--keep"), flags.has("--host")),
+        flags: &["--keep", "--host", "--encrypted-disk"],
+        run: |flags| {
+            let story = match (flags.has("--host"), flags.has("--encrypted-disk")) {
+                (false, false) => demo::Story::Image,
+                (true, false) => demo::Story::Host,
+                (false, true) => demo::Story::EncryptedDisk,
+                (true, true) => return Err(Failure::usage("xtask: a demo tells one story".into())),
+            };
+            demo::run(flags.has("--keep"), story)
+        },
     },
     Subcommand {
         name: "image",

@@ -1,13 +1,14 @@
 //! `cargo xtask demo`: the product end to end.
 //!
 //! **What.** One VM's life in steps: enrolled, booted, its power cut in the middle of writes, booted again, then
-//! attacked. [`image`] tells it through the bootable image; with the component in a host process it is longer, and has every
+//! attacked. [`image`] tells it through the bootable image, [`encrypted`] for a guest whose disk opens by itself; with the component in a host process it is longer, and has every
 //! attack that a host has: [`stage`] is what runs there, [`refusals`] the attacks.
 //! **Trust.** The guest is Debian's kernel and tpm2-tools; nothing of Husk judges itself but by its fault codes.
 //! **Laws.** A step passes only for what was seen. An attack passes only with the code that names it, and only if the
 //! honest state boots afterwards.
 //! **Not here.** The laws on a simulated disk, at every byte: `tests/`.
 
+pub(crate) mod encrypted;
 pub(crate) mod image;
 mod refusals;
 mod stage;
@@ -20,7 +21,7 @@ use crate::{house, setup};
 use stage::Stage;
 
 pub(crate) const HELP: &str = "\
-cargo xtask demo [--keep] [--host]
+cargo xtask demo [--keep] [--host | --encrypted-disk]
 
 Enrols a VM with a broker, boots Debian's kernel below the bootable image in which
 its TPM lives, replays the event log, cuts the power in the middle of writes, then
@@ -28,19 +29,33 @@ tries a clone and yesterday's disk. Needs no silicon: the secure processor is
 simulated and says so. With --keep, disks and logs stay in target/husk/demo; they
 also stay when a step fails. The last line counts.
 With --host the TPM is a process of the host, which a guest sees through shared
-memory, and the story is longer: all that a hostile host would try.";
+memory, and the story is longer: all that a hostile host would try.
+With --encrypted-disk it builds a Debian 13 guest (as root; a mirror must be reachable)
+which boots in OVMF, encrypts a volume at its first boot and opens it by itself at the
+second; then yesterday's disk and TPM together are refused.";
+
+/// Whose story is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Story {
+    /// A TPM in the image.
+    Image,
+    /// A TPM in a process of the host.
+    Host,
+    /// A guest whose disk opens by itself.
+    EncryptedDisk,
+}
 
 /// How many acknowledged writes there must be before the power is cut.
 const WRITES_BEFORE_CUT: u64 = 5;
 
-/// Runs the demo, with the component in the image or in a host process.
-pub(crate) fn run(keep: bool, on_host: bool) -> Result<(), Failure> {
+/// Runs the demo.
+pub(crate) fn run(keep: bool, which: Story) -> Result<(), Failure> {
     setup::to_boot()?;
     let mut steps = Steps::default();
-    if on_host {
-        into(&mut steps, keep)?;
-    } else {
-        image::into(&mut steps, keep)?;
+    match which {
+        Story::Image => image::into(&mut steps, keep)?,
+        Story::Host => into(&mut steps, keep)?,
+        Story::EncryptedDisk => encrypted::into(&mut steps, keep)?,
     }
     println!("demo: {} steps, {} passed, {} failed", steps.passed + steps.failed, steps.passed, steps.failed);
     if steps.all_passed() { Ok(()) } else { Err(Failure::failed("demo: something failed, see above")) }

@@ -5,7 +5,7 @@
 //! **Laws.** Two builds give the same bytes.
 //! **Not here.** What a guest is made of: `tools/guest`.
 
-mod below;
+pub(crate) mod below;
 
 use super::swtpm::Swtpm;
 use super::uefi::{self, NOTHING_BOOTS};
@@ -36,9 +36,9 @@ pub(super) fn into(steps: &mut Steps, all: bool) {
 }
 
 /// A disk as it was built, one that is used, and the variables that begin with its tenant's keys.
-struct Site {
+pub(crate) struct Site {
     folder: PathBuf,
-    built: PathBuf,
+    pub(crate) built: PathBuf,
     disk: PathBuf,
     variables: PathBuf,
 }
@@ -76,7 +76,7 @@ fn on_swtpm(site: &Site) -> Vec<Step> {
 }
 
 /// Builds the guest by its file and new keys; twice, if told so.
-fn built(folder: &Path, twice: bool) -> Result<(Site, Vec<Step>), Failure> {
+pub(crate) fn built(folder: &Path, twice: bool) -> Result<(Site, Vec<Step>), Failure> {
     for name in ["guest.toml", "report.sh", "report.service"] {
         let from = house::root().join("tests/peers/encrypted").join(name);
         fs::copy(&from, folder.join(name)).map_err(|error| Failure::io("copy", &from, &error))?;
@@ -86,10 +86,11 @@ fn built(folder: &Path, twice: bool) -> Result<(Site, Vec<Step>), Failure> {
     process::output(Command::new("openssl").args(["genrsa", "-out", &key, "2048"]))?;
     let product = Product::build(folder, Profile::Dev)?;
     let (first, second) = (folder.join("built"), folder.join("built-again"));
-    build(&product, &first)?;
+    let config = folder.join("guest.toml");
+    build(&product, &config, &first)?;
     let mut steps = vec![step("built", root_of(&first.join("manifest.json")))];
     if twice {
-        build(&product, &second)?;
+        build(&product, &config, &second)?;
         let same =
             |name: &str| process::output(Command::new("cmp").arg(first.join(name)).arg(second.join(name)));
         let compared = same("disk.raw").and_then(|_| same("manifest.json"));
@@ -101,9 +102,9 @@ fn built(folder: &Path, twice: bool) -> Result<(Site, Vec<Step>), Failure> {
     Ok((Site { folder: folder.to_owned(), built, disk, variables }, steps))
 }
 
-fn build(product: &Product, output: &Path) -> Result<(), Failure> {
+fn build(product: &Product, config: &Path, output: &Path) -> Result<(), Failure> {
     let cache = text(&house::workshop("guest-trees")?);
-    let config = text(&product.path("guest.toml"));
+    let config = text(config);
     let (husk, output) = (text(&product.husk), text(output));
     as_root(&[&husk, "guest", "build", "--config", &config, "--output", &output, "--cache", &cache])?;
     // So that the next run can remove it.
@@ -219,13 +220,13 @@ fn value<'a>(said: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// PCR 15, if something was measured there.
-fn pcr_15(said: &str) -> Option<String> {
+pub(crate) fn pcr_15(said: &str) -> Option<String> {
     let key = value(said, "pcr-15 ")?;
     (key.len() == 66 && !key.trim_matches(['0', 'x']).is_empty()).then(|| key.to_owned())
 }
 
 /// A volume that was opened by the TPM, at this boot of it.
-fn opened(said: &str, boot: &str) -> Result<String, Failure> {
+pub(crate) fn opened(said: &str, boot: &str) -> Result<String, Failure> {
     let found = [value(said, "mounted "), value(said, "beneath "), value(said, "boot ")];
     let wanted = ["/dev/mapper/encrypted ext4", "crypt", boot].map(Some);
     match pcr_15(said) {
@@ -234,7 +235,7 @@ fn opened(said: &str, boot: &str) -> Result<String, Failure> {
     }
 }
 
-fn same_key(keys: &[Option<String>; 2]) -> Result<String, Failure> {
+pub(crate) fn same_key(keys: &[Option<String>; 2]) -> Result<String, Failure> {
     match keys {
         [Some(first), Some(second)] if first == second => Ok(first.clone()),
         _ => Err(Failure::failed(format!("{keys:?}"))),
@@ -251,7 +252,7 @@ fn stopped(said: &str, by: &[&str]) -> Result<String, Failure> {
     }
 }
 
-fn copied(from: &Path, to: &Path) -> Result<(), Failure> {
+pub(crate) fn copied(from: &Path, to: &Path) -> Result<(), Failure> {
     process::output(Command::new("cp").args(["--sparse=always", "--"]).arg(from).arg(to)).map(drop)
 }
 

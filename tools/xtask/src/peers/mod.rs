@@ -10,7 +10,7 @@
 
 mod device;
 mod disk;
-mod encrypted;
+pub(crate) mod encrypted;
 mod layer;
 mod pytss;
 mod sealed;

@@ -18,11 +18,7 @@ const END_PATIENCE: Duration = Duration::from_secs(180);
 /// Two boots; then yesterday's volume and disk, and the disk in another VM of the tenant's. With `all`, yesterday's disk alone.
 pub(super) fn boots(site: &Site, all: bool) -> Result<Vec<Step>, Failure> {
     let folder = house::fresh_workshop("peers/encrypted-below")?;
-    let kernel = setup::fetched_kernel()?;
-    let initramfs = image_for_uefi(&kernel)?;
-    let mut below = Below::set(&folder, kernel, initramfs)?;
-    let named = ["--firmware-vars", &text(&site.variables)];
-    below.vm = below.enrol("encrypted", &named)?;
+    let mut below = enrolled(site, &folder)?;
     let disk = folder.join("disk.raw");
     copied(&site.built, &disk)?;
 
@@ -41,10 +37,23 @@ pub(super) fn boots(site: &Site, all: bool) -> Result<Vec<Step>, Failure> {
         let older = boot(&mut below, site, &old_disk).and_then(|said| opened(&said, "2"));
         steps.push(step("older-disk-alone-is-not-noticed", older));
     }
-    below.vm = below.enrol("other", &named)?;
+    below.vm = below.enrol("other", &named(site).each_ref().map(String::as_str))?;
     let cloned = boot(&mut below, site, &disk);
     steps.push(step("clone-does-not-open", cloned.and_then(|said| stopped(&said, &STOPS[1..2]))));
     Ok(steps)
+}
+
+/// What serves, and a VM whose tenant named its variables.
+pub(crate) fn enrolled(site: &Site, folder: &Path) -> Result<Below, Failure> {
+    let kernel = setup::fetched_kernel()?;
+    let initramfs = image_for_uefi(&kernel)?;
+    let mut below = Below::set(folder, kernel, initramfs)?;
+    below.vm = below.enrol("encrypted", &named(site).each_ref().map(String::as_str))?;
+    Ok(below)
+}
+
+pub(super) fn named(site: &Site) -> [String; 2] {
+    ["--firmware-vars".to_owned(), text(&site.variables)]
 }
 
 fn start(below: &mut Below, site: &Site, volume: &Path, disk: &Path) -> Result<Daemon, Failure> {
@@ -54,7 +63,7 @@ fn start(below: &mut Below, site: &Site, volume: &Path, disk: &Path) -> Result<D
 }
 
 /// One boot to its end, orderly or not; what the console said.
-fn boot(below: &mut Below, site: &Site, disk: &Path) -> Result<String, Failure> {
+pub(crate) fn boot(below: &mut Below, site: &Site, disk: &Path) -> Result<String, Failure> {
     let volume: PathBuf = below.vm.disk.clone();
     let mut machine = start(below, site, &volume, disk)?;
     machine.wait_until(PATIENCE, has_ended)?;
@@ -67,7 +76,12 @@ fn boot(below: &mut Below, site: &Site, disk: &Path) -> Result<String, Failure> 
 }
 
 /// Yesterday's volume and yesterday's disk, together.
-fn put_back(below: &mut Below, site: &Site, volume: &Path, disk: &Path) -> Result<String, Failure> {
+pub(crate) fn put_back(
+    below: &mut Below,
+    site: &Site,
+    volume: &Path,
+    disk: &Path,
+) -> Result<String, Failure> {
     let machine = start(below, site, volume, disk)?;
     Below::is_refused(machine, ROLLED_BACK)
 }
