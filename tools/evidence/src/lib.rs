@@ -50,6 +50,7 @@ pub use extended::{key_certificate_in, report_in};
 pub use manifest::{Manifest, Service, ServiceContent, VtpmManifest, report_data};
 pub use quote::{
     AttestationKey, Hash, PcrBank, PcrValue, Quote, QuoteSignature, Scheme, VerifiedQuote, is_attest,
+    pcr_number, pcr_values_in,
 };
 pub use roots::SIMULATED_PREFIX;
 pub use vek::{Vek, VekCertificate};

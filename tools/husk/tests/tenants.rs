@@ -101,11 +101,34 @@ fn a_tenant_does_everything_at_its_broker_that_needs_no_database() {
     }
     assert!(!site.path("c").exists(), "a failed command takes away what it made");
     own.json(&["vm", "resource", "remove", "--vm", vm, "--path", "default/key/one"]);
+    a_guests_secrets(vm, (&own, &reader, &others));
     let exported = site.run(&reader.words(&["audit", "export"]));
     assert!(exported.status.success());
     fs::write(site.path("log"), &exported.stdout).unwrap();
     let verified = site.json(&["audit", "verify", "--log", "log", "--json"]);
-    assert_eq!((verified["tenant"].as_str(), verified["entries"].as_u64()), (Some(&*tenant), Some(4)));
+    assert_eq!((verified["tenant"].as_str(), verified["entries"].as_u64()), (Some(&*tenant), Some(6)));
+}
+
+/// What a VM's guest may be given, at the broker too.
+fn a_guests_secrets(vm: &str, (own, reader, others): (&Asking<'_>, &Asking<'_>, &Asking<'_>)) {
+    let pcrs = format!("sha256:11={}", "0a".repeat(32));
+    let unlock =
+        ["vm", "unlock", "put", "--vm", vm, "--name", "data", "--secret", "content", "--expect-pcr", &pcrs];
+    own.json(&unlock);
+    let listed = reader.json(&["vm", "unlock", "list", "--vm", vm]);
+    assert_eq!(listed, serde_json::json!([{ "name": "data", "pcrs": [{ "11": "0a".repeat(32) }] }]));
+    let removed = ["vm", "unlock", "remove", "--vm", vm, "--name", "nothing"];
+    let refused = [
+        (reader.fails(&unlock), 1, "did not let this operator"),
+        (others.fails(&unlock), 3, "no such VM"),
+        (own.fails(&unlock), 4, "--replace"),
+        (own.fails(&removed), 3, "no such secret"),
+    ];
+    for ((code, line), wanted, words) in refused {
+        assert!(code == wanted && line.contains(words), "{words}: {code} {line}");
+    }
+    own.json(&["vm", "unlock", "remove", "--vm", vm, "--name", "data"]);
+    assert_eq!(own.json(&["vm", "unlock", "list", "--vm", vm]), serde_json::json!([]));
 }
 
 /// What a key on the command line would show to the network is not sent, and a key of nobody's is refused.

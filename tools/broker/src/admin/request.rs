@@ -121,6 +121,31 @@ pub enum Request {
         /// repository/type/tag.
         path: String,
     },
+    /// The names of a guest's secrets, each with its policy.
+    Unlocks {
+        /// Which VM's.
+        vm: Id,
+    },
+    /// Keep a secret of a guest.
+    PutUnlock {
+        /// Whose.
+        vm: Id,
+        /// What it is called.
+        name: String,
+        /// The PCRs that the guest must have, in the one spelling of such a policy.
+        policy: String,
+        /// Its bytes.
+        secret: String,
+        /// Whether one that is there may go.
+        replace: bool,
+    },
+    /// Remove a secret of a guest.
+    RemoveUnlock {
+        /// Whose.
+        vm: Id,
+        /// What it is called.
+        name: String,
+    },
 }
 
 impl Request {
@@ -139,6 +164,9 @@ impl Request {
             Self::Resources { .. } => "resources",
             Self::PutResource { .. } => "put_resource",
             Self::RemoveResource { .. } => "remove_resource",
+            Self::Unlocks { .. } => "unlocks",
+            Self::PutUnlock { .. } => "put_unlock",
+            Self::RemoveUnlock { .. } => "remove_unlock",
         }
     }
 
@@ -147,12 +175,17 @@ impl Request {
     pub const fn right(&self) -> Option<Right> {
         match self {
             Self::Tenant {} => None,
-            Self::Vms { .. } | Self::Vm { .. } | Self::Audit { .. } | Self::Resources { .. } => {
-                Some(Right::Read)
-            }
+            Self::Vms { .. }
+            | Self::Vm { .. }
+            | Self::Audit { .. }
+            | Self::Resources { .. }
+            | Self::Unlocks { .. } => Some(Right::Read),
             Self::Policy { .. } | Self::Allow { .. } | Self::Forbid { .. } => Some(Right::Policy),
             Self::Enroll { .. } => Some(Right::Enroll),
-            Self::PutResource { .. } | Self::RemoveResource { .. } => Some(Right::Resources),
+            Self::PutResource { .. }
+            | Self::RemoveResource { .. }
+            | Self::PutUnlock { .. }
+            | Self::RemoveUnlock { .. } => Some(Right::Resources),
         }
     }
 }
@@ -249,14 +282,18 @@ failures! {
     UnknownVm = 404, "unknown_vm", "the tenant has no such VM; see `husk vm list`";
     /// No such resource.
     UnknownResource = 404, "unknown_resource", "the VM has no such resource; see `husk vm resource list`";
+    /// No such secret.
+    UnknownUnlock = 404, "unknown_unlock", "the VM's guest has no such secret; see `husk vm unlock list`";
     /// There is one.
     VmExists = 409, "vm_exists", "the tenant has such a VM already";
     /// There is one.
     ResourceExists = 409, "resource_exists", "the VM has such a resource already; replace it with --replace";
+    /// There is one.
+    UnlockExists = 409, "unlock_exists", "the VM's guest has such a secret already; replace it with --replace";
     /// No room.
-    Full = 409, "full", "there are as many as a tenant may have by its own requests; remove a resource, or have the broker's operator enrol the VM";
+    Full = 409, "full", "there are as many as a tenant may have by its own requests; remove a resource or a secret, or have the broker's operator enrol the VM";
     /// Too long.
-    TooLong = 413, "too_long", "a resource has 4096 bytes at most";
+    TooLong = 413, "too_long", "a resource has 4096 bytes at most, a guest's secret 1024";
     /// Too many requests.
     TooMany = 429, "too_many", "the tenant asked more often than it may; ask again in a minute";
     /// The broker failed.

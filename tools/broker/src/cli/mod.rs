@@ -22,6 +22,7 @@ mod serve;
 mod tenant;
 mod tls;
 mod token;
+mod unlock;
 mod vm;
 
 pub use audit::AuditCommand;
@@ -131,6 +132,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
                 StoreError::UnknownTenant(_)
                 | StoreError::UnknownVm(_)
                 | StoreError::UnknownResource(_)
+                | StoreError::UnknownUnlock(_)
                 | StoreError::UnknownCertificate(_)
                 | StoreError::Missing,
             ) => return 3,
@@ -139,14 +141,15 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
                 | StoreError::AuthorityExists(_)
                 | StoreError::VmExists(_)
                 | StoreError::ResourceExists(_)
+                | StoreError::UnlockExists(_)
                 | StoreError::Exists,
             ) => return 4,
             Some(StoreError::Served) => return 5,
             _ => {}
         }
         match cause.downcast_ref() {
-            Some(Failure::UnknownVm | Failure::UnknownResource) => return 3,
-            Some(Failure::VmExists | Failure::ResourceExists) => return 4,
+            Some(Failure::UnknownVm | Failure::UnknownResource | Failure::UnknownUnlock) => return 3,
+            Some(Failure::VmExists | Failure::ResourceExists | Failure::UnlockExists) => return 4,
             _ => {}
         }
         match in_token(cause) {

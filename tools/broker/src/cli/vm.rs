@@ -6,6 +6,7 @@ use super::policy::{self, PolicyCommand};
 use super::remote::{Access, Named, Place, Remote};
 use super::resource::ResourceCommand;
 use super::restore::{KeyArgs, RestoreArgs};
+use super::unlock::UnlockCommand;
 use super::{Database, Shape, backup, or_remove, order, random_id, restore};
 use crate::admin::{Firmware, Id, Request, refusal_shown, row_shown};
 use crate::ids::{TenantId, VmId, VmName};
@@ -59,6 +60,9 @@ pub enum VmCommand {
     /// What this broker, as a CoCo KBS, gives to a VM.
     #[command(subcommand)]
     Resource(ResourceCommand),
+    /// What this broker gives to a VM's guest, once its TPM says that it was started as the tenant wants it.
+    #[command(subcommand)]
+    Unlock(UnlockCommand),
 }
 
 /// `husk vm enroll`
@@ -173,6 +177,7 @@ impl VmCommand {
             Self::Restore(args) => restore::restore(&args, TicketOrder::Restore),
             Self::Clone(args) => restore::restore(&args, TicketOrder::Clone),
             Self::Resource(command) => command.run(),
+            Self::Unlock(command) => command.run(),
         }
     }
 }

@@ -7,10 +7,12 @@ use crate::audit::exported;
 use crate::ids::{TenantId, VmId, VmName};
 use crate::kbs::is_path;
 use crate::policy::Policy;
-use crate::store::{Admission, Asked, Enrolment, GroupError, Serving, StoreError};
+use crate::store::{Admission, Asked, Enrolment, GroupError, KeptUnlock, Serving, StoreError};
+use crate::unlock::{PcrPolicy, is_name};
 use crate::vault::RESOURCE_BYTES_MAX;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use husk::release::wire::UNLOCK_SECRET_BYTES_MAX;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -107,6 +109,13 @@ impl Service {
             Request::RemoveResource { vm, path } => self
                 .kept(|serving| serving.change(|store| store.remove_resource(&name(vm), &path)))
                 .map(|()| json!({})),
+            Request::Unlocks { vm } => self.unlocks_shown(&name(vm)),
+            Request::PutUnlock { vm, name: called, policy, secret, replace } => {
+                self.put_unlock(&name(vm), (&called, &policy), &Zeroizing::new(secret), replace)
+            }
+            Request::RemoveUnlock { vm, name: called } => self
+                .kept(|serving| serving.change(|store| store.remove_unlock(&name(vm), &called)))
+                .map(|()| json!({})),
         }
     }
 
@@ -155,6 +164,32 @@ impl Service {
             .map(|()| json!({}))
     }
 
+    fn unlocks_shown(&self, vm: &VmName) -> Result<Value, Failure> {
+        let kept = self.kept(|serving| serving.store().unlocks(vm))?;
+        Ok(kept.iter().map(|kept| json!([kept.name, kept.policy.to_string()])).collect())
+    }
+
+    fn put_unlock(
+        &self,
+        vm: &VmName,
+        (name, policy): (&str, &str),
+        secret: &str,
+        replace: bool,
+    ) -> Result<Value, Failure> {
+        let policy: PcrPolicy = policy.parse().map_err(|_| Failure::Malformed)?;
+        let secret = BASE64_STANDARD.decode(secret).map(Zeroizing::new).map_err(|_| Failure::Malformed)?;
+        if secret.len() > UNLOCK_SECRET_BYTES_MAX {
+            return Err(Failure::TooLong);
+        }
+        if !is_name(name) || secret.is_empty() {
+            return Err(Failure::Malformed);
+        }
+        let sealed = self.keys.wrap_unlock(&*self.world, vm, (name, &policy), &secret);
+        let sealed = sealed.map_err(|_| Failure::Unavailable)?;
+        let kept = KeptUnlock { name: name.to_owned(), policy, sealed };
+        self.kept(|serving| serving.change(|store| store.keep_unlock(vm, &kept, replace))).map(|()| json!({}))
+    }
+
     /// What the store says, as a tenant is told it; the rest is the log's.
     fn kept<T>(&self, ask: impl FnOnce(&mut Serving) -> Result<T, StoreError>) -> Result<T, Failure> {
         let said = self.group.serving().and_then(|mut serving| Ok(ask(&mut serving)?));
@@ -175,9 +210,11 @@ fn failure(error: &StoreError) -> Option<Failure> {
         StoreError::UnknownTenant(_) => Some(Failure::Unknown),
         StoreError::UnknownVm(_) => Some(Failure::UnknownVm),
         StoreError::UnknownResource(_) => Some(Failure::UnknownResource),
+        StoreError::UnknownUnlock(_) => Some(Failure::UnknownUnlock),
         StoreError::VmExists(_) => Some(Failure::VmExists),
         StoreError::ResourceExists(_) => Some(Failure::ResourceExists),
-        StoreError::ResourcesFull | StoreError::VmsFull => Some(Failure::Full),
+        StoreError::UnlockExists(_) => Some(Failure::UnlockExists),
+        StoreError::ResourcesFull | StoreError::UnlocksFull | StoreError::VmsFull => Some(Failure::Full),
         _ => None,
     }
 }

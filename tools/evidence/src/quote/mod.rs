@@ -10,10 +10,12 @@
 mod key;
 mod pcrs;
 mod signature;
+mod text;
 
 pub use key::AttestationKey;
 pub use pcrs::{PcrBank, PcrValue};
 pub use signature::{QuoteSignature, Scheme};
+pub use text::{pcr_number, pcr_values_in};
 
 use crate::{EndorsementPublic, EvidenceError};
 use husk::bytes::{Reader, Short};

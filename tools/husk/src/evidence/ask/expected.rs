@@ -5,15 +5,12 @@ use super::super::read;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use husk_attester::wire::Selection;
-use husk_evidence::{Hash, PcrValue, VerifiedQuote};
+use husk_evidence::{Hash, PcrValue, VerifiedQuote, pcr_number, pcr_values_in};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The banks that prove something.
-const BANKS: [Hash; 3] = [Hash::Sha256, Hash::Sha384, Hash::Sha512];
 /// Of firmware, Secure Boot and the unified kernel image; not those that change while a guest runs (10), nor a boot loader's.
 const USUAL: u32 = 0xF8FF;
-const PCRS: u8 = 24;
 
 /// The options about PCRs.
 #[derive(Args, Debug)]
@@ -22,7 +19,7 @@ pub(super) struct ExpectedArgs {
     #[arg(long, value_name = "BANK:LIST", value_parser = pcr_list)]
     pcrs: Option<Selected>,
     /// A value that a PCR must have, as BANK:NUMBER=HEX; of several for one PCR, any.
-    #[arg(long, value_name = "BANK:NUMBER=HEX", value_parser = pcr_value)]
+    #[arg(long, value_name = "BANK:NUMBER=HEX")]
     expect_pcr: Vec<PcrValue>,
     /// A file of such values: one or more on a line, # before a remark.
     #[arg(long, value_name = "FILE")]
@@ -51,7 +48,7 @@ impl ExpectedArgs {
         if let Some(file) = &self.expected {
             let name = || file.display().to_string();
             let text = String::from_utf8(read(file)?).context("it is not text").with_context(name)?;
-            let found = in_text(&text).map_err(anyhow::Error::msg).with_context(name)?;
+            let found = pcr_values_in(&text).map_err(anyhow::Error::msg).with_context(name)?;
             if found.is_empty() {
                 bail!("{}: no PCR's value stands there", name());
             }
@@ -116,61 +113,16 @@ impl Expected {
     }
 }
 
-fn bank(name: &str) -> Result<Hash, String> {
-    let found = BANKS.into_iter().find(|hash| hash.name() == name);
-    found.ok_or_else(|| format!("`{name}` is none of the banks sha256, sha384 and sha512"))
-}
-
-fn number(text: &str) -> Result<u8, String> {
-    let number = text.parse().ok().filter(|number| *number < PCRS);
-    number.ok_or_else(|| format!("`{text}` is no PCR: they go from 0 to 23"))
-}
-
 fn pcr_list(text: &str) -> Result<Selected, String> {
     let (name, list) = text.split_once(':').ok_or("BANK:NUMBER,NUMBER is wanted, such as sha256:0,7,11")?;
-    let pcrs = list.split(',').try_fold(0, |pcrs, text| number(text).map(|number| pcrs | 1_u32 << number))?;
-    Ok(Selected { hash: bank(name)?, pcrs })
-}
-
-fn pcr_value(text: &str) -> Result<PcrValue, String> {
-    let form = || format!("`{text}`: BANK:NUMBER=HEX is wanted");
-    let (place, digits) = text.split_once('=').ok_or_else(form)?;
-    let (name, pcr) = place.split_once(':').ok_or_else(form)?;
-    let (hash, pcr) = (bank(name)?, number(pcr)?);
-    let value = hex::decode(digits).ok().filter(|value| value.len() == hash.bytes());
-    let value =
-        value.ok_or_else(|| format!("`{text}`: a value has {} hexadecimal digits", 2 * hash.bytes()))?;
-    Ok(PcrValue { hash, pcr, value })
-}
-
-fn in_text(text: &str) -> Result<Vec<PcrValue>, String> {
-    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
-    lines.flat_map(str::split_whitespace).map(pcr_value).collect()
+    let pcrs =
+        list.split(',').try_fold(0, |pcrs, text| pcr_number(text).map(|number| pcrs | 1_u32 << number))?;
+    Ok(Selected { hash: Hash::bank(name)?, pcrs })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{in_text, pcr_list, pcr_value};
-
-    #[test]
-    fn a_value_is_of_a_known_bank_a_pcr_and_its_size() {
-        let good = format!("sha256:11={}", "0a".repeat(32));
-        assert_eq!(pcr_value(&good).unwrap().pcr, 11);
-        for bad in [
-            "",
-            "sha256:11",
-            "sha1:11=00",
-            "sha256:24=00",
-            "sha256:11=0a",
-            "sha256:=",
-            &good.replace(':', "="),
-        ] {
-            assert!(pcr_value(bad).is_err(), "{bad}");
-        }
-        let text = format!("# a kernel\n{good} {good} # and another\n\n{good}\n");
-        assert_eq!(in_text(&text).unwrap().len(), 3);
-        assert!(in_text("# nothing\n").unwrap().is_empty() && in_text("11").is_err());
-    }
+    use super::pcr_list;
 
     #[test]
     fn a_list_is_of_numbers() {
