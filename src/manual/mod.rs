@@ -10,6 +10,7 @@
 //! | [`measurement`] | what a launch measures, what a tenant signs, what the host may still choose |
 //! | [`image`] | the bootable image: its memory, its boot in ten steps, how it ends, what it shows |
 //! | [`encrypted_disk`] | how to build a guest whose disk encrypts itself, what stops whom, and what is not stopped |
+//! | [`unlock`] | how a guest has its disk's passphrase from the broker by what it was started as, and what each step proves |
 //! | [`hw_sealed`] | a TPM without a network: what it keeps, what it gives up, what goes into its key |
 //! | [`kbs`] | a static key from a CoCo KBS beside the broker: what it adds, how to use Trustee, what the VM believes |
 //! | [`broker`] | which database, how many instances, what it does when something fails |
@@ -60,6 +61,9 @@ pub mod broker {}
 
 #[doc = include_str!("policy.md")]
 pub mod policy {}
+
+#[doc = include_str!("unlock.md")]
+pub mod unlock {}
 
 #[doc = include_str!("tenants.md")]
 pub mod tenants {}

@@ -3,7 +3,11 @@
 //! **What.** [`unlock`] has one conversation with a broker, in which the TPM opens a credential and quotes PCRs, and yields the secret.
 //! **Trust.** The tenant that the configuration names; the TPM. Not the way to the broker.
 //! **Laws.** The keys of the session are drawn here and end with it. What the credential carried, and the secret, are wiped.
-//! **Not here.** The way to the broker; where the secret goes (`husk-unlock`).
+//! **Not here.** Where the secret goes (`husk-unlock`).
+
+mod frames;
+
+pub use frames::Frames;
 
 use crate::tpm::{Keys, Tpm, TpmError};
 use crate::wire::{NONCE_BYTES, Selection};

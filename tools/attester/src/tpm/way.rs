@@ -1,5 +1,6 @@
-//! The ways to a TPM.
+//! The ways to a TPM, and to a relay.
 
+use rustix::termios::{OptionalActions, isatty, tcgetattr, tcsetattr};
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
@@ -12,17 +13,17 @@ use std::time::Duration;
 /// How long a socket's TPM may think: RSA keys take seconds.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Both directions of a way to a TPM.
+/// Both directions of a way.
 pub trait Way: Read + Write {}
 
 impl<T: Read + Write> Way for T {}
 
-/// Where a TPM is.
+/// Where a TPM is, or a relay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// The kernel's.
+    /// The kernel's; a relay is at the other end of one.
     Device(PathBuf),
-    /// A socket of raw commands.
+    /// A socket of raw commands, or frames.
     Unix(PathBuf),
     /// The same, over TCP.
     Tcp(SocketAddr),
@@ -53,9 +54,22 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    pub(super) fn open(&self) -> io::Result<Box<dyn Way>> {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// What the system gives.
+    pub fn open(&self) -> io::Result<Box<dyn Way>> {
         Ok(match self {
-            Self::Device(path) => Box::new(OpenOptions::new().read(true).write(true).open(path)?),
+            Self::Device(path) => {
+                let device = OpenOptions::new().read(true).write(true).open(path)?;
+                if isatty(&device) {
+                    // A serial line carries bytes as they are; what it had for an earlier start of the guest is thrown away.
+                    let mut line = tcgetattr(&device)?;
+                    line.make_raw();
+                    tcsetattr(&device, OptionalActions::Flush, &line)?;
+                }
+                Box::new(device)
+            }
             Self::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(WAIT_MAX))?;
