@@ -1,7 +1,7 @@
 //! The disk: a verity root, and the signed kernel image that names its hash.
 //!
 //! **What.** The initrd (dracut), the partitions (systemd-repart), the kernel image (ukify), in that order: the root's hash goes into the image's command line.
-//! **Trust.** Debian's tools. The tenant's keys are seen by `ukify` alone, in a folder that is removed.
+//! **Trust.** Debian's tools. The tenant's keys are seen by the programs that sign, and copied nowhere.
 //! **Laws.** All that is random in a file system is derived from the configuration's seed. What the kernel is told is signed with it.
 //! **Not here.** The root's content: `content`.
 
@@ -124,7 +124,6 @@ fn root_hash(told: &Value) -> Option<String> {
     (hash.len() == 64 && hash.chars().all(|c| c.is_ascii_hexdigit())).then(|| hash.to_owned())
 }
 
-/// The keys lie in the workplace for this one program.
 fn kernel_image(
     config: &GuestConfig,
     at: &Workplace<'_>,
@@ -132,16 +131,14 @@ fn kernel_image(
     command_line: &str,
 ) -> anyhow::Result<Value> {
     let keys = &config.keys;
-    let folder = at.shared.join("keys");
-    fs::create_dir(&folder)?;
-    for (from, name) in [
-        (&keys.secure_boot_key, "boot.key"),
-        (&keys.secure_boot_certificate, "boot.pem"),
-        (&keys.pcr_key, "pcr.key"),
-    ] {
-        fs::copy(from, folder.join(name)).with_context(|| from.display().to_string())?;
-    }
-    at.run(&[], &["openssl", "pkey", "-in", "/build/keys/pcr.key", "-pubout", "-out", "/build/pcr.pub"])?;
+    let pcr_key = (keys.pcr_key.as_path(), "pcr.key");
+    let public = ["openssl", "pkey", "-in", "/tmp/pcr.key", "-pubout", "-out", "/build/pcr.pub"];
+    at.run_with(&[pcr_key], &[], &public)?;
+    let files = [
+        pcr_key,
+        (keys.secure_boot_key.as_path(), "boot.key"),
+        (keys.secure_boot_certificate.as_path(), "boot.pem"),
+    ];
     let linux = format!("--linux=/boot/vmlinuz-{kernel}");
     let (words, uname) = (format!("--cmdline={command_line}"), format!("--uname={kernel}"));
     let line =
@@ -149,16 +146,15 @@ fn kernel_image(
     let phases = format!("--phases={}", PHASES.join(" "));
     let signed = [
         "--os-release=@/build/guest/usr/lib/os-release",
-        "--secureboot-private-key=/build/keys/boot.key",
-        "--secureboot-certificate=/build/keys/boot.pem",
-        "--pcr-private-key=/build/keys/pcr.key",
+        "--secureboot-private-key=/tmp/boot.key",
+        "--secureboot-certificate=/tmp/boot.pem",
+        "--pcr-private-key=/tmp/pcr.key",
         "--pcr-public-key=/build/pcr.pub",
         "--pcr-banks=sha256",
         "--measure",
         &phases,
     ];
-    let told = at.run(&signed_at(config.epoch), &[&line[..], &signed].concat())?;
-    fs::remove_dir_all(&folder)?;
+    let told = at.run_with(&files, &signed_at(config.epoch), &[&line[..], &signed].concat())?;
     pcr_11(&told).context("ukify tells no values of PCR 11")
 }
 

@@ -21,13 +21,15 @@ const LEFT_OUT: [&str; 4] =
 /// What differs from one installation to the next, and is made again where it is needed.
 const WIPED: [&str; 6] =
     ["var/log", "var/cache", "var/lib/apt/lists", "var/lib/systemd", "var/lib/dpkg/info.bak", "tmp"];
-/// Mounts what programs expect, in a namespace that ends with them. `$1` is the tree, `$2` the folder that both see.
+/// Mounts what programs expect, in a namespace that ends with them. `$1` is the tree, `$2` the folder that both see; then pairs of a file and the
+/// name that it has in `/tmp`, up to `--`.
 const ENTER: &str = "tree=$1 shared=$2; shift 2
 mount -t proc proc \"$tree/proc\"
 mount --rbind /dev \"$tree/dev\"
 mount -t tmpfs tmpfs \"$tree/tmp\"
 mkdir -p \"$tree/build\"
 mount --bind \"$shared\" \"$tree/build\"
+while [ \"$1\" != -- ]; do touch \"$tree/tmp/$2\"; mount --bind \"$1\" \"$tree/tmp/$2\"; shift 2; done; shift
 exec chroot \"$tree\" \"$@\"";
 
 /// What a tree is made of.
@@ -138,9 +140,24 @@ pub(crate) struct Workplace<'a> {
 impl Workplace<'_> {
     /// Runs a program to its end; what it wrote to its standard output.
     pub(crate) fn run(&self, settings: &[String], words: &[&str]) -> anyhow::Result<String> {
+        self.run_with(&[], settings, words)
+    }
+
+    /// The same; while it runs, these files are in its `/tmp` by these names, and are copied nowhere.
+    pub(crate) fn run_with(
+        &self,
+        files: &[(&Path, &str)],
+        settings: &[String],
+        words: &[&str],
+    ) -> anyhow::Result<String> {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child", "--", "sh", "-ec", ENTER, "enter"]);
-        command.arg(&self.tools.folder).arg(self.shared).args(["env", "-i", "LC_ALL=C", "HOME=/root"]);
+        command.arg(&self.tools.folder).arg(self.shared);
+        for (from, name) in files {
+            let from = from.canonicalize().with_context(|| from.display().to_string())?;
+            command.arg(from).arg(name);
+        }
+        command.args(["--", "env", "-i", "LC_ALL=C", "HOME=/root"]);
         command.arg("PATH=/usr/sbin:/usr/bin").arg(format!("SOURCE_DATE_EPOCH={}", self.epoch));
         output(command.args(settings).args(words))
     }
