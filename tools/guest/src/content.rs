@@ -6,6 +6,7 @@
 //! **Not here.** The initrd that reads it: `disk`.
 
 use crate::config::GuestConfig;
+use crate::known::{self, CHECKED};
 use crate::tree::{Tree, Workplace, empty};
 use anyhow::Context as _;
 use std::fs;
@@ -16,12 +17,13 @@ use std::process::Command;
 /// The name of the volume's partition, and of what it opens to.
 pub(crate) const VOLUME: &str = "encrypted";
 /// What every guest has.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "systemd",
     "systemd-sysv",
     "systemd-cryptsetup",
     "udev",
     "dbus",
+    "dmsetup",
     "kmod",
     "e2fsprogs",
     "tpm2-tools",
@@ -53,6 +55,9 @@ pub(crate) fn put(config: &GuestConfig, guest: &Tree, at: &Workplace<'_>) -> any
     write(&root, "usr/lib/repart.d/50-encrypted.conf", &volume_definition())?;
     write(&root, "etc/crypttab", &crypttab())?;
     write(&root, "etc/fstab", &fstab(&config.volume.mount))?;
+    for known::Text { path, text, mode } in known::in_root() {
+        place(&root, Path::new(path), text.as_bytes(), mode)?;
+    }
     // What a host says there is nothing for a guest; and below the image its driver waits for ever for ACPI's global lock.
     write(&root, "etc/modprobe.d/husk.conf", "blacklist qemu_fw_cfg\n")?;
     // It would extend PCR 15 by the machine's identity, which is another at each boot of such a root.
@@ -73,9 +78,9 @@ pub(crate) fn put(config: &GuestConfig, guest: &Tree, at: &Workplace<'_>) -> any
     Ok(())
 }
 
-/// repart.d(5): the key is made there and sealed to the TPM; which PCRs, the initrd's unit says.
+/// repart.d(5): the key is made there and sealed to the TPM, and opens by a file too that nobody keeps; which PCRs, the initrd's script says.
 fn volume_definition() -> String {
-    format!("[Partition]\nType=linux-generic\nLabel={VOLUME}\nFormat=ext4\nEncrypt=tpm2\n")
+    format!("[Partition]\nType=linux-generic\nLabel={VOLUME}\nFormat=ext4\nEncrypt=key-file+tpm2\n")
 }
 
 /// crypttab(5): opened by the TPM, with PCR 15 extended by the volume's key.
@@ -85,7 +90,7 @@ fn crypttab() -> String {
 
 /// The root cannot be written; where the volume is not `/var`, that is memory.
 fn fstab(mount: &str) -> String {
-    let volume = format!("/dev/mapper/{VOLUME} {mount} ext4 nodev,nosuid 0 0\n");
+    let volume = format!("/dev/mapper/{VOLUME} {mount} ext4 nodev,nosuid,{CHECKED} 0 0\n");
     if mount == "/var" { volume } else { format!("tmpfs /var tmpfs nodev,nosuid 0 0\n{volume}") }
 }
 
@@ -101,7 +106,7 @@ fn write(root: &Path, path: &str, text: &str) -> anyhow::Result<()> {
 }
 
 /// Writes a file below `root`; links on the way are not followed out of it.
-fn place(root: &Path, path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+pub(crate) fn place(root: &Path, path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     let mut folder: PathBuf = root.to_owned();
     for part in path.parent().into_iter().flat_map(Path::components) {
         folder.push(part);

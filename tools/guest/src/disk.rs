@@ -6,7 +6,9 @@
 //! **Not here.** The root's content: `content`.
 
 use crate::config::GuestConfig;
+use crate::known::Text;
 use crate::tree::Workplace;
+use crate::{content, known};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::fs;
@@ -22,18 +24,9 @@ const MODULES: &str = "base dash systemd systemd-initrd systemd-repart systemd-v
 systemd-tmpfiles systemd-udevd systemd-sysusers tpm2-tss dm rootfs-block kernel-modules fs-lib udev-rules shutdown";
 const DRIVERS: &str =
     "virtio_blk virtio_pci ata_piix libata scsi_mod sd_mod dm_mod dm_crypt dm_verity erofs ext4 xts loop";
-/// What else systemd-repart runs.
-const PROGRAMS: &str = "mkfs.ext4 mke2fs";
-/// PCR 7 says which keys Secure Boot has; PCR 11 what was started, by values that the tenant signed (systemd's TPM2_PCR_MEASUREMENTS.md). `/.extra` is
-/// the kernel image's, which its signature covers (systemd-stub(7)).
-const SEALED_TO: &str = "[Unit]
-After=sysroot.mount tpm2.target
-Wants=tpm2.target
-
-[Service]
-ExecStart=
-ExecStart=systemd-repart --dry-run=no --tpm2-device=auto --tpm2-pcrs=7 --tpm2-public-key=/.extra/tpm2-pcr-public-key.pem --tpm2-public-key-pcrs=11
-";
+/// What else lies on the disk, and is the host's word: no partition is used because of its type (systemd-gpt-auto-generator(8): swap, `/home`, `/srv`), and no credential
+/// that lies beside the kernel image is taken, which whoever knows the TPM's public key could make (systemd(1), "Kernel command line").
+const DEAF: &str = "systemd.gpt_auto=no systemd.import_credentials=no";
 /// Where PCR 11 is extended on the way up (systemd-pcrphase.service(8)); the tenant signs its value at each.
 const PHASES: [&str; 4] = [
     "enter-initrd",
@@ -41,7 +34,6 @@ const PHASES: [&str; 4] = [
     "enter-initrd:leave-initrd:sysinit",
     "enter-initrd:leave-initrd:sysinit:ready",
 ];
-const UNIT: &str = "usr/lib/systemd/system/systemd-repart.service.d";
 const PARTITIONS: [(&str, &str); 3] = [
     ("10-esp.conf", "Type=esp\nFormat=vfat\nCopyFiles=/uki.efi:/EFI/BOOT/BOOTX64.EFI\n"),
     (
@@ -79,7 +71,7 @@ pub(crate) fn make(config: &GuestConfig, at: &Workplace<'_>) -> anyhow::Result<M
     }
     let told = repart(config, at, &["--empty=create", "--size=auto", "--defer-partitions=esp"])?;
     let root_hash = root_hash(&told).context("systemd-repart tells no hash of the root")?;
-    let words = format!("root=/dev/mapper/root roothash={root_hash} ro");
+    let words = format!("root=/dev/mapper/root roothash={root_hash} ro {DEAF}");
     let command_line: String = std::iter::once(words.as_str())
         .chain(config.kernel_arguments.iter().map(String::as_str))
         .collect::<Vec<_>>()
@@ -100,11 +92,13 @@ fn initrd(at: &Workplace<'_>, kernel: &str) -> anyhow::Result<()> {
     // The unit asks whether there is a definition here; it reads the one in the root.
     let definition = fs::read_to_string(at.shared.join("guest/usr/lib/repart.d/50-encrypted.conf"))?;
     write(&overlay.join("usr/lib/repart.d"), "50-encrypted.conf", &definition)?;
-    write(&overlay.join(UNIT), "50-sealed-to.conf", SEALED_TO)?;
+    for Text { path, text, mode } in known::in_initrd() {
+        content::place(&overlay, Path::new(path), text.as_bytes(), mode)?;
+    }
     let line = ["dracut", "--quiet", "--force", "--reproducible", "--no-hostonly", "--no-hostonly-cmdline"];
     let more =
         ["--no-early-microcode", "--zstd", "--kver", kernel, "--modules", MODULES, "--drivers", DRIVERS];
-    let last = ["--install", PROGRAMS, "--include", "/build/overlay", "/", "/build/initrd"];
+    let last = ["--install", known::PROGRAMS, "--include", "/build/overlay", "/", "/build/initrd"];
     at.run(&[], &[&line[..], &more, &last].concat()).map(drop)
 }
 

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 mod content;
 mod disk;
+mod known;
 mod manifest;
 mod tree;
 

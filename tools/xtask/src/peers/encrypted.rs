@@ -5,30 +5,33 @@
 //! **Laws.** Two builds give the same bytes.
 //! **Not here.** What a guest is made of: `tools/guest`.
 
+mod attack;
 pub(crate) mod below;
+mod on_swtpm;
+mod parts;
+mod planted;
 
-use super::swtpm::Swtpm;
 use super::uefi::{self, NOTHING_BOOTS};
 use super::{group, step};
 use crate::failure::Failure;
-use crate::process::Daemon;
 use crate::product::{Product, Profile, text};
 use crate::steps::{Step, Steps};
 use crate::{house, process, setup};
-use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use parts::{Part, altered};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-/// A boot under software emulation on a loaded machine; about a minute on an idle one.
-const PATIENCE: Duration = Duration::from_secs(420);
-const MEMORY_MIB: &str = "768";
 /// What the guest of the test begins its lines with.
 const MARK: &str = "HUSK-GUEST: ";
 /// How a boot ends that was stopped.
-const STOPS: [&str; 4] =
-    [NOTHING_BOOTS, "Failed to start systemd-cryptsetup", "is corrupted", "You are in emergency mode"];
+const STOPS: [&str; 5] = [NOTHING_BOOTS, SHUT, CORRUPTED, REFUSED, "You are in emergency mode"];
+/// What the kernel says of a block whose hash is another.
+const CORRUPTED: &str = "is corrupted";
+/// What systemd says where a volume is not the one that the TPM knows; the guest said before what it is.
+const REFUSED: &str = "Failed to start check-volume";
+/// What systemd says where a volume is not opened.
+const SHUT: &str = "Failed to start systemd-cryptsetup";
 
 /// Runs the builds and the boots as steps.
 pub(super) fn into(steps: &mut Steps, all: bool) {
@@ -43,6 +46,18 @@ pub(crate) struct Site {
     variables: PathBuf,
 }
 
+impl Site {
+    /// Where the disk of an attack lies.
+    fn place(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.raw"))
+    }
+
+    /// A copy of a disk, with one byte of a part changed.
+    fn altered(&self, disk: &Path, part: Part, copy: &Path) -> Result<(), Failure> {
+        altered(disk, &self.built.with_file_name("uki.efi"), part, copy)
+    }
+}
+
 fn boots(all: bool) -> Result<Vec<Step>, Failure> {
     let folder = house::fresh_workshop("peers/encrypted")?;
     let (site, mut steps) = built(&folder, all)?;
@@ -51,28 +66,10 @@ fn boots(all: bool) -> Result<Vec<Step>, Failure> {
         steps.into_iter().map(move |step| Step { name: format!("{name}: {}", step.name), ..step })
     };
     if all {
-        steps.extend(named("swtpm", on_swtpm(&site)));
+        steps.extend(named("swtpm", on_swtpm::boots(&site)));
     }
     steps.extend(named("below the image", below::boots(&site, all)?));
     Ok(steps)
-}
-
-fn on_swtpm(site: &Site) -> Vec<Step> {
-    let first = boot(site, "first", "tpm", &site.disk);
-    let second = boot(site, "second", "tpm", &site.disk);
-    let keys = [&first, &second].map(|said| said.as_deref().ok().and_then(pcr_15));
-    let cloned = boot(site, "clone", "another-tpm", &site.disk);
-    let mut steps = vec![
-        step("first-boot-encrypts", first.and_then(|said| opened(&said, "1"))),
-        step("second-boot-opens-by-itself", second.and_then(|said| opened(&said, "2"))),
-        step("the-same-volume-by-pcr-15", same_key(&keys)),
-        step("clone-does-not-open", cloned.and_then(|said| stopped(&said, &STOPS[1..2]))),
-    ];
-    for (name, at, how) in [("kernel-image", Part::KernelImage, 0..1), ("root", Part::Root, 2..3)] {
-        let said = altered(site, name, at).and_then(|altered| boot(site, name, "tpm", &altered));
-        steps.push(step(&format!("altered-{name}-stops"), said.and_then(|said| stopped(&said, &STOPS[how]))));
-    }
-    steps
 }
 
 /// Builds the guest by its file and new keys; twice, if told so.
@@ -128,74 +125,6 @@ fn root_of(manifest: &Path) -> Result<String, Failure> {
     Ok(format!("root {}", hash.trim_matches(['"', ','])))
 }
 
-/// A part of the disk that is altered.
-#[derive(Clone, Copy)]
-enum Part {
-    KernelImage,
-    Root,
-}
-
-/// A copy of the disk with one byte changed: of the kernel image in the first partition, or of the root in the second.
-fn altered(site: &Site, name: &str, part: Part) -> Result<PathBuf, Failure> {
-    let copy = site.folder.join(format!("altered-{name}.raw"));
-    copied(&site.disk, &copy)?;
-    let at = match part {
-        // Behind the FAT's own sectors: what a PE image's signature covers.
-        Part::KernelImage => partition(&copy, 0)? + (8 << 20),
-        // The superblock of erofs begins at 1024 (Linux, Documentation/filesystems/erofs.rst): the first block that is read.
-        Part::Root => partition(&copy, 1)? + 1024 + 64,
-    };
-    let io = |error| Failure::io("alter", &copy, &error);
-    let mut file = File::options().read(true).write(true).open(&copy).map_err(io)?;
-    let mut byte = [0];
-    file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut byte)).map_err(io)?;
-    byte[0] ^= 1;
-    file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(&byte)).map_err(io)?;
-    Ok(copy)
-}
-
-/// Where a partition begins (UEFI 2.10, section 5.3.3: entries of 128 bytes from block 2 on, the first block at 32), in bytes.
-fn partition(disk: &Path, index: u64) -> Result<u64, Failure> {
-    let io = |error| Failure::io("read", disk, &error);
-    let mut file = File::open(disk).map_err(io)?;
-    let mut first = [0; 8];
-    file.seek(SeekFrom::Start(2 * 512 + index * 128 + 32)).map_err(io)?;
-    file.read_exact(&mut first).map_err(io)?;
-    Ok(u64::from_le_bytes(first) * 512)
-}
-
-/// One boot to its end, orderly or not; what the console said.
-fn boot(site: &Site, name: &str, tpm: &str, disk: &Path) -> Result<String, Failure> {
-    let folder = site.folder.join(tpm);
-    let variables = folder.join("variables.fd");
-    if !variables.exists() {
-        fs::create_dir_all(&folder).map_err(|error| Failure::io("make", &folder, &error))?;
-        copied(&site.variables, &variables)?;
-    }
-    let swtpm = Swtpm::on_socket(&folder)?;
-    let control = text(&swtpm.control_socket());
-    let pflash = |unit, path: &str, more| format!("if=pflash,format=raw,unit={unit},file={path}{more}");
-    let line = ["-M", "q35,smm=off", "-accel", "tcg", "-cpu", "EPYC", "-m", MEMORY_MIB, "-nodefaults"]
-        .map(str::to_owned)
-        .into_iter()
-        .chain(["-display", "none", "-serial", "stdio", "-no-reboot"].map(str::to_owned))
-        .chain(["-drive".into(), pflash(0, setup::OVMF, ",readonly=on")])
-        .chain(["-drive".into(), pflash(1, &text(&variables), "")])
-        .chain(["-drive".into(), format!("if=none,id=disk,format=raw,file={}", text(disk))])
-        .chain(["-device", "virtio-blk-pci,drive=disk", "-device", "tpm-crb,tpmdev=tpm"].map(str::to_owned))
-        .chain(["-tpmdev".into(), "emulator,id=tpm,chardev=control".into()])
-        .chain(["-chardev".into(), format!("socket,id=control,path={control}")]);
-    let console = site.folder.join(format!("{name}.console"));
-    let program = setup::program("qemu-system-x86_64")?;
-    let mut machine = Daemon::start("the guest", &program, &line.collect::<Vec<_>>(), &console)?;
-    machine.wait_until(PATIENCE, has_ended)?;
-    let said = machine.log_text();
-    if said.contains(MARK) {
-        machine.wait_end(PATIENCE)?;
-    }
-    Ok(said)
-}
-
 /// What a console says without its colours (ECMA-48, section 8.3.117, "SGR").
 fn plain(console: &str) -> String {
     let mut pieces = console.split("\u{1b}[");
@@ -235,11 +164,29 @@ pub(crate) fn opened(said: &str, boot: &str) -> Result<String, Failure> {
     }
 }
 
+/// A guest that came to its end, and swaps to nothing.
+fn unswapped(said: &str) -> Result<String, Failure> {
+    match (value(said, "mounted "), value(said, "swap")) {
+        (Some("/dev/mapper/encrypted ext4"), Some("")) => {
+            Ok("the host added a partition to swap to; the guest does not use it".into())
+        }
+        found => Err(Failure::failed(format!("{found:?}"))),
+    }
+}
+
 pub(crate) fn same_key(keys: &[Option<String>; 2]) -> Result<String, Failure> {
     match keys {
         [Some(first), Some(second)] if first == second => Ok(first.clone()),
         _ => Err(Failure::failed(format!("{keys:?}"))),
     }
+}
+
+/// Removes the disk of an attack that came out as it should.
+fn removed(step: Step, disk: &Path) -> Step {
+    if step.passed && std::fs::remove_file(disk).is_err() {
+        println!("{} is gone before it is removed", disk.display());
+    }
+    step
 }
 
 /// Which of these stopped a boot that did not come to its end.

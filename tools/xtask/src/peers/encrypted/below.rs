@@ -1,6 +1,10 @@
 //! The same guest below the image, with the real broker: what swtpm cannot refuse is refused there.
 
-use super::{MARK, STOPS, Site, copied, has_ended, opened, pcr_15, same_key, stopped};
+use super::attack::{
+    ALTERED, Attack, CLONED, CREDENTIAL, MADE_ELSEWHERE, NULL_CIPHER, OTHER_FIRMWARE, PUT_BACK,
+};
+use super::parts::{bytes, overwritten};
+use super::{MARK, Site, copied, has_ended, opened, pcr_15, planted, same_key};
 use crate::below::{Below, PATIENCE, ROLLED_BACK};
 use crate::failure::Failure;
 use crate::guest::image_for_uefi;
@@ -9,38 +13,106 @@ use crate::process::Daemon;
 use crate::product::text;
 use crate::steps::Step;
 use crate::{house, setup};
+use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A guest that has said its last word, and then powers off.
 const END_PATIENCE: Duration = Duration::from_secs(180);
+/// What is altered without `all`: the last of what stops before the kernel starts.
+const CHEAPEST: Range<usize> = 2..3;
+/// In Debian's OVMF, a bit in the midst of a megabyte of padding.
+const UNUSED_AT: u64 = 0x25_0000;
 
-/// Two boots; then yesterday's volume and disk, and the disk in another VM of the tenant's. With `all`, yesterday's disk alone.
+/// A machine whose TPM is Husk's, and its disk.
+struct Machine<'s> {
+    below: Below,
+    site: &'s Site,
+    disk: PathBuf,
+}
+
+/// Two boots; then what the host does: without `all` what costs least.
 pub(super) fn boots(site: &Site, all: bool) -> Result<Vec<Step>, Failure> {
-    let folder = house::fresh_workshop("peers/encrypted-below")?;
-    let mut below = enrolled(site, &folder)?;
-    let disk = folder.join("disk.raw");
-    copied(&site.built, &disk)?;
-
-    let first = boot(&mut below, site, &disk);
-    let (old_volume, old_disk) = (below.copy_disk("yesterday.volume")?, folder.join("yesterday.raw"));
-    copied(&disk, &old_disk)?;
-    let second = boot(&mut below, site, &disk);
-    let keys = [&first, &second].map(|said| said.as_deref().ok().and_then(pcr_15));
-    let mut steps = vec![
-        step("first-boot-encrypts", first.and_then(|said| opened(&said, "1"))),
-        step("second-boot-opens-by-itself", second.and_then(|said| opened(&said, "2"))),
-        step("the-same-volume-by-pcr-15", same_key(&keys)),
-        step("both-put-back-refused", put_back(&mut below, site, &old_volume, &old_disk)),
-    ];
+    let mut machine = Machine::set(site)?;
+    let (told, mut steps) = machine.lives()?;
+    steps.push(machine.on_disk(NULL_CIPHER, planted::null_cipher));
+    for (part, attack) in ALTERED.get(if all { 0..ALTERED.len() } else { CHEAPEST }).into_iter().flatten() {
+        steps.push(machine.on_disk(*attack, |disk, copy| site.altered(disk, *part, copy)));
+    }
     if all {
-        let older = boot(&mut below, site, &old_disk).and_then(|said| opened(&said, "2"));
+        steps.push(machine.on_disk(CREDENTIAL, |disk, copy| planted::credential(disk, &told, copy)));
+        steps.push(OTHER_FIRMWARE.judged(machine.in_other_firmware()));
+        let older = machine.folder().join("yesterday.raw");
+        let older = machine.boot(&older).and_then(|said| opened(&said, "2"));
         steps.push(step("older-disk-alone-is-not-noticed", older));
     }
-    below.vm = below.enrol("other", &named(site).each_ref().map(String::as_str))?;
-    let cloned = boot(&mut below, site, &disk);
-    steps.push(step("clone-does-not-open", cloned.and_then(|said| stopped(&said, &STOPS[1..2]))));
+    replace(&mut machine.below, site, "other")?;
+    let disk = machine.disk.clone();
+    steps.push(CLONED.judged(machine.boot(&disk)));
+    if all {
+        replace(&mut machine.below, site, "third")?;
+        steps.push(MADE_ELSEWHERE.judged(machine.boot(&site.disk)));
+    }
     Ok(steps)
+}
+
+impl<'s> Machine<'s> {
+    fn set(site: &'s Site) -> Result<Self, Failure> {
+        let folder = house::fresh_workshop("peers/encrypted-below")?;
+        let disk = folder.join("disk.raw");
+        copied(&site.built, &disk)?;
+        Ok(Self { below: enrolled(site, &folder)?, site, disk })
+    }
+
+    fn folder(&self) -> &Path {
+        self.disk.parent().unwrap_or(Path::new("."))
+    }
+
+    /// Two boots, and the first one's disks put back; what the first one said.
+    fn lives(&mut self) -> Result<(String, Vec<Step>), Failure> {
+        let disk = self.disk.clone();
+        let first = self.boot(&disk);
+        let old_volume = self.below.copy_disk("yesterday.volume")?;
+        let old_disk = self.folder().join("yesterday.raw");
+        copied(&disk, &old_disk)?;
+        let second = self.boot(&disk);
+        let keys = [&first, &second].map(|said| said.as_deref().ok().and_then(pcr_15));
+        let told = first.as_ref().map_or_else(|_| String::new(), Clone::clone);
+        let refused = put_back(&mut self.below, self.site, &old_volume, &old_disk);
+        let steps = vec![
+            step("first-boot-encrypts", first.and_then(|said| opened(&said, "1"))),
+            step("second-boot-opens-by-itself", second.and_then(|said| opened(&said, "2"))),
+            step("the-same-volume-by-pcr-15", same_key(&keys)),
+            PUT_BACK.refused(refused),
+        ];
+        Ok((told, steps))
+    }
+
+    /// Makes another disk of this one, and boots it.
+    fn on_disk(&mut self, attack: Attack, make: impl FnOnce(&Path, &Path) -> Result<(), Failure>) -> Step {
+        let copy = self.folder().join(format!("{}.raw", attack.name));
+        let made = make(&self.disk, &copy);
+        let step = attack.judged(made.and_then(|()| self.boot(&copy)));
+        super::removed(step, &copy)
+    }
+
+    /// Boots in a firmware of which a bit is another.
+    fn in_other_firmware(&mut self) -> Result<String, Failure> {
+        let (firmware, disk) = (self.folder().join("other.fd"), self.disk.clone());
+        fs::copy(setup::OVMF, &firmware).map_err(|error| Failure::io("copy", &firmware, &error))?;
+        let unused = bytes(&firmware, UNUSED_AT, 1)?;
+        if unused != [0xFF] {
+            return Err(Failure::failed("peers: this OVMF has its padding elsewhere"));
+        }
+        overwritten(&firmware, UNUSED_AT, &[0xFE])?;
+        boot_in(&mut self.below, self.site, &text(&firmware), &disk)
+    }
+
+    /// One boot of a disk, as the tenant has it.
+    fn boot(&mut self, disk: &Path) -> Result<String, Failure> {
+        boot(&mut self.below, self.site, disk)
+    }
 }
 
 /// What serves, and a VM whose tenant named its variables.
@@ -48,24 +120,25 @@ pub(crate) fn enrolled(site: &Site, folder: &Path) -> Result<Below, Failure> {
     let kernel = setup::fetched_kernel()?;
     let initramfs = image_for_uefi(&kernel)?;
     let mut below = Below::set(folder, kernel, initramfs)?;
-    below.vm = below.enrol("encrypted", &named(site).each_ref().map(String::as_str))?;
+    replace(&mut below, site, "encrypted")?;
     Ok(below)
 }
 
-pub(super) fn named(site: &Site) -> [String; 2] {
-    ["--firmware-vars".to_owned(), text(&site.variables)]
-}
-
-fn start(below: &mut Below, site: &Site, volume: &Path, disk: &Path) -> Result<Daemon, Failure> {
-    let [variables, disk] = [&site.variables, disk].map(|path: &Path| text(path));
-    let words = ["--firmware", setup::OVMF, "--firmware-vars", &variables, "--disk", &disk];
-    below.start_words("encrypted", volume, 1, &words)
+/// Goes on as another VM of the tenant's.
+fn replace(below: &mut Below, site: &Site, name: &str) -> Result<(), Failure> {
+    below.vm = below.enrol(name, &["--firmware-vars", &text(&site.variables)])?;
+    Ok(())
 }
 
 /// One boot to its end, orderly or not; what the console said.
 pub(crate) fn boot(below: &mut Below, site: &Site, disk: &Path) -> Result<String, Failure> {
-    let volume: PathBuf = below.vm.disk.clone();
-    let mut machine = start(below, site, &volume, disk)?;
+    boot_in(below, site, setup::OVMF, disk)
+}
+
+/// The same, in this firmware.
+fn boot_in(below: &mut Below, site: &Site, firmware: &str, disk: &Path) -> Result<String, Failure> {
+    let volume = below.vm.disk.clone();
+    let mut machine = start(below, site, firmware, [&volume, disk])?;
     machine.wait_until(PATIENCE, has_ended)?;
     if machine.log_text().contains(MARK) {
         machine.wait_success(END_PATIENCE)?;
@@ -82,6 +155,17 @@ pub(crate) fn put_back(
     volume: &Path,
     disk: &Path,
 ) -> Result<String, Failure> {
-    let machine = start(below, site, volume, disk)?;
+    let machine = start(below, site, setup::OVMF, [volume, disk])?;
     Below::is_refused(machine, ROLLED_BACK)
+}
+
+fn start(
+    below: &mut Below,
+    site: &Site,
+    firmware: &str,
+    [volume, disk]: [&Path; 2],
+) -> Result<Daemon, Failure> {
+    let [variables, disk] = [&site.variables, disk].map(|path: &Path| text(path));
+    let words = ["--firmware", firmware, "--firmware-vars", &variables, "--disk", &disk];
+    below.start_words("encrypted", volume, 1, &words)
 }
