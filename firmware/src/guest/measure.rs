@@ -16,9 +16,12 @@
 //! | PCR | event | digest of |
 //! | ---: | --- | --- |
 //! | 0 | EV_S_CRTM_VERSION, EV_S_CRTM_CONTENTS | as above |
-//! | 0 | EV_EFI_PLATFORM_FIRMWARE_BLOB | the firmware's file, which is what lies below 4 GiB |
+//! | 0, 8 | EV_EFI_PLATFORM_FIRMWARE_BLOB | the firmware's file, which is what lies below 4 GiB |
 //! | 1 | EV_PLATFORM_CONFIG_FLAGS ×3 | as above |
 //! | 8, 9 | EV_IPL | as above, where there is a kernel |
+//!
+//! PCR 0 goes on with what that firmware says of itself, of which a part differs with the machine's size; PCR 8 is left to what it starts. So whoever
+//! knows the file knows PCR 8, and by it whose the word of all other PCRs is.
 //!
 //! Without one, PCR 2, 3, 5, 6 and 7 have nothing but their separator: there are no option ROMs, no partition table is read, and there is
 //! no Secure Boot. Event types are those of the TCG PC Client Platform Firmware Profile 1.06, table "Events".
@@ -276,7 +279,8 @@ impl Measurer<'_> {
 
     fn firmware(&mut self, firmware: &Firmware<'_>) -> Result<(), GuestFault> {
         let place = [firmware.base.to_le_bytes(), firmware.bytes.to_le_bytes()];
-        self.digests(0, FIRMWARE_BLOB, firmware.file, &[place.as_flattened()])
+        self.digests(0, FIRMWARE_BLOB, firmware.file, &[place.as_flattened()])?;
+        self.digests(8, FIRMWARE_BLOB, firmware.file, &[place.as_flattened()])
     }
 
     /// What a kernel is told, and its initrd.
