@@ -7,7 +7,7 @@ boots=$(($(cat /var/lib/husk-boots 2>/dev/null || echo 0) + 1))
 echo "$boots" > /var/lib/husk-boots
 sync
 say "boot $boots"
-for pcr in 7 11 12 13 15; do
+for pcr in 2 3 4 6 7 8 11 12 13 14 15; do
     say "pcr-$pcr $(tpm2_pcrread "sha256:$pcr" | awk '/0x/ { print $NF }')"
 done
 say "swap $(awk 'NR > 1 { print $1 }' /proc/swaps)"

@@ -7,6 +7,9 @@
 
 use crate::build::build;
 use crate::config::{ConfigError, GuestConfig};
+use crate::expect::{ExpectArgs, LEFT_OUT};
+use anyhow::Context as _;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// `husk guest …`
@@ -14,6 +17,18 @@ use std::path::PathBuf;
 pub enum GuestCommand {
     /// Build a Debian disk with a signed kernel image, a verity root, and room for a volume that encrypts itself at the first boot.
     Build(BuildArgs),
+    /// Tell what the guest's PCRs will hold behind a boot as it should be, for `husk evidence ask --expected`, and why others cannot be told.
+    Pcrs(PcrsArgs),
+}
+
+/// `husk guest pcrs`
+#[derive(clap::Args, Debug)]
+pub struct PcrsArgs {
+    #[command(flatten)]
+    expect: ExpectArgs,
+    /// Print the result as one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 /// `husk guest build`
@@ -41,7 +56,28 @@ impl GuestCommand {
     pub fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Build(args) => args.run(),
+            Self::Pcrs(args) => args.run(),
         }
+    }
+}
+
+impl PcrsArgs {
+    fn run(&self) -> anyhow::Result<()> {
+        let expectation = self.expect.read()?.context("name the guest's manifest (--guest)")?;
+        if self.json {
+            let pcr = |one: &crate::expect::Expected| json!({"pcr": one.pcr, "of": one.of, "sha256": hex::encode(one.value)});
+            let pcrs: Value = expectation.values.iter().map(pcr).collect();
+            println!("{}", json!({"root_hash": expectation.root_hash, "pcrs": pcrs}));
+            return Ok(());
+        }
+        println!("# root {}", expectation.root_hash);
+        for one in &expectation.values {
+            println!("sha256:{}={} # {}", one.pcr, hex::encode(one.value), one.of);
+        }
+        for (pcr, why) in LEFT_OUT {
+            println!("# PCR {pcr} does not follow: {why}");
+        }
+        Ok(())
     }
 }
 

@@ -52,6 +52,10 @@ pub(crate) struct Made {
     pub(crate) root_hash: String,
     /// What PCR 11 holds at each phase of the boot, as `systemd-measure` tells.
     pub(crate) pcr_11: Value,
+    /// What a firmware measures of the kernel image when it starts it.
+    pub(crate) authenticode: String,
+    /// SHA-256 of the certificate that lets it start.
+    pub(crate) certificate: String,
     pub(crate) command_line: String,
 }
 
@@ -77,14 +81,15 @@ pub(crate) fn make(config: &GuestConfig, at: &Workplace<'_>) -> anyhow::Result<M
         .collect::<Vec<_>>()
         .join(" ");
     eprintln!("husk: the kernel image, signed");
-    let pcr_11 = kernel_image(config, at, &kernel, &command_line)?;
+    let (pcr_11, certificate) = kernel_image(config, at, &kernel, &command_line)?;
+    let authenticode = authenticode(at)?;
     // Its date goes into the FAT.
     dated(&at.shared.join("uki.efi"), config.epoch).context("uki.efi")?;
     repart(config, at, &["--empty=allow"])?;
     // Last: systemd-repart would give the room to the partitions that are there.
     let disk = at.shared.join("disk.raw");
     grow(&disk, (config.volume.size_mib + TABLE_MIB) << 20).with_context(|| disk.display().to_string())?;
-    Ok(Made { root_hash, pcr_11, command_line })
+    Ok(Made { root_hash, pcr_11, authenticode, certificate, command_line })
 }
 
 fn initrd(at: &Workplace<'_>, kernel: &str) -> anyhow::Result<()> {
@@ -115,15 +120,16 @@ fn repart(config: &GuestConfig, at: &Workplace<'_>, how: &[&str]) -> anyhow::Res
 fn root_hash(told: &Value) -> Option<String> {
     let hashes = told.as_array()?.iter().filter_map(|partition| partition.get("roothash")?.as_str());
     let hash = hashes.into_iter().find(|hash| !hash.is_empty())?;
-    (hash.len() == 64 && hash.chars().all(|c| c.is_ascii_hexdigit())).then(|| hash.to_owned())
+    is_sha256(hash).then(|| hash.to_owned())
 }
 
+/// Yields PCR 11 and the certificate's SHA-256.
 fn kernel_image(
     config: &GuestConfig,
     at: &Workplace<'_>,
     kernel: &str,
     command_line: &str,
-) -> anyhow::Result<Value> {
+) -> anyhow::Result<(Value, String)> {
     let keys = &config.keys;
     let pcr_key = (keys.pcr_key.as_path(), "pcr.key");
     let public = ["openssl", "pkey", "-in", "/tmp/pcr.key", "-pubout", "-out", "/build/pcr.pub"];
@@ -133,6 +139,9 @@ fn kernel_image(
         (keys.secure_boot_key.as_path(), "boot.key"),
         (keys.secure_boot_certificate.as_path(), "boot.pem"),
     ];
+    let line = ["openssl", "x509", "-in", "/tmp/boot.pem", "-noout", "-fingerprint", "-sha256"];
+    let certificate = fingerprint(&at.run_with(&files, &[], &line)?)
+        .context("openssl tells no fingerprint of the certificate")?;
     let linux = format!("--linux=/boot/vmlinuz-{kernel}");
     let (words, uname) = (format!("--cmdline={command_line}"), format!("--uname={kernel}"));
     let line =
@@ -149,7 +158,32 @@ fn kernel_image(
         &phases,
     ];
     let told = at.run_with(&files, &signed_at(config.epoch), &[&line[..], &signed].concat())?;
-    pcr_11(&told).context("ukify tells no values of PCR 11")
+    Ok((pcr_11(&told).context("ukify tells no values of PCR 11")?, certificate))
+}
+
+/// What a firmware extends PCR 4 by when it starts the kernel image (systemd-pcrlock(8), "lock-pe"). systemd's stub starts the kernel in it by itself.
+fn authenticode(at: &Workplace<'_>) -> anyhow::Result<String> {
+    let line = ["/usr/lib/systemd/systemd-pcrlock", "lock-pe", "/build/uki.efi", "--pcrlock=-"];
+    authenticode_in(&at.run(&[], &line)?).context("systemd-pcrlock tells no digest of the kernel image")
+}
+
+fn authenticode_in(told: &str) -> Option<String> {
+    let told: Value = serde_json::from_str(told).ok()?;
+    let [record] = told.get("records")?.as_array()?.as_slice() else { return None };
+    let mut digests = record.get("digests")?.as_array()?.iter();
+    let sha256 = digests.find(|digest| digest.get("hashAlg").is_some_and(|name| name == "sha256"))?;
+    let digest = sha256.get("digest")?.as_str()?;
+    (record.get("pcr")? == 4 && is_sha256(digest)).then(|| digest.to_owned())
+}
+
+/// As `openssl x509 -fingerprint` shows one.
+fn fingerprint(shown: &str) -> Option<String> {
+    let digest = shown.trim().rsplit_once('=')?.1.replace(':', "").to_lowercase();
+    is_sha256(&digest).then_some(digest)
+}
+
+fn is_sha256(digits: &str) -> bool {
+    digits.len() == 64 && digits.chars().all(|c| c.is_ascii_hexdigit())
 }
 
 /// The signature tells when it was made (RFC 5652, section 11.3), and its maker asks no `SOURCE_DATE_EPOCH`: its clock stands still.
@@ -190,7 +224,7 @@ fn write(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{pcr_11, root_hash};
+    use super::{authenticode_in, fingerprint, pcr_11, root_hash};
     use serde_json::json;
 
     #[test]
@@ -207,5 +241,22 @@ mod tests {
         let values = pcr_11(told).expect("four");
         assert_eq!(values[3], json!({"phase": "enter-initrd:leave-initrd:sysinit:ready", "sha256": "04"}));
         assert!(pcr_11("11:sha256=01\n").is_none());
+    }
+
+    #[test]
+    fn what_a_firmware_measures_of_a_program_is_one_record_of_pcr_4() {
+        let digest = "5a".repeat(32);
+        let digests = json!([{"hashAlg": "sha1", "digest": "00"}, {"hashAlg": "sha256", "digest": digest}]);
+        let record = json!({"pcr": 4, "digests": digests});
+        assert_eq!(authenticode_in(&json!({"records": [record]}).to_string()), Some(digest.clone()));
+        for other in [
+            json!({"records": [record, record]}),
+            json!({"records": [{"pcr": 11, "digests": digests}]}),
+            json!({"records": [{"pcr": 4, "digests": [{"hashAlg": "sha256", "digest": "5a"}]}]}),
+        ] {
+            assert!(authenticode_in(&other.to_string()).is_none(), "{other}");
+        }
+        let shown = format!("sha256 Fingerprint={}\n", vec!["5A"; 32].join(":"));
+        assert_eq!(fingerprint(&shown), Some(digest));
     }
 }

@@ -1,9 +1,9 @@
 //! What came out of a build, for who judges the guest from outside.
 //!
-//! **What.** Versions of packages, the root's hash, digests of disk and kernel image, what PCR 11 will hold.
+//! **What.** Versions of packages, the root's hash, digests of disk and kernel image, what PCR 11 will hold, and what else its PCRs follow from.
 //! **Trust.** Whoever holds a manifest trusts who gave it to them: it is not signed.
 //! **Laws.** Nothing in it differs between two builds that gave the same bytes.
-//! **Not here.** Comparing it with a running guest: `husk evidence verify`.
+//! **Not here.** Comparing it with a running guest: `expect`.
 
 use crate::config::GuestConfig;
 use crate::disk::Made;
@@ -30,6 +30,8 @@ pub(crate) fn manifest(
         "root_hash": made.root_hash,
         "disk_sha256": sha256(&folder.join("disk.raw"))?,
         "kernel_image_sha256": sha256(&folder.join("uki.efi"))?,
+        "kernel_image_authenticode_sha256": made.authenticode,
+        "secure_boot_certificate_sha256": made.certificate,
         "pcr_11": made.pcr_11,
         "packages": guest,
         "build_packages": tools,

@@ -7,6 +7,7 @@
 
 mod attack;
 pub(crate) mod below;
+mod expected;
 mod on_swtpm;
 mod parts;
 mod planted;
@@ -43,7 +44,8 @@ pub(crate) struct Site {
     folder: PathBuf,
     pub(crate) built: PathBuf,
     disk: PathBuf,
-    variables: PathBuf,
+    pub(crate) variables: PathBuf,
+    husk: PathBuf,
 }
 
 impl Site {
@@ -96,7 +98,7 @@ pub(crate) fn built(folder: &Path, twice: bool) -> Result<(Site, Vec<Step>), Fai
     let disk = folder.join("disk.raw");
     let built = first.join("disk.raw");
     copied(&built, &disk)?;
-    Ok((Site { folder: folder.to_owned(), built, disk, variables }, steps))
+    Ok((Site { folder: folder.to_owned(), built, disk, variables, husk: product.husk.clone() }, steps))
 }
 
 fn build(product: &Product, config: &Path, output: &Path) -> Result<(), Failure> {
@@ -126,7 +128,7 @@ fn root_of(manifest: &Path) -> Result<String, Failure> {
 }
 
 /// What a console says without its colours (ECMA-48, section 8.3.117, "SGR").
-fn plain(console: &str) -> String {
+pub(crate) fn plain(console: &str) -> String {
     let mut pieces = console.split("\u{1b}[");
     let first = pieces.next().unwrap_or_default().to_owned();
     pieces.fold(first, |said, piece| {

@@ -3,6 +3,7 @@
 use super::attack::{
     ALTERED, Attack, CLONED, CREDENTIAL, MADE_ELSEWHERE, NULL_CIPHER, OTHER_FIRMWARE, PUT_BACK,
 };
+use super::expected::pcrs;
 use super::parts::{bytes, overwritten};
 use super::{MARK, Site, copied, has_ended, opened, pcr_15, planted, same_key};
 use crate::below::{Below, PATIENCE, ROLLED_BACK};
@@ -78,12 +79,17 @@ impl<'s> Machine<'s> {
         copied(&disk, &old_disk)?;
         let second = self.boot(&disk);
         let keys = [&first, &second].map(|said| said.as_deref().ok().and_then(pcr_15));
+        let no_boot = |_| Err(Failure::failed("there was no such boot"));
+        let [first_pcrs, second_pcrs] = [&first, &second]
+            .map(|said| said.as_ref().map_or_else(no_boot, |said| pcrs(self.site, said)));
         let told = first.as_ref().map_or_else(|_| String::new(), Clone::clone);
         let refused = put_back(&mut self.below, self.site, &old_volume, &old_disk);
         let steps = vec![
             step("first-boot-encrypts", first.and_then(|said| opened(&said, "1"))),
             step("second-boot-opens-by-itself", second.and_then(|said| opened(&said, "2"))),
             step("the-same-volume-by-pcr-15", same_key(&keys)),
+            step("pcrs-as-expected-at-the-first-boot", first_pcrs),
+            step("pcrs-as-expected-at-the-second-boot", second_pcrs),
             PUT_BACK.refused(refused),
         ];
         Ok((told, steps))
