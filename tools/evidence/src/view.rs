@@ -1,8 +1,10 @@
 //! The JSON form of what was read and of what was verified; `json.md` describes it.
 #![expect(missing_docs, reason = "json.md lists the fields")]
 
+mod pcrs;
 mod tpm;
 
+pub use pcrs::{PcrRow, table};
 pub use tpm::{AttestationKeyView, EkCertificateView, QuoteView, VerifiedQuoteView};
 
 use crate::{

@@ -1,6 +1,7 @@
 //! `husk evidence`: reports, certificates, manifests and quotes, shown and verified. Thin over `husk-evidence`.
 
 mod ask;
+mod boot;
 mod claims;
 mod statement;
 mod tpm;
@@ -9,7 +10,7 @@ use anyhow::Context as _;
 use claims::Claims;
 use clap::{ArgGroup, Args, Subcommand};
 use husk_evidence::view::{
-    CertificateView, EkCertificateView, ManifestView, QuoteView, ReportView, VerifiedView,
+    CertificateView, EkCertificateView, ManifestView, PcrRow, QuoteView, ReportView, VerifiedView, table,
 };
 use husk_evidence::{
     EkCertificate, Manifest, Quote, VekCertificate, Verified, Verifier, is_attest, is_ek_certificate,
@@ -167,7 +168,11 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
         object.extend(view.as_object().cloned().unwrap_or_default());
         claims.report(&verified, manifest.is_some(), args.measurement.is_some());
     }
-    let tpm = args.tpm.verify((manifest.as_ref(), launch), &mut object, &mut claims)?;
+    let tpm = args.tpm.verify((manifest.as_ref(), launch), &mut object, &mut claims);
+    let tpm = tpm.map_err(|error| match error.downcast::<boot::Mismatch>() {
+        Ok(mismatch) => refused(args.json, std::mem::take(&mut object), mismatch),
+        Err(other) => other,
+    })?;
     let beside = statement::Beside { host_data, manifest: manifest.as_ref(), tpm };
     args.statement.verify(&beside, &mut object, &mut claims)?;
     print_verdict(args.json, object, claims);
@@ -180,8 +185,26 @@ fn print_verdict(json: bool, mut object: Map<String, Value>, claims: Claims) {
         claims.insert_into(&mut object);
         println!("{:#}", Value::Object(object));
     } else {
-        print!("{}{}", text(&Value::Object(object), 0), claims);
+        print!("{}{}", shown(object), claims);
     }
+}
+
+/// PCRs that are not as expected: what was seen is shown all the same, and nothing is called proven.
+fn refused(json: bool, mut object: Map<String, Value>, why: boot::Mismatch) -> anyhow::Error {
+    if json {
+        object.insert("refused".into(), json!(why.to_string()));
+        println!("{:#}", Value::Object(object));
+    } else {
+        print!("{}", shown(object));
+    }
+    why.into()
+}
+
+/// As lines for people; PCRs in a table.
+fn shown(mut object: Map<String, Value>) -> String {
+    let rows = object.remove("pcrs").and_then(|rows| serde_json::from_value::<Vec<PcrRow>>(rows).ok());
+    let table = rows.filter(|rows| !rows.is_empty()).map(|rows| table(&rows)).unwrap_or_default();
+    text(&Value::Object(object), 0) + &table
 }
 
 /// The report, down to silicon, with the measurement and HOST_DATA that were asked for.

@@ -18,6 +18,7 @@ mod quota;
 mod remote;
 mod resource;
 mod restore;
+mod seen;
 mod serve;
 mod tenant;
 mod tls;

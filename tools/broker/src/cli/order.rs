@@ -2,6 +2,7 @@
 
 use super::Shape;
 use super::restore::read_opened;
+use super::seen::Seen;
 use crate::ids::{TenantId, VmId, VmName};
 use crate::store::StoreError;
 use crate::vault::OperatorKey;
@@ -118,6 +119,9 @@ pub struct StatusArgs {
     /// Write the signed statement here, for `husk evidence verify --statement`.
     #[arg(long, value_name = "FILE")]
     signed: Option<PathBuf>,
+    /// Also show which PCRs you expected and which you saw: what `husk evidence ask --json` printed of this VM. It is not verified again.
+    #[arg(long, value_name = "FILE")]
+    evidence: Option<PathBuf>,
 }
 
 /// Each order's word.
@@ -313,6 +317,7 @@ fn printed(asked: &Asked, mut value: Value, outcome: &str) -> anyhow::Result<()>
 
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
     let config = read_config(&args.asked.config)?;
+    let seen = args.evidence.as_deref().map(Seen::read).transpose()?;
     let mut nonce = args.nonce.unwrap_or_default();
     if args.nonce.is_none() {
         getrandom::fill(&mut nonce).context("the machine's entropy source failed")?;
@@ -328,7 +333,14 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<()> {
     } else {
         json!("not known: the VM is enrolled with another launch configuration than this one")
     };
+    let shown = seen.as_ref().map(|seen| seen.shown(&statement)).transpose()?;
+    if args.asked.shape.json {
+        value["evidence"] = json!(shown);
+    }
     args.asked.shape.print(&value);
+    if let Some(seen) = seen.filter(|_| !args.asked.shape.json) {
+        print!("{}", seen.text(&statement));
+    }
     Ok(())
 }
 

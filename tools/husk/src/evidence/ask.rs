@@ -8,16 +8,19 @@
 
 mod bound;
 mod expected;
+mod first;
 mod guest;
 
 use super::claims::Claims;
 use super::statement::{Beside, judged};
 use super::tpm::{Seen, authorities, endorsement_public, launched, public_area};
-use super::{bytes, print_verdict, seconds_since_1970};
+use super::{bytes, print_verdict, refused, seconds_since_1970};
 use anyhow::{Context as _, bail};
 use clap::{ArgGroup, Args};
+use first::First;
 use guest::Guest;
 use husk::attest::launch::LaunchConfig;
+use husk::release::statement::Statement;
 use husk_attester::wire::{Challenge, Evidence, Identity, Kind, NONCE_BYTES, binding};
 use husk_broker::authority::credential;
 use husk_broker::cli::statement;
@@ -64,6 +67,8 @@ pub(crate) struct AskArgs {
     #[command(flatten)]
     expected: expected::ExpectedArgs,
     #[command(flatten)]
+    first: first::FirstArgs,
+    #[command(flatten)]
     bound: bound::BoundArgs,
     /// How long the guest may take, in seconds.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -91,7 +96,8 @@ struct Answer {
 /// # Errors
 /// One line: what, whose fault, what to do.
 pub(super) fn run(args: &AskArgs) -> anyhow::Result<()> {
-    let expected = args.expected.read()?;
+    let first = args.first.read()?;
+    let expected = args.expected.read(first.as_ref().map(First::pcr_15))?;
     let config = args.config.as_deref().map(read_config).transpose()?;
     let mut claims = Claims::default();
     let answer = converse(args, &expected, &mut claims)?;
@@ -99,18 +105,24 @@ pub(super) fn run(args: &AskArgs) -> anyhow::Result<()> {
     named(args, config.as_ref(), &answer, &mut claims)?;
     let quote = quoted(&answer, &mut claims)?;
     let values = quote.pcrs(&answer.evidence.values)?;
-    expected.judge(&quote, &values, &mut claims)?;
-    let bound = args.bound.judge(&answer.bound, &mut claims)?;
     if let Some(certificate) = &answer.certificate {
         object.insert("ek_certificate".into(), to_value(EkCertificateView::from(certificate))?);
     }
     object.insert("quote".into(), shown(&quote, &values, &answer.ek)?);
+    let rows = expected.rows(&quote, &values)?;
+    object.insert("pcrs".into(), to_value(&rows)?);
+    if let Err(mismatch) = expected.judge(&args.expected, &rows, &mut claims) {
+        return Err(refused(args.json, object, mismatch));
+    }
+    let bound = args.bound.judge(&answer.bound, &mut claims)?;
     object.insert("bound".into(), bound.shown());
-    match args.broker.as_deref().zip(config.as_ref()) {
-        Some((broker, config)) => {
-            let resets = Some(quote.quote().resets);
-            let tpm = Seen { named: answer.certificate.as_ref().and_then(|said| said.launch), resets };
-            object.insert("statement".into(), told((broker, &args.ca), config, tpm, &mut claims)?);
+    let statement = args.broker.as_deref().zip(config.as_ref());
+    let statement =
+        statement.map(|(broker, config)| told(args, (broker, config), &quote, &answer, &mut claims));
+    match statement.transpose()? {
+        Some((statement, shown)) => {
+            args.first.judge(first.as_ref(), &statement, (&answer.ek, &rows), &mut claims)?;
+            object.insert("statement".into(), shown);
         }
         None => claims.not_proven("that it is the newest instance, and the only one: no broker was asked"),
     }
@@ -233,14 +245,18 @@ fn shown(quote: &VerifiedQuote, values: &[PcrValue], ek: &EndorsementPublic) -> 
 
 /// What the broker says of the VM, after the quote: the instance that quoted is the newest that it knows then.
 fn told(
-    broker: (&str, &BrokerCa),
-    config: &LaunchConfig,
-    tpm: Seen,
+    args: &AskArgs,
+    (broker, config): (&str, &LaunchConfig),
+    quote: &VerifiedQuote,
+    answer: &Answer,
     claims: &mut Claims,
-) -> anyhow::Result<Value> {
-    let statement = statement(broker, config, &random()?)?;
-    if tpm.named.is_none() {
+) -> anyhow::Result<(Statement, Value)> {
+    let statement = statement((broker, &args.ca), config, &random()?)?;
+    let named = answer.certificate.as_ref().and_then(|said| said.launch);
+    if named.is_none() {
         claims.not_proven("that the endorsement key is that VM's: no certificate names it");
     }
-    judged(&statement, config, &Beside { host_data: None, manifest: None, tpm }, claims)
+    let tpm = Seen { named, resets: Some(quote.quote().resets) };
+    let shown = judged(&statement, config, &Beside { host_data: None, manifest: None, tpm }, claims)?;
+    Ok((statement, shown))
 }

@@ -1,5 +1,6 @@
 //! `husk evidence verify` on what a TPM and its maker say.
 
+use super::boot::{self, Mismatch};
 use super::claims::Claims;
 use super::{read, seconds_since_1970};
 use anyhow::Context as _;
@@ -10,6 +11,7 @@ use husk_evidence::{
     AttestationKey, EkAuthorities, EkCertificate, EkLaunch, EndorsementPublic, Manifest, PcrValue, Quote,
     QuoteSignature, ServiceContent, Verified, VerifiedQuote,
 };
+use husk_guest::expect::ExpectArgs;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha384};
 use std::path::{Path, PathBuf};
@@ -44,6 +46,8 @@ pub(super) struct TpmArgs {
     /// The nonce that the quote was asked for with, as hexadecimal digits.
     #[arg(long, value_name = "HEX", requires = "quote", value_parser = nonce)]
     quote_nonce: Option<Nonce>,
+    #[command(flatten)]
+    guest: ExpectArgs,
 }
 
 /// What was verified of a TPM, for a broker's statement to be compared with.
@@ -92,6 +96,11 @@ impl TpmArgs {
         object: &mut Map<String, Value>,
         claims: &mut Claims,
     ) -> anyhow::Result<Seen> {
+        if self.guest.guest.is_some() && self.pcrs.is_none() {
+            anyhow::bail!(
+                "what a guest's PCRs must hold is compared with values that were quoted: name them (--quote, --pcrs)"
+            );
+        }
         let shown = self.endorsement_keys(manifest)?;
         let mut seen = Seen::default();
         if let Some((file, root)) = self.ek_certificate.as_deref().zip(self.ek_root.as_deref()) {
@@ -103,9 +112,28 @@ impl TpmArgs {
             seen.named = certificate.launch;
         }
         let Some(quote) = self.verified_quote()? else { return Ok(seen) };
-        let view = self.quoted(&quote, &shown, claims)?;
+        let (view, values) = self.quoted(&quote, &shown, claims)?;
         object.insert("quote".into(), serde_json::to_value(view)?);
+        self.expected(&values.unwrap_or_default(), object, claims)?;
         Ok(Seen { resets: Some(quote.quote().resets), ..seen })
+    }
+
+    /// The values are those of the guest that was named, if one was.
+    fn expected(
+        &self,
+        values: &[PcrValue],
+        object: &mut Map<String, Value>,
+        claims: &mut Claims,
+    ) -> anyhow::Result<()> {
+        let Some(guest) = self.guest.read()? else {
+            claims.not_proven("that the PCR values are the right ones: that is for you to say");
+            return Ok(());
+        };
+        let rows = boot::rows(values, &boot::wanted(&guest).collect::<Vec<_>>());
+        object.insert("pcrs".into(), serde_json::to_value(&rows)?);
+        Mismatch::among(&rows)?;
+        boot::claims(&self.guest, &guest, claims);
+        Ok(())
     }
 
     /// The endorsement keys that a manifest or a public area shows.
@@ -171,7 +199,7 @@ impl TpmArgs {
         quote: &VerifiedQuote,
         shown: &[EndorsementPublic],
         claims: &mut Claims,
-    ) -> anyhow::Result<VerifiedQuoteView> {
+    ) -> anyhow::Result<(VerifiedQuoteView, Option<Vec<PcrValue>>)> {
         claims.proven("the attestation key signed this quote");
         match &self.quote_nonce {
             Some(nonce) => {
@@ -198,8 +226,8 @@ impl TpmArgs {
             "that the attestation key is in the TPM with the endorsement key: only TPM2_ActivateCredential shows that, \
              whatever the key says of its parent",
         );
-        claims.not_proven("that the PCR values are the right ones: that is for you to say");
-        Ok(VerifiedQuoteView::new(quote, self.quote_nonce.is_some(), values.as_deref(), shown))
+        let view = VerifiedQuoteView::new(quote, self.quote_nonce.is_some(), values.as_deref(), shown);
+        Ok((view, values))
     }
 }
 

@@ -1,13 +1,15 @@
 //! Which PCRs are asked for, and which values they must have.
 
+use super::super::boot::{self, Mismatch};
 use super::super::claims::Claims;
 use super::super::read;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use husk_attester::wire::Selection;
+use husk_evidence::view::PcrRow;
 use husk_evidence::{Hash, PcrValue, VerifiedQuote, pcr_number, pcr_values_in};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use husk_guest::expect::{ExpectArgs, Expectation};
+use std::path::{Path, PathBuf};
 
 /// Of firmware, Secure Boot and the unified kernel image; not those that change while a guest runs (10), nor a boot loader's.
 const USUAL: u32 = 0xF8FF;
@@ -24,6 +26,8 @@ pub(super) struct ExpectedArgs {
     /// A file of such values: one or more on a line, # before a remark.
     #[arg(long, value_name = "FILE")]
     expected: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) guest: ExpectArgs,
 }
 
 /// PCRs of a bank, a bit each.
@@ -37,36 +41,32 @@ struct Selected {
 #[derive(Debug)]
 pub(super) struct Expected {
     selected: Selected,
-    /// For a PCR, the values that will do.
-    values: BTreeMap<u8, Vec<Vec<u8>>>,
+    /// Of several for one PCR, any will do.
+    wanted: Vec<PcrValue>,
+    /// What follows from a guest's manifest; its values are among the wanted ones.
+    guest: Option<Expectation>,
 }
 
 impl ExpectedArgs {
-    /// Reads the file, if there is one.
-    pub(super) fn read(&self) -> anyhow::Result<Expected> {
+    /// Reads what was named. `pinned` is a value of an earlier day.
+    pub(super) fn read(&self, pinned: Option<PcrValue>) -> anyhow::Result<Expected> {
         let mut wanted = self.expect_pcr.clone();
-        if let Some(file) = &self.expected {
-            let name = || file.display().to_string();
-            let text = String::from_utf8(read(file)?).context("it is not text").with_context(name)?;
-            let found = pcr_values_in(&text).map_err(anyhow::Error::msg).with_context(name)?;
-            if found.is_empty() {
-                bail!("{}: no PCR's value stands there", name());
-            }
-            wanted.extend(found);
-        }
+        wanted.extend(self.expected.as_deref().map(in_file).transpose()?.into_iter().flatten());
+        let guest = self.guest.read()?;
+        wanted.extend(guest.iter().flat_map(boot::wanted));
+        wanted.extend(pinned);
         let hashes = wanted.iter().map(|value| value.hash).chain(self.pcrs.map(|pcrs| pcrs.hash));
         let hash = hashes.clone().next().unwrap_or(Hash::Sha256);
         if hashes.into_iter().any(|other| other != hash) {
             bail!("PCRs of one bank are asked for at a time: name values of one bank");
         }
-        let mut selected =
-            self.pcrs.unwrap_or(Selected { hash, pcrs: if wanted.is_empty() { USUAL } else { 0 } });
-        let mut values: BTreeMap<u8, Vec<Vec<u8>>> = BTreeMap::new();
-        for PcrValue { pcr, value, .. } in wanted {
-            selected.pcrs |= 1 << pcr;
-            values.entry(pcr).or_default().push(value);
+        // Of a guest that was built the others are shown too.
+        let usual = if wanted.is_empty() || guest.is_some() { USUAL } else { 0 };
+        let mut selected = self.pcrs.unwrap_or(Selected { hash, pcrs: usual });
+        for value in &wanted {
+            selected.pcrs |= 1 << value.pcr;
         }
-        Ok(Expected { selected, values })
+        Ok(Expected { selected, wanted, guest })
     }
 }
 
@@ -76,13 +76,8 @@ impl Expected {
         Selection { bank: self.selected.hash.id(), pcrs: self.selected.pcrs }
     }
 
-    /// The quote is of the PCRs that were asked for, and they have the values that they must have.
-    pub(super) fn judge(
-        &self,
-        quote: &VerifiedQuote,
-        values: &[PcrValue],
-        claims: &mut Claims,
-    ) -> anyhow::Result<()> {
+    /// The quote is of the PCRs that were asked for; expected and seen, side by side.
+    pub(super) fn rows(&self, quote: &VerifiedQuote, values: &[PcrValue]) -> anyhow::Result<Vec<PcrRow>> {
         let asked: Vec<u8> = self.selection().numbers().collect();
         let same = matches!(quote.quote().selection.as_slice(), [bank] if bank.hash == self.selected.hash && bank.pcrs == asked);
         if !same {
@@ -90,27 +85,44 @@ impl Expected {
                 "the guest's TPM quoted other PCRs than were asked for: it may lack the bank, or the guest asked it for others"
             );
         }
+        Ok(boot::rows(values, &self.wanted))
+    }
+
+    /// They have the values that they must have.
+    pub(super) fn judge(
+        &self,
+        args: &ExpectedArgs,
+        rows: &[PcrRow],
+        claims: &mut Claims,
+    ) -> Result<(), Mismatch> {
+        Mismatch::among(rows)?;
         claims.proven("the PCRs had these values");
-        for PcrValue { hash, pcr, value } in values {
-            if self.values.get(pcr).is_some_and(|allowed| !allowed.contains(value)) {
-                bail!(
-                    "PCR {pcr} of {} is {}, which is none of the values that you expect: the guest was started with something else",
-                    hash.name(),
-                    hex::encode(value)
-                );
-            }
-        }
-        if self.values.is_empty() {
+        let expected = rows.iter().filter(|row| row.agrees() == Some(true));
+        let numbers: Vec<String> = expected.map(|row| row.pcr.to_string()).collect();
+        if numbers.is_empty() {
             claims.not_proven(
-                "that the PCR values are the right ones: that is for you to say (--expect-pcr, --expected)",
+                "that the PCR values are the right ones: that is for you to say (--guest, --expect-pcr, --expected)",
             );
-        } else {
-            let numbers: Vec<String> = self.values.keys().map(u8::to_string).collect();
-            claims.proven(format!("PCR {} had a value that you expect", numbers.join(", ")));
-            claims.not_proven("what the guest has done since it was measured");
+            return Ok(());
         }
+        claims.proven(format!("PCR {} had a value that you expect", numbers.join(", ")));
+        if let Some(guest) = &self.guest {
+            boot::claims(&args.guest, guest, claims);
+        }
+        claims.not_proven("what the guest has done since it was measured");
         Ok(())
     }
+}
+
+/// The values in a file, of which there is one at least.
+fn in_file(file: &Path) -> anyhow::Result<Vec<PcrValue>> {
+    let name = || file.display().to_string();
+    let text = String::from_utf8(read(file)?).context("it is not text").with_context(name)?;
+    let found = pcr_values_in(&text).map_err(anyhow::Error::msg).with_context(name)?;
+    if found.is_empty() {
+        bail!("{}: no PCR's value stands there", name());
+    }
+    Ok(found)
 }
 
 fn pcr_list(text: &str) -> Result<Selected, String> {

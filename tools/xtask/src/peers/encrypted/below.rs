@@ -80,8 +80,8 @@ impl<'s> Machine<'s> {
         let second = self.boot(&disk);
         let keys = [&first, &second].map(|said| said.as_deref().ok().and_then(pcr_15));
         let no_boot = |_| Err(Failure::failed("there was no such boot"));
-        let [first_pcrs, second_pcrs] = [&first, &second]
-            .map(|said| said.as_ref().map_or_else(no_boot, |said| pcrs(self.site, said)));
+        let [first_pcrs, second_pcrs] =
+            [&first, &second].map(|said| said.as_ref().map_or_else(no_boot, |said| pcrs(self.site, said)));
         let told = first.as_ref().map_or_else(|_| String::new(), Clone::clone);
         let refused = put_back(&mut self.below, self.site, &old_volume, &old_disk);
         let steps = vec![
