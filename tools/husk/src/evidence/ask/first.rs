@@ -106,9 +106,6 @@ impl FirstArgs {
         claims.proven(
             "this is the first boot of that TPM: none before it could use a key of it; the volume that it opened is pinned",
         );
-        claims.not_proven(
-            "that the volume which this first boot opened is the one that it made: its host has the disk, and may have exchanged it in between",
-        );
         Ok(())
     }
 
