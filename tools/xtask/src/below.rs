@@ -48,6 +48,8 @@ pub(crate) struct Below {
     pub(crate) kernel: PathBuf,
     initramfs: PathBuf,
     starts: usize,
+    /// More words for QEMU.
+    pub(crate) qemu: Vec<String>,
     _daemons: [Daemon; 2],
 }
 
@@ -89,6 +91,7 @@ impl Below {
             kernel,
             initramfs,
             starts: 0,
+            qemu: Vec::new(),
             _daemons: daemons,
         })
     }
@@ -96,6 +99,21 @@ impl Below {
     /// Enrols another VM with the same firmware, by these words beside.
     pub(crate) fn enrol(&self, name: &str, words: &[&str]) -> Result<Vm, Failure> {
         self.product.enrol_with(&self.tenant, &self.measurement, name, words)
+    }
+
+    /// Has the tenant's own authority certify the endorsement keys of its VMs.
+    pub(crate) fn certify_keys(&self) -> Result<(), Failure> {
+        self.product.authority(&self.tenant)
+    }
+
+    /// Another relay to the broker, and its socket.
+    pub(crate) fn relay(&self, name: &str) -> Result<(Daemon, PathBuf), Failure> {
+        self.product.relay(name, &self.broker, None)
+    }
+
+    /// Keeps the secret in a file for the VM's guest, if its PCRs have these values.
+    pub(crate) fn keep_secret(&self, name: &str, secret: &Path, pcrs: &[&str]) -> Result<(), Failure> {
+        self.product.keep_secret((&self.tenant, &self.vm), name, secret, pcrs)
     }
 
     /// Starts a machine.
@@ -127,7 +145,8 @@ impl Below {
         let more = ["--broker", &self.broker, "--vcpus", &cpus, "--memory", MEMORY_MIB];
         let last = ["--", "-pidfile", &pid];
         let words = line.iter().chain(&more).chain(words).chain(&last);
-        let words: Vec<String> = words.map(ToString::to_string).collect();
+        let words = words.map(ToString::to_string).chain(self.qemu.iter().cloned());
+        let words: Vec<String> = words.collect();
         Daemon::start(&name, &self.product.husk, &words, &self.product.path(&format!("{name}.console")))
     }
 

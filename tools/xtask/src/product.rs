@@ -136,6 +136,35 @@ impl Product {
         Ok(Vm { config, disk })
     }
 
+    /// Makes an authority for the endorsement keys of a tenant's VMs.
+    pub(crate) fn authority(&self, tenant: &str) -> Result<(), Failure> {
+        let [database, key, out] =
+            ["broker.db", "broker.key", "authority.pem"].map(|name| text(&self.path(name)));
+        let line = ["tenant", "authority", "init", "--database", &database, "--root-key", &key];
+        self.husk(&[&line[..], &["--tenant", tenant, "--out", &out]].concat()).map(drop)
+    }
+
+    /// Keeps a secret for a VM's guest, by the values that its PCRs must have.
+    pub(crate) fn keep_secret(
+        &self,
+        (tenant, vm): (&str, &Vm),
+        name: &str,
+        secret: &Path,
+        pcrs: &[&str],
+    ) -> Result<(), Failure> {
+        let [database, key] = ["broker.db", "broker.key"].map(|name| text(&self.path(name)));
+        let config = std::fs::read_to_string(&vm.config);
+        let config = config.map_err(|error| Failure::io("read", &vm.config, &error))?;
+        let id = config.lines().find_map(|line| line.strip_prefix("\"husk.vm\" = "));
+        let id = id.ok_or_else(|| Failure::failed("xtask: a configuration without a VM"))?.trim_matches('"');
+        let secret = text(secret);
+        let line = ["vm", "unlock", "put", "--database", &database, "--root-key", &key, "--tenant", tenant];
+        let named = ["--vm", id, "--name", name, "--secret", &secret];
+        let demanded = pcrs.iter().flat_map(|value| ["--expect-pcr", value]);
+        let line: Vec<&str> = line.into_iter().chain(named).chain(demanded).collect();
+        self.husk(&line).map(drop)
+    }
+
     /// A relay to the broker, hostile if told so, and its socket.
     pub(crate) fn relay(
         &self,

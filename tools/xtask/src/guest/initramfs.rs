@@ -27,12 +27,17 @@ pub(crate) fn image_for_disk(kernel: &setup::Kernel) -> Result<PathBuf, Failure>
     packed(&[], &kernel.disk_modules()?)
 }
 
+/// As [`image`], with this program of the guest's beside the scripts.
+pub(crate) fn image_for_unlock(program: &Path) -> Result<PathBuf, Failure> {
+    packed(&[], &[program.to_owned()])
+}
+
 /// As [`image`], with more of this machine's programs.
 pub(crate) fn image_with(more: &[&str]) -> Result<PathBuf, Failure> {
     packed(more, &[])
 }
 
-fn packed(more: &[&str], modules: &[PathBuf]) -> Result<PathBuf, Failure> {
+fn packed(more: &[&str], beside: &[PathBuf]) -> Result<PathBuf, Failure> {
     let mut archive = Archive::default();
     let guest = house::root().join("tools/xtask/guest");
     archive.file("/init", &read(&guest.join("init"))?);
@@ -52,9 +57,9 @@ fn packed(more: &[&str], modules: &[PathBuf]) -> Result<PathBuf, Failure> {
         let name = script.file_name().unwrap_or_default().to_string_lossy().into_owned();
         archive.file(&format!("/husk/{name}"), &read(&script)?);
     }
-    for module in modules {
-        let name = module.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        archive.file(&format!("/husk/{name}"), &read(module)?);
+    for file in beside {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        archive.file(&format!("/husk/{name}"), &read(file)?);
     }
     store(&archive.finish())
 }

@@ -11,6 +11,6 @@ mod initramfs;
 mod qemu;
 mod report;
 
-pub(crate) use initramfs::{image, image_for_disk, image_for_uefi, image_with};
+pub(crate) use initramfs::{image, image_for_disk, image_for_uefi, image_for_unlock, image_with};
 pub(crate) use qemu::{Device, Guest, Launch, MEMORY_MIB, OnReset, QUIET, SHARED_PAGE_BASE, Wiring};
 pub(crate) use report::Report;

@@ -2,7 +2,7 @@
 //!
 //! **What.** The guest scripts run on this machine against swtpm: what they and the guest are worth. Then Husk, sealed, under
 //! the clients that need more than a test of cargo's: [`device`] has a kernel guest behind QEMU's own TPM devices,
-//! [`layer`] one below the image, [`disk`] with a disk, [`uefi`] in a firmware there, [`encrypted`] a Debian whose disk encrypts itself, [`pytss`] has
+//! [`layer`] one below the image, [`disk`] with a disk, [`uefi`] in a firmware there, [`encrypted`] a Debian whose disk encrypts itself, [`mod@unlock`] one that earns a secret from its broker, [`pytss`] has
 //! tpm2-pytss.
 //! **Trust.** swtpm, QEMU, Debian's kernel, tpm2-tools and tpm2-pytss.
 //! **Laws.** Every script that the demo relies on has passed on swtpm first.
@@ -16,6 +16,7 @@ mod pytss;
 mod sealed;
 mod swtpm;
 mod uefi;
+mod unlock;
 
 use crate::failure::Failure;
 use crate::guest::{Device, Guest, Launch, OnReset, Report, Wiring, image};
@@ -43,6 +44,7 @@ pub(crate) const GROUPS: &[Group] = &[
     Group { name: "disk", run: |steps, _| disk::into(steps) },
     Group { name: "uefi", run: |steps, _| uefi::into(steps) },
     Group { name: "encrypted", run: encrypted::into },
+    Group { name: "unlock", run: |steps, _| unlock::into(steps) },
 ];
 
 fn scripts(steps: &mut Steps, all: bool) {
