@@ -102,14 +102,15 @@ const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "bench",
         help: bench::HELP,
-        flags: &["broker", "image", "--json"],
+        flags: &["broker", "image", "disk", "--json"],
         run: |flags| {
             let json = flags.has("--json");
-            match (flags.has("broker"), flags.has("image")) {
-                (true, false) => bench::broker::run(json),
-                (false, true) => bench::image::run(json),
-                (false, false) => bench::run(json),
-                (true, true) => Err(Failure::usage("xtask: bench is of the broker or of the image".into())),
+            match ["broker", "image", "disk"].map(|of| flags.has(of)) {
+                [false, false, false] => bench::run(json),
+                [true, false, false] => bench::broker::run(json),
+                [false, true, false] => bench::image::run(json),
+                [false, false, true] => bench::disk::run(json),
+                _ => Err(Failure::usage("xtask: bench is of one thing: broker, image or disk".into())),
             }
         },
     },

@@ -19,7 +19,7 @@ const SCRIPT: &str = "gaps";
 /// The kernel speaks as soon as it runs.
 const SPEAKS_EARLY: &str = "earlycon=uart8250,io,0x3f8,115200 console=ttyS0 loglevel=6";
 /// What the layer says when it enters the guest.
-const ENTERS: &str = "husk: the guest starts";
+pub(super) const ENTERS: &str = "husk: the guest starts";
 /// The first line of a kernel.
 const FIRST_LINE: &str = "Linux version ";
 const END_PATIENCE: Duration = Duration::from_secs(60);
@@ -140,7 +140,7 @@ fn show(machines: &[(&str, &[Seen]); 2], json: bool) {
     }
 }
 
-fn median(times: impl Iterator<Item = Duration>) -> Duration {
+pub(super) fn median(times: impl Iterator<Item = Duration>) -> Duration {
     let mut times: Vec<Duration> = times.collect();
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()

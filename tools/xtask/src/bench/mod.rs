@@ -12,11 +12,13 @@ mod client;
 #[path = "../../../../tests/support/tpm.rs"]
 mod commands;
 mod cost;
+pub(crate) mod disk;
 mod entry;
 pub(crate) mod image;
 mod operations;
 mod outcome;
 mod plot;
+mod qmp;
 mod site;
 mod tap;
 
@@ -31,7 +33,7 @@ use std::time::Duration;
 use tap::Tap;
 
 pub(crate) const HELP: &str = "\
-cargo xtask bench [broker|image] [--json]
+cargo xtask bench [broker|image|disk] [--json]
 
 Builds husk for release and times the same TPM commands on husk with its broker, on
 husk without one (every promise given up), and on Debian's swtpm: one client, in
@@ -52,7 +54,13 @@ With `image`: the same kernel in QEMU alone and below the image, in turn: time f
 or the launcher's start to the kernel's entry and to its first line, and the longest that a
 thread which wakes every millisecond waited (cyclictest, 10 seconds), below the image while
 the TPM makes RSA keys.
-Medians of three. Takes about three minutes, and says little on a machine that does more.";
+Medians of three. Takes about three minutes, and says little on a machine that does more.
+
+With `disk`: a Debian guest whose encrypted disk opens by itself, in Debian's OVMF with Secure Boot,
+below the image and in QEMU in front of swtpm, in turn, on the same model of a disk: from the guest's
+entry to its volume mounted, and the phases between (firmware, kernel image, kernel, initrd, volume).
+Medians of three, behind a first boot that makes the volume. Needs root or passwordless sudo for the
+guest's build. Takes about twelve minutes, and says little on a machine that does more.";
 
 /// How many cold starts of each kind.
 const COLD_STARTS: usize = 9;

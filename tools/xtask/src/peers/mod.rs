@@ -14,7 +14,7 @@ pub(crate) mod encrypted;
 mod layer;
 mod pytss;
 mod sealed;
-mod swtpm;
+pub(crate) mod swtpm;
 mod uefi;
 mod unlock;
 

@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running swtpm; it is killed when this value is dropped.
 #[derive(Debug)]
-pub(super) struct Swtpm {
+pub(crate) struct Swtpm {
     daemon: Daemon,
     control_socket: PathBuf,
     port: u16,
@@ -28,7 +28,7 @@ impl Swtpm {
     }
 
     /// Waiting for QEMU on its control socket.
-    pub(super) fn on_socket(folder: &Path) -> Result<Self, Failure> {
+    pub(crate) fn on_socket(folder: &Path) -> Result<Self, Failure> {
         let control = format!("type=unixio,path={}", folder.join("control").display());
         Self::start(folder, &["--ctrl", &control], 0)
     }
@@ -38,7 +38,7 @@ impl Swtpm {
         format!("swtpm:host=127.0.0.1,port={}", self.port)
     }
 
-    pub(super) fn control_socket(&self) -> PathBuf {
+    pub(crate) fn control_socket(&self) -> PathBuf {
         self.control_socket.clone()
     }
 

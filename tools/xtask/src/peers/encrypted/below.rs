@@ -165,7 +165,7 @@ pub(crate) fn put_back(
     Below::is_refused(machine, ROLLED_BACK)
 }
 
-fn start(
+pub(crate) fn start(
     below: &mut Below,
     site: &Site,
     firmware: &str,
