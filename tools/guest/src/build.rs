@@ -16,13 +16,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 /// What makes the disk: Debian's own programs, of the guest's release.
-const TOOLS: [&str; 23] = [
+const TOOLS: [&str; 24] = [
     "cryptsetup-bin",
     "dosfstools",
     "dracut",
     "e2fsprogs",
     "erofs-utils",
     "faketime",
+    "fdisk",
     "kmod",
     "libtss2-esys-3.0.2-0t64",
     "libtss2-rc0t64",

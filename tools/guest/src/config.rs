@@ -14,8 +14,10 @@ const FILE_BYTES_MAX: usize = 64 << 10;
 const VOLUME_MIB_MIN: u64 = 64;
 /// More than any disk that is made as one file should hold.
 const VOLUME_MIB_MAX: u64 = 1 << 20;
+/// Where the volume lies over all that the root has.
+const OVER_ROOT: &str = "/";
 /// Where the volume may be mounted: folders that the root has and that no unit needs before it.
-const MOUNTS: [&str; 4] = ["/var", "/home", "/srv", "/opt"];
+const MOUNTS: [&str; 5] = [OVER_ROOT, "/var", "/home", "/srv", "/opt"];
 
 /// What a guest is made of.
 #[derive(Clone, Debug, Deserialize)]
@@ -57,8 +59,11 @@ pub struct GuestConfig {
 pub struct Volume {
     /// How much room is left for it.
     pub size_mib: u64,
-    /// Where it is mounted.
+    /// Where it is mounted; `/` lays it over the root, so that all of it can be written.
     pub mount: String,
+    /// Whether each block has a tag beside it, so that an altered one is an error (dm-integrity).
+    #[serde(default)]
+    pub integrity: bool,
 }
 
 /// Files with keys; a relative path begins at the configuration's folder.
@@ -120,6 +125,13 @@ fn mirror() -> String {
     "http://deb.debian.org/debian".into()
 }
 
+impl Volume {
+    /// Whether it lies over the root.
+    pub(crate) fn is_over_root(&self) -> bool {
+        self.mount == OVER_ROOT
+    }
+}
+
 impl GuestConfig {
     /// Reads and checks a configuration; its paths are absolute, or begin where the command does, afterwards.
     ///
@@ -174,7 +186,7 @@ impl GuestConfig {
         let fits = |_: &str| (VOLUME_MIB_MIN..=VOLUME_MIB_MAX).contains(&size);
         expect("volume.size_mib", &size.to_string(), "a number from 64 to 1048576", fits)?;
         let known = |text: &str| MOUNTS.contains(&text);
-        expect("volume.mount", &self.volume.mount, "one of /var, /home, /srv, /opt", known)?;
+        expect("volume.mount", &self.volume.mount, "one of /, /var, /home, /srv, /opt", known)?;
         for extra in &self.files {
             expect("files.to", &extra.to.to_string_lossy(), "an absolute path without `..`", is_plain_path)?;
         }
@@ -273,7 +285,7 @@ to = "/usr/lib/a"
             ("console=ttyS0", "@/etc/shadow", "kernel_arguments"),
             ("/usr/lib/a", "/usr/../a", "files.to"),
             ("/usr/lib/a", "usr/lib/a", "files.to"),
-            ("\"/var\"", "\"/\"", "volume.mount"),
+            ("\"/var\"", "\"/usr\"", "volume.mount"),
             ("= 256", "= 8", "volume.size_mib"),
             ("8c0d6a5e-2f4b", "8c0d6a5e2f4b", "seed"),
         ] {

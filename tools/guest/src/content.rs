@@ -1,21 +1,19 @@
 //! What is put into the guest's root.
 //!
-//! **What.** The table of what is mounted, the definition by which systemd-repart makes and encrypts the volume at the first boot, the tenant's files and units.
+//! **What.** What every guest has, what its volume needs, the tenant's files and units.
 //! **Trust.** As the configuration's author.
 //! **Laws.** Every file has the same owner and date in each build. Nothing secret is written: the volume's key is made by the guest.
-//! **Not here.** The initrd that reads it: `disk`.
+//! **Not here.** The texts of the volume: `volume`. The initrd that reads them: `disk`.
 
 use crate::config::GuestConfig;
-use crate::known::{self, CHECKED};
 use crate::tree::{Tree, Workplace, empty};
+use crate::volume::{self, Text};
 use anyhow::Context as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The name of the volume's partition, and of what it opens to.
-pub(crate) const VOLUME: &str = "encrypted";
 /// What every guest has.
 const PACKAGES: [&str; 12] = [
     "systemd",
@@ -52,10 +50,7 @@ pub(crate) fn put(config: &GuestConfig, guest: &Tree, at: &Workplace<'_>) -> any
     // machine-id(5), "Initialization": an empty file is a first boot at each, of a root that cannot be written.
     write(&root, "etc/machine-id", "")?;
     write(&root, "etc/hostname", "guest\n")?;
-    write(&root, "usr/lib/repart.d/50-encrypted.conf", &volume_definition())?;
-    write(&root, "etc/crypttab", &crypttab())?;
-    write(&root, "etc/fstab", &fstab(&config.volume.mount))?;
-    for known::Text { path, text, mode } in known::in_root() {
+    for Text { path, text, mode } in volume::in_root(&config.volume) {
         place(&root, Path::new(path), text.as_bytes(), mode)?;
     }
     // What a host says there is nothing for a guest; and below the image its driver waits for ever for ACPI's global lock.
@@ -76,22 +71,6 @@ pub(crate) fn put(config: &GuestConfig, guest: &Tree, at: &Workplace<'_>) -> any
         at.run(&[], &["systemctl", "--quiet", "--root=/build/guest", "enable", unit])?;
     }
     Ok(())
-}
-
-/// repart.d(5): the key is made there and sealed to the TPM, and opens by a file too that nobody keeps; which PCRs, the initrd's script says.
-fn volume_definition() -> String {
-    format!("[Partition]\nType=linux-generic\nLabel={VOLUME}\nFormat=ext4\nEncrypt=key-file+tpm2\n")
-}
-
-/// crypttab(5): opened by the TPM, with PCR 15 extended by the volume's key.
-fn crypttab() -> String {
-    format!("{VOLUME} /dev/disk/by-partlabel/{VOLUME} - tpm2-device=auto,tpm2-measure-pcr=yes,headless=yes\n")
-}
-
-/// The root cannot be written; where the volume is not `/var`, that is memory.
-fn fstab(mount: &str) -> String {
-    let volume = format!("/dev/mapper/{VOLUME} {mount} ext4 nodev,nosuid,{CHECKED} 0 0\n");
-    if mount == "/var" { volume } else { format!("tmpfs /var tmpfs nodev,nosuid 0 0\n{volume}") }
 }
 
 /// Copies a folder with everything that a package sets on a file.
@@ -128,14 +107,8 @@ pub(crate) fn place(root: &Path, path: &Path, bytes: &[u8], mode: u32) -> anyhow
 
 #[cfg(test)]
 mod tests {
-    use super::{fstab, place};
+    use super::place;
     use std::path::Path;
-
-    #[test]
-    fn a_root_that_cannot_be_written_has_a_var_all_the_same() {
-        assert_eq!(fstab("/var").lines().count(), 1);
-        assert!(fstab("/srv").starts_with("tmpfs /var "));
-    }
 
     #[test]
     fn a_file_is_not_put_where_a_link_leads_out_of_the_root() {

@@ -3,12 +3,12 @@
 //! **What.** The initrd (dracut), the partitions (systemd-repart), the kernel image (ukify), in that order: the root's hash goes into the image's command line.
 //! **Trust.** Debian's tools. The tenant's keys are seen by the programs that sign, and copied nowhere.
 //! **Laws.** All that is random in a file system is derived from the configuration's seed. What the kernel is told is signed with it.
-//! **Not here.** The root's content: `content`.
+//! **Not here.** The root's content: `content`. How the volume is made and opened: `volume`.
 
-use crate::config::GuestConfig;
-use crate::known::Text;
+use crate::config::{GuestConfig, Volume};
+use crate::content;
 use crate::tree::Workplace;
-use crate::{content, known};
+use crate::volume::{self, Text};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::fs;
@@ -63,7 +63,7 @@ pub(crate) struct Made {
 pub(crate) fn make(config: &GuestConfig, at: &Workplace<'_>) -> anyhow::Result<Made> {
     let kernel = at.tools.kernel()?;
     eprintln!("husk: the initrd of kernel {kernel}");
-    initrd(at, &kernel)?;
+    initrd(&config.volume, at, &kernel)?;
     eprintln!("husk: the root and its hashes");
     for (name, definition) in PARTITIONS {
         let size = if name.contains("esp") {
@@ -92,18 +92,17 @@ pub(crate) fn make(config: &GuestConfig, at: &Workplace<'_>) -> anyhow::Result<M
     Ok(Made { root_hash, pcr_11, authenticode, certificate, command_line })
 }
 
-fn initrd(at: &Workplace<'_>, kernel: &str) -> anyhow::Result<()> {
-    let overlay = at.shared.join("overlay");
-    // The unit asks whether there is a definition here; it reads the one in the root.
-    let definition = fs::read_to_string(at.shared.join("guest/usr/lib/repart.d/50-encrypted.conf"))?;
-    write(&overlay.join("usr/lib/repart.d"), "50-encrypted.conf", &definition)?;
-    for Text { path, text, mode } in known::in_initrd() {
-        content::place(&overlay, Path::new(path), text.as_bytes(), mode)?;
+fn initrd(volume: &Volume, at: &Workplace<'_>, kernel: &str) -> anyhow::Result<()> {
+    let included = at.shared.join("initrd-files");
+    fs::create_dir(&included).with_context(|| included.display().to_string())?;
+    for Text { path, text, mode } in volume::in_initrd(volume) {
+        content::place(&included, Path::new(path), text.as_bytes(), mode)?;
     }
+    let (drivers, programs) = (format!("{DRIVERS} {}", volume::drivers(volume)), volume::programs(volume));
     let line = ["dracut", "--quiet", "--force", "--reproducible", "--no-hostonly", "--no-hostonly-cmdline"];
     let more =
-        ["--no-early-microcode", "--zstd", "--kver", kernel, "--modules", MODULES, "--drivers", DRIVERS];
-    let last = ["--install", known::PROGRAMS, "--include", "/build/overlay", "/", "/build/initrd"];
+        ["--no-early-microcode", "--zstd", "--kver", kernel, "--modules", MODULES, "--drivers", &drivers];
+    let last = ["--install", &programs, "--include", "/build/initrd-files", "/", "/build/initrd"];
     at.run(&[], &[&line[..], &more, &last].concat()).map(drop)
 }
 

@@ -1,7 +1,7 @@
 //! A Debian disk for a confidential VM, from a small file that says what is in it.
 //!
 //! **What.** [`config`] is that file, `tree` two installed Debians (the guest's, and one with the tools that make its disk), `content` what is put into the
-//! guest's, `disk` partitions and the signed kernel image, `manifest` what came out, [`expect`] what its PCRs hold behind a boot; [`cli`] is the command.
+//! guest's, `volume` how it makes and opens its volume, `disk` partitions and the signed kernel image, `manifest` what came out, [`expect`] what its PCRs hold behind a boot; [`cli`] is the command.
 //! **Trust.** Debian's archive by its signatures, and its tools, run inside the trees; the tenant who writes the file and owns the keys.
 //! **Laws.** The same file, keys and versions of packages give the same bytes. The disk holds no secret and nothing of Husk. No output is overwritten.
 //! **Not here.** Starting a guest: `husk run`. What the guest does at its first boot is systemd's.
@@ -15,5 +15,6 @@ pub mod expect;
 mod known;
 mod manifest;
 mod tree;
+mod volume;
 
 pub use config::{ConfigError, GuestConfig};

@@ -9,8 +9,10 @@ mod attack;
 pub(crate) mod below;
 mod expected;
 mod on_swtpm;
+mod overlay;
 mod parts;
 mod planted;
+mod tagged;
 
 use super::uefi::{self, NOTHING_BOOTS};
 use super::{group, step};
@@ -69,6 +71,8 @@ fn boots(all: bool) -> Result<Vec<Step>, Failure> {
     };
     if all {
         steps.extend(named("swtpm", on_swtpm::boots(&site)));
+        steps.extend(named("with tags, swtpm", tagged::boots(&site)?));
+        steps.extend(named("over the root", overlay::boots(&site)?));
     }
     steps.extend(named("below the image", below::boots(&site, all)?));
     Ok(steps)

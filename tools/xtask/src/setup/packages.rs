@@ -40,7 +40,7 @@ const NEEDED: &[&[&str]] = &[
     &["ovmf"], // a firmware with SEV metadata, whose launch is measured, and which guests begin in
     &["mmdebstrap"], // installs the Debian that a guest is made of
     &["debian-archive-keyring"], // whose signatures it trusts
-    &["fdisk"], // sfdisk, which adds a partition to a guest's disk
+    &["fdisk"], // sfdisk, which adds, names and removes partitions of a guest's disk
     &["mtools"], // adds a file to its first one
     &["sbsigntool"], // signs kernels for a guest's Secure Boot
     &["python3"], // runs sev-snp-measure, a peer
