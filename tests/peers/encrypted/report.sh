@@ -3,6 +3,7 @@
 say() { echo "HUSK-GUEST: $*" > /dev/ttyS0; }
 say "mounted $(findmnt -n -o SOURCE,FSTYPE /var)"
 say "beneath $(dmsetup table encrypted 2>/dev/null | cut -d' ' -f3)"
+say "owner $(cat /var/lib/owner 2>/dev/null)"
 boots=$(($(cat /var/lib/husk-boots 2>/dev/null || echo 0) + 1))
 echo "$boots" > /var/lib/husk-boots
 sync

@@ -64,6 +64,30 @@ pub struct Volume {
     /// Whether each block has a tag beside it, so that an altered one is an error (dm-integrity).
     #[serde(default)]
     pub integrity: bool,
+    /// Encrypts it while the disk is built, to a TPM that is there already.
+    pub prepared: Option<Prepared>,
+}
+
+/// A volume that its owner makes: for the TPM that `husk vm prepare` made.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prepared {
+    /// That TPM's storage root key, as `srk.pub` of `husk vm prepare`.
+    pub storage_root_key: PathBuf,
+    /// The firmware that the guest will begin in, as `husk run --firmware` takes it.
+    pub firmware: PathBuf,
+    /// The variables that it begins with, as `husk vm enroll --firmware-vars` takes them.
+    pub firmware_vars: PathBuf,
+    /// What is in the volume: paths begin at its root.
+    #[serde(default)]
+    pub files: Vec<Extra>,
+}
+
+impl Prepared {
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let files = self.files.iter_mut().map(|extra| &mut extra.from);
+        [&mut self.storage_root_key, &mut self.firmware, &mut self.firmware_vars].into_iter().chain(files)
+    }
 }
 
 /// Files with keys; a relative path begins at the configuration's folder.
@@ -145,7 +169,9 @@ impl GuestConfig {
         let folder = path.parent().unwrap_or(Path::new(""));
         let keys = &mut config.keys;
         let keys = [&mut keys.secure_boot_key, &mut keys.secure_boot_certificate, &mut keys.pcr_key];
-        for file in keys.into_iter().chain(config.files.iter_mut().map(|extra| &mut extra.from)) {
+        let files = config.files.iter_mut().map(|extra| &mut extra.from);
+        let prepared = config.volume.prepared.iter_mut().flat_map(Prepared::paths);
+        for file in keys.into_iter().chain(files).chain(prepared) {
             *file = folder.join(&*file);
         }
         config.check()?;
@@ -187,7 +213,10 @@ impl GuestConfig {
         expect("volume.size_mib", &size.to_string(), "a number from 64 to 1048576", fits)?;
         let known = |text: &str| MOUNTS.contains(&text);
         expect("volume.mount", &self.volume.mount, "one of /, /var, /home, /srv, /opt", known)?;
-        for extra in &self.files {
+        let possible = |_: &str| !self.volume.integrity || self.volume.prepared.is_none();
+        expect("volume.integrity", "true", "false, as for every volume that is prepared", possible)?;
+        let in_volume = self.volume.prepared.iter().flat_map(|prepared| &prepared.files);
+        for extra in self.files.iter().chain(in_volume) {
             expect("files.to", &extra.to.to_string_lossy(), "an absolute path without `..`", is_plain_path)?;
         }
         Ok(())
@@ -253,6 +282,14 @@ from = "a"
 to = "/usr/lib/a"
 "#;
 
+    const PREPARED: &str = r#"
+[volume.prepared]
+storage_root_key = "srk.pub"
+firmware = "code.fd"
+firmware_vars = "tenant.vars"
+files = [{ from = "a", to = "/../a" }]
+[keys]"#;
+
     fn refused(from: &str, to: &str) -> String {
         let text = GOOD.replace(from, to);
         assert_ne!(text, GOOD, "{from} is not there");
@@ -288,6 +325,12 @@ to = "/usr/lib/a"
             ("\"/var\"", "\"/usr\"", "volume.mount"),
             ("= 256", "= 8", "volume.size_mib"),
             ("8c0d6a5e-2f4b", "8c0d6a5e2f4b", "seed"),
+            ("[keys]", PREPARED, "files.to"),
+            (
+                "[keys]",
+                "integrity = true\n[volume.prepared]\nstorage_root_key = \"a\"\nfirmware = \"a\"\nfirmware_vars = \"a\"\n[keys]",
+                "volume.integrity",
+            ),
         ] {
             let said = refused(from, to);
             assert!(said.contains(&format!("`{key}`")), "{to}: {said}");

@@ -6,9 +6,9 @@
 //! **Not here.** The root's content: `content`. How the volume is made and opened: `volume`.
 
 use crate::config::{GuestConfig, Volume};
-use crate::content;
 use crate::tree::Workplace;
 use crate::volume::{self, Text};
+use crate::{content, prepared};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::fs;
@@ -73,7 +73,9 @@ pub(crate) fn make(config: &GuestConfig, at: &Workplace<'_>) -> anyhow::Result<M
         };
         write(&at.shared.join("partitions"), name, &format!("[Partition]\n{definition}{size}"))?;
     }
-    let told = repart(config, at, &["--empty=create", "--size=auto", "--defer-partitions=esp"])?;
+    public_key(config, at)?;
+    let certificate = certificate(config, at)?;
+    let told = first_partitions(config, at, &certificate)?;
     let root_hash = root_hash(&told).context("systemd-repart tells no hash of the root")?;
     let words = format!("root=/dev/mapper/root roothash={root_hash} ro {DEAF}");
     let command_line: String = std::iter::once(words.as_str())
@@ -81,14 +83,17 @@ pub(crate) fn make(config: &GuestConfig, at: &Workplace<'_>) -> anyhow::Result<M
         .collect::<Vec<_>>()
         .join(" ");
     eprintln!("husk: the kernel image, signed");
-    let (pcr_11, certificate) = kernel_image(config, at, &kernel, &command_line)?;
+    let pcr_11 = kernel_image(config, at, &kernel, &command_line)?;
     let authenticode = authenticode(at)?;
     // Its date goes into the FAT.
     dated(&at.shared.join("uki.efi"), config.epoch).context("uki.efi")?;
-    repart(config, at, &["--empty=allow"])?;
-    // Last: systemd-repart would give the room to the partitions that are there.
-    let disk = at.shared.join("disk.raw");
-    grow(&disk, (config.volume.size_mib + TABLE_MIB) << 20).with_context(|| disk.display().to_string())?;
+    repart(config, &["--empty=allow"], |settings, line| at.run(settings, line))?;
+    if config.volume.prepared.is_none() {
+        // Last: systemd-repart would give the room to the partitions that are there.
+        let disk = at.shared.join("disk.raw");
+        grow(&disk, (config.volume.size_mib + TABLE_MIB) << 20)
+            .with_context(|| disk.display().to_string())?;
+    }
     Ok(Made { root_hash, pcr_11, authenticode, certificate, command_line })
 }
 
@@ -106,13 +111,32 @@ fn initrd(volume: &Volume, at: &Workplace<'_>, kernel: &str) -> anyhow::Result<(
     at.run(&[], &[&line[..], &more, &last].concat()).map(drop)
 }
 
-/// Makes what is missing on the disk; what it tells.
-fn repart(config: &GuestConfig, at: &Workplace<'_>, how: &[&str]) -> anyhow::Result<Value> {
+/// Makes all partitions but the one with the kernel image; what systemd-repart tells of them.
+fn first_partitions(config: &GuestConfig, at: &Workplace<'_>, certificate: &str) -> anyhow::Result<Value> {
+    let how = ["--empty=create", "--size=auto", "--defer-partitions=esp"];
+    match &config.volume.prepared {
+        None => repart(config, &how, |settings, line| at.run(settings, line)),
+        Some(prepared) => {
+            eprintln!("husk: the volume, encrypted to the TPM that is named");
+            repart(config, &how, |settings, line| {
+                let sealed_to = prepared::sealed_to(prepared, certificate)?;
+                prepared::make(at, &config.volume, prepared, &sealed_to, (settings, line))
+            })
+        }
+    }
+}
+
+/// Makes what is missing on the disk, by who runs systemd-repart with settings and a line; what it tells.
+fn repart(
+    config: &GuestConfig,
+    how: &[&str],
+    run: impl FnOnce(&[String], &[&str]) -> anyhow::Result<String>,
+) -> anyhow::Result<Value> {
     let settings = format!("SYSTEMD_REPART_MKFS_OPTIONS_EROFS=-T{} --all-time -zlz4", config.epoch);
     let seed = format!("--seed={}", config.seed);
     let line = ["systemd-repart", "--root=/build", "--definitions=/build/partitions", "--offline=yes"];
     let more = ["--dry-run=no", "--sector-size=512", "--json=short", &seed];
-    let told = at.run(&[settings], &[&line[..], &more, how, &["/build/disk.raw"]].concat())?;
+    let told = run(&[settings], &[&line[..], &more, how, &["/build/disk.raw"]].concat())?;
     serde_json::from_str(&told).context("what systemd-repart tells is no JSON")
 }
 
@@ -122,29 +146,38 @@ fn root_hash(told: &Value) -> Option<String> {
     is_sha256(hash).then(|| hash.to_owned())
 }
 
-/// Yields PCR 11 and the certificate's SHA-256.
+/// The public part of the key that signs values of PCR 11.
+fn public_key(config: &GuestConfig, at: &Workplace<'_>) -> anyhow::Result<()> {
+    let line = ["openssl", "pkey", "-in", "/tmp/pcr.key", "-pubout", "-out", "/build/pcr.pub"];
+    at.run_with(&[(config.keys.pcr_key.as_path(), "pcr.key")], &[], &line).map(drop)
+}
+
+/// SHA-256 of the certificate that lets the kernel image start.
+fn certificate(config: &GuestConfig, at: &Workplace<'_>) -> anyhow::Result<String> {
+    let line = ["openssl", "x509", "-in", "/tmp/boot.pem", "-noout", "-fingerprint", "-sha256"];
+    let files = [(config.keys.secure_boot_certificate.as_path(), "boot.pem")];
+    fingerprint(&at.run_with(&files, &[], &line)?).context("openssl tells no fingerprint of the certificate")
+}
+
+/// Yields PCR 11.
 fn kernel_image(
     config: &GuestConfig,
     at: &Workplace<'_>,
     kernel: &str,
     command_line: &str,
-) -> anyhow::Result<(Value, String)> {
+) -> anyhow::Result<Value> {
     let keys = &config.keys;
     let pcr_key = (keys.pcr_key.as_path(), "pcr.key");
-    let public = ["openssl", "pkey", "-in", "/tmp/pcr.key", "-pubout", "-out", "/build/pcr.pub"];
-    at.run_with(&[pcr_key], &[], &public)?;
     let files = [
         pcr_key,
         (keys.secure_boot_key.as_path(), "boot.key"),
         (keys.secure_boot_certificate.as_path(), "boot.pem"),
     ];
-    let line = ["openssl", "x509", "-in", "/tmp/boot.pem", "-noout", "-fingerprint", "-sha256"];
-    let certificate = fingerprint(&at.run_with(&files, &[], &line)?)
-        .context("openssl tells no fingerprint of the certificate")?;
     let linux = format!("--linux=/boot/vmlinuz-{kernel}");
     let (words, uname) = (format!("--cmdline={command_line}"), format!("--uname={kernel}"));
     let line =
         ["ukify", "build", &linux, "--initrd=/build/initrd", &words, &uname, "--output=/build/uki.efi"];
+    let named: &[&str] = if config.volume.prepared.is_some() { &[prepared::NAMED] } else { &[] };
     let phases = format!("--phases={}", PHASES.join(" "));
     let signed = [
         "--os-release=@/build/guest/usr/lib/os-release",
@@ -156,8 +189,8 @@ fn kernel_image(
         "--measure",
         &phases,
     ];
-    let told = at.run_with(&files, &signed_at(config.epoch), &[&line[..], &signed].concat())?;
-    Ok((pcr_11(&told).context("ukify tells no values of PCR 11")?, certificate))
+    let told = at.run_with(&files, &signed_at(config.epoch), &[&line[..], named, &signed].concat())?;
+    pcr_11(&told).context("ukify tells no values of PCR 11")
 }
 
 /// What a firmware extends PCR 4 by when it starts the kernel image (systemd-pcrlock(8), "lock-pe"). systemd's stub starts the kernel in it by itself.

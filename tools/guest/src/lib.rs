@@ -1,9 +1,10 @@
 //! A Debian disk for a confidential VM, from a small file that says what is in it.
 //!
 //! **What.** [`config`] is that file, `tree` two installed Debians (the guest's, and one with the tools that make its disk), `content` what is put into the
-//! guest's, `volume` how it makes and opens its volume, `disk` partitions and the signed kernel image, `manifest` what came out, [`expect`] what its PCRs hold behind a boot; [`cli`] is the command.
+//! guest's, `volume` how it makes and opens its volume, `disk` partitions and the signed kernel image, `manifest` what came out, [`expect`] what its PCRs hold behind a boot,
+//! `prepared` a volume that is encrypted before there is a guest; [`cli`] is the command.
 //! **Trust.** Debian's archive by its signatures, and its tools, run inside the trees; the tenant who writes the file and owns the keys.
-//! **Laws.** The same file, keys and versions of packages give the same bytes. The disk holds no secret and nothing of Husk. No output is overwritten.
+//! **Laws.** The same file, keys and versions of packages give the same bytes, but for a prepared volume, whose key is drawn. The disk holds no secret in the open and nothing of Husk. No output is overwritten.
 //! **Not here.** Starting a guest: `husk run`. What the guest does at its first boot is systemd's.
 
 mod build;
@@ -14,6 +15,7 @@ mod disk;
 pub mod expect;
 mod known;
 mod manifest;
+mod prepared;
 mod tree;
 mod volume;
 

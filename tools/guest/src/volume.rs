@@ -210,7 +210,7 @@ mod tests {
     const CHECK: &str = "usr/lib/systemd/system/check-volume.service";
 
     fn volume(integrity: bool) -> Volume {
-        Volume { size_mib: 64, mount: "/var".into(), integrity }
+        Volume { size_mib: 64, mount: "/var".into(), integrity, prepared: None }
     }
 
     fn paths(volume: &Volume) -> Vec<&'static str> {

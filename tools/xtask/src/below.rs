@@ -96,6 +96,21 @@ impl Below {
         })
     }
 
+    /// The program, and the folder with everything.
+    pub(crate) fn product(&self) -> &Product {
+        &self.product
+    }
+
+    /// The tenant's id.
+    pub(crate) fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
+    /// The broker's address.
+    pub(crate) fn broker(&self) -> &str {
+        &self.broker
+    }
+
     /// Enrols another VM with the same firmware, by these words beside.
     pub(crate) fn enrol(&self, name: &str, words: &[&str]) -> Result<Vm, Failure> {
         self.product.enrol_with(&self.tenant, &self.measurement, name, words)

@@ -51,6 +51,15 @@ pub(crate) struct Start<'a> {
     pub(crate) name: &'a str,
 }
 
+impl Vm {
+    /// Its id, as its launch configuration has it.
+    pub(crate) fn id(&self) -> Result<String, Failure> {
+        let path = &self.config;
+        let config = std::fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?;
+        field(&config, "vm").ok_or_else(|| Failure::failed(format!("{} names no VM", path.display())))
+    }
+}
+
 impl Product {
     /// Builds the program.
     pub(crate) fn build(folder: &Path, profile: Profile) -> Result<Self, Failure> {
@@ -218,7 +227,8 @@ impl Product {
         line.map(str::to_owned).chain(more.iter().cloned()).collect()
     }
 
-    fn husk(&self, line: &[&str]) -> Result<String, Failure> {
+    /// Runs the program; what it wrote to its standard output.
+    pub(crate) fn husk(&self, line: &[&str]) -> Result<String, Failure> {
         process::output(Command::new(&self.husk).args(line))
     }
 

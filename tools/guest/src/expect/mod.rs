@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use built::Built;
 use clap::Args;
 use pcr::{Pcr, digest, separator};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use variables::Variables;
 
 /// Longer than any firmware, or its variables.
@@ -102,20 +102,36 @@ impl ExpectArgs {
         let built = Built::read(manifest)?;
         let mut values = of_the_build(&built, &self.phase)?;
         if let Some(file) = &self.firmware_vars {
-            let bytes = husk_files::read_public(file, FILE_BYTES_MAX)?;
-            let pcr = Variables::parse(&bytes)
-                .and_then(|variables| variables.pcr_7(&built.secure_boot_certificate_sha256))
-                .with_context(|| file.display().to_string())?;
-            values.push(expected(7, pcr));
+            values.push(expected(7, of_variables(file, &built.secure_boot_certificate_sha256)?));
         }
         if let Some(file) = &self.firmware {
-            // What the layer measures before it enters the firmware: the file as it is.
-            let bytes = husk_files::read_public(file, FILE_BYTES_MAX)?;
-            values.push(expected(8, Pcr::of(&[digest(&[&bytes])])));
+            values.push(expected(8, of_firmware(file)?));
         }
         values.sort_by_key(|value| value.pcr);
         Ok(Some(Expectation { values, root_hash: built.root_hash }))
     }
+}
+
+/// PCR 7 and 8 of a guest that begins in that firmware with those variables, and starts what the certificate with that SHA-256 signs.
+pub(crate) fn begun(
+    firmware: &Path,
+    variables: &Path,
+    certificate: &str,
+) -> anyhow::Result<[(u8, [u8; 32]); 2]> {
+    let mut sha256 = [0; 32];
+    hex::decode_to_slice(certificate, &mut sha256).context("a certificate's digest")?;
+    Ok([(7, of_variables(variables, &sha256)?.0), (8, of_firmware(firmware)?.0)])
+}
+
+fn of_variables(file: &Path, certificate: &[u8; 32]) -> anyhow::Result<Pcr> {
+    let bytes = husk_files::read_public(file, FILE_BYTES_MAX)?;
+    let pcr = Variables::parse(&bytes).and_then(|variables| variables.pcr_7(certificate));
+    pcr.with_context(|| file.display().to_string())
+}
+
+/// What the layer measures before it enters the firmware: the file as it is.
+fn of_firmware(file: &Path) -> anyhow::Result<Pcr> {
+    Ok(Pcr::of(&[digest(&[&husk_files::read_public(file, FILE_BYTES_MAX)?])]))
 }
 
 /// What follows from the kernel image alone, in a machine whose devices bring no code.

@@ -17,7 +17,7 @@ refuse() {
 # A session by which the index is written: firmware and Secure Boot's keys as they are, and nothing given to the kernel image beside what is signed.
 session() {
     tpm2_startauthsession -Q -S session "$@"
-    tpm2_policypcr -Q -S session -l sha256:0,7,12,13 -L policy
+    tpm2_policypcr -Q -S session -l sha256:7,8,12,13 -L policy
 }
 
 # A line of what the TPM says of the index.
@@ -30,6 +30,10 @@ set -- $table
 [ "$(echo "$table" | wc -l) ${3-} ${4-} ${5%%:logon:*}" = "1 crypt @CIPHER@ :@KEY_BYTES@" ] ||
     refuse "it is not encrypted as this guest does it (${3-} ${4-})"
 tpm2_pcrread -Q -o measured sha256:15
+if [ -e /run/volume.signed ]; then
+    cmp -s measured /run/volume.signed || refuse "it is not the one that the kernel image names"
+    exit
+fi
 session
 tpm2_flushcontext session
 state=$(public value)

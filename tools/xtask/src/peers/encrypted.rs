@@ -12,6 +12,7 @@ mod on_swtpm;
 mod overlay;
 mod parts;
 mod planted;
+pub(super) mod prepared;
 mod tagged;
 
 use super::uefi::{self, NOTHING_BOOTS};

@@ -44,6 +44,7 @@ pub(crate) const GROUPS: &[Group] = &[
     Group { name: "disk", run: |steps, _| disk::into(steps) },
     Group { name: "uefi", run: |steps, _| uefi::into(steps) },
     Group { name: "encrypted", run: encrypted::into },
+    Group { name: "prepared", run: encrypted::prepared::into },
     Group { name: "unlock", run: |steps, _| unlock::into(steps) },
 ];
 

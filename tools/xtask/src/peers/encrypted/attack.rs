@@ -44,7 +44,7 @@ pub(super) const OTHER_VARIABLES: Attack = sealed(
 pub(super) const OTHER_FIRMWARE: Attack = sealed(
     "other-firmware-does-not-open",
     "changed a bit of the guest's firmware where it is not used",
-    "PCR 0 is another, of what the layer measured before the firmware ran",
+    "PCR 8 is another, of what the layer measured before the firmware ran",
 );
 pub(super) const MADE_ELSEWHERE: Attack = sealed(
     "made-elsewhere-does-not-open",

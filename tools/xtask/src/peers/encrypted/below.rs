@@ -131,7 +131,7 @@ pub(crate) fn enrolled(site: &Site, folder: &Path) -> Result<Below, Failure> {
 }
 
 /// Goes on as another VM of the tenant's.
-fn replace(below: &mut Below, site: &Site, name: &str) -> Result<(), Failure> {
+pub(super) fn replace(below: &mut Below, site: &Site, name: &str) -> Result<(), Failure> {
     below.vm = below.enrol(name, &["--firmware-vars", &text(&site.variables)])?;
     Ok(())
 }
