@@ -56,7 +56,8 @@ impl Vm {
     pub(crate) fn id(&self) -> Result<String, Failure> {
         let path = &self.config;
         let config = std::fs::read_to_string(path).map_err(|error| Failure::io("read", path, &error))?;
-        field(&config, "vm").ok_or_else(|| Failure::failed(format!("{} names no VM", path.display())))
+        let id = config.lines().find_map(|line| line.strip_prefix("\"husk.vm\" = \"")?.strip_suffix('"'));
+        id.map(str::to_owned).ok_or_else(|| Failure::failed(format!("{} names no VM", path.display())))
     }
 }
 

@@ -48,23 +48,27 @@ impl Service {
     /// Answers one of the two requests of a guest, in a session that shows no report.
     pub(super) fn unlock(&self, session: &mut Session, operation: Operation, body: &[u8]) -> Answer {
         let challenged = session.unlocking.take();
-        match (session.stage, operation, challenged) {
-            (Stage::Greeted, Operation::UnlockAsk, _) => {
-                let challenge = self.unlock_challenge(session, body)?;
-                Ok(Ok(challenge.as_bytes().to_vec()))
-            }
-            (Stage::Greeted, Operation::UnlockShow, Some(challenged)) => {
-                let answer = self.unlock_answer(session, &challenged, body)?;
-                Ok(Ok(answer.as_bytes().to_vec()))
-            }
-            _ => Ok(Err(Reply::Denied(DeniedReason::Order))),
-        }
+        let said = match (session.stage, operation, challenged) {
+            (Stage::Greeted, Operation::UnlockAsk, _) => match exactly(body) {
+                Ok(ask) => self.unlock_challenge(session, &ask)?.as_bytes().to_vec(),
+                Err(_) => return Ok(Err(Reply::Denied(DeniedReason::Order))),
+            },
+            (Stage::Greeted, Operation::UnlockShow, Some(challenged)) => match exactly(body) {
+                Ok(show) => self.unlock_answer(session, &challenged, &show)?.as_bytes().to_vec(),
+                Err(_) => return Ok(Err(Reply::Denied(DeniedReason::Order))),
+            },
+            _ => return Ok(Err(Reply::Denied(DeniedReason::Order))),
+        };
+        Ok(Ok(said))
     }
 
-    fn unlock_challenge(&self, session: &mut Session, body: &[u8]) -> Result<UnlockChallenge, RefusalReason> {
+    fn unlock_challenge(
+        &self,
+        session: &mut Session,
+        ask: &UnlockAsk,
+    ) -> Result<UnlockChallenge, RefusalReason> {
         let mut challenge = UnlockChallenge::new_zeroed();
-        let ask = exactly::<UnlockAsk>(body).map_err(|_| RefusalReason::Malformed)?;
-        let (name, endorsement, attestation) = match asked(&ask) {
+        let (name, endorsement, attestation) = match asked(ask) {
             Ok(asked) => asked,
             Err(refused) => {
                 challenge.verdict = self.not_unlocked(&session.vm, refused)? as u8;
@@ -92,7 +96,7 @@ impl Service {
         made.write(&mut challenge.credential).ok_or(RefusalReason::Unavailable)?;
         let pcrs = kept.policy.selection();
         challenge.pcrs = U32::new(pcrs);
-        let qualifying = qualifying(session.answerer.transcript(), &carried, &ask);
+        let qualifying = qualifying(session.answerer.transcript(), &carried, ask);
         session.unlocking =
             Some(Box::new(Unlocking { name, endorsement, attestation, carried, qualifying, pcrs }));
         Ok(challenge)
@@ -122,12 +126,11 @@ impl Service {
         &self,
         session: &Session,
         challenged: &Unlocking,
-        body: &[u8],
+        show: &UnlockShow,
     ) -> Result<UnlockAnswer, RefusalReason> {
         let vm = &session.vm;
         let mut answer = UnlockAnswer::new_zeroed();
-        let show = exactly::<UnlockShow>(body).map_err(|_| RefusalReason::Malformed)?;
-        let (resets, values) = match challenged.proven(&show) {
+        let (resets, values) = match challenged.proven(show) {
             Ok(proven) => proven,
             Err(refused) => {
                 answer.verdict = self.not_unlocked(vm, refused)? as u8;

@@ -1,6 +1,7 @@
 //! Secrets of guests, as they are kept.
 
 use crate::bench::{Bench, LEASE_MS, Place, TENANT, VM};
+use crate::world::TestWorld;
 use husk::release::wire::UnlockVerdict;
 use husk_broker::audit::Event;
 use husk_broker::store::{KeptUnlock, ShownTpm, StoreError};
@@ -18,14 +19,16 @@ pub(crate) fn a_guests_secret_lies_wrapped_and_is_wrapped_anew(place: Place) {
     let bench = Bench::at(place);
     let mut store = bench.made();
     let (values, own) = policy(1);
-    let sealed = bench.keys.wrap_unlock(&*bench.world, &VM, ("root", &own), SECRET).unwrap();
+    // Of a world of its own: salts lie in the open, and in the bench's they would be what another law's world has drawn as secrets of a VM.
+    let world = TestWorld::new(2);
+    let sealed = bench.keys.wrap_unlock(&world, &VM, ("root", &own), SECRET).unwrap();
     let kept = KeptUnlock { name: "root".to_owned(), policy: own.clone(), sealed };
     store.keep_unlock(&VM, &kept, false).unwrap();
     assert_eq!(store.unlocks(&VM).unwrap().as_slice(), std::slice::from_ref(&kept));
     assert!(!kept.sealed.windows(SECRET.len()).any(|part| part == SECRET));
 
-    let new = bench.keys.rotated(&*bench.world).unwrap();
-    assert_eq!(bench.open().rotate(&*bench.world, &bench.keys, &new).unwrap(), 1);
+    let new = bench.keys.rotated(&world).unwrap();
+    assert_eq!(bench.open().rotate(&world, &bench.keys, &new).unwrap(), 1);
     let [anew] = bench.open().unlocks(&VM).unwrap().try_into().unwrap();
     assert_ne!(anew.sealed, kept.sealed);
     assert_eq!(**new.unwrap_unlock(&VM, ("root", &own), &anew.sealed).unwrap(), *SECRET);
