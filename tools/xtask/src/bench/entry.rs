@@ -1,33 +1,22 @@
 //! The instant at which a kernel is entered in QEMU alone: a breakpoint at its 32-bit entry, set through QEMU's own stub for debuggers
 //! (GDB manual, appendix "GDB Remote Serial Protocol").
 
+use super::socket::{connected, unreachable};
 use crate::failure::Failure;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Where QEMU's loader puts a bzImage's protected-mode part (Linux, Documentation/arch/x86/boot.rst, "code32_start").
 const ENTRY: u32 = 0x10_0000;
-const PATIENCE: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(2);
 /// How a stop at a breakpoint begins: signal 5.
 const STOPPED: &str = "T05";
 
 /// Lets a machine run that waits to be told (`-S -gdb unix:SOCKET,server=on,wait=off`), and returns when its kernel was entered; it runs on.
 pub(super) fn await_entry(socket: &Path) -> Result<Instant, Failure> {
-    let failed = |error| Failure::io("talk to QEMU at", socket, &error);
-    let deadline = Instant::now() + PATIENCE;
-    let stream = loop {
-        match UnixStream::connect(socket) {
-            Ok(stream) => break stream,
-            Err(_) if Instant::now() < deadline => sleep(POLL),
-            Err(error) => return Err(failed(error)),
-        }
-    };
-    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    let mut stub = Stub(stream);
+    let failed = |error| unreachable(socket, &error);
+    let mut stub = Stub(connected(socket)?);
     stub.ask(&format!("Z1,{ENTRY:x},1")).map_err(failed)?;
     let stopped = stub.ask("c").map_err(failed)?;
     let entered = Instant::now();

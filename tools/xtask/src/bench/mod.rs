@@ -20,6 +20,7 @@ mod outcome;
 mod plot;
 mod qmp;
 mod site;
+mod socket;
 mod tap;
 
 use crate::failure::Failure;

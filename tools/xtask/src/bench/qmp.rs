@@ -1,29 +1,17 @@
 //! QEMU's monitor: a machine that waits to be let go (QEMU's "QEMU Machine Protocol Specification").
 
+use super::socket::{connected, unreachable};
 use crate::failure::Failure;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(2);
+use std::time::Instant;
 
 /// Lets a machine run that waits (`-S -qmp unix:SOCKET,server=on,wait=off`), after these writes to ports: size in bytes, port, value. Returns when it
 /// runs.
 pub(super) fn let_go(socket: &Path, writes: &[(u8, u16, u32)]) -> Result<Instant, Failure> {
-    let failed = |error| Failure::io("talk to QEMU at", socket, &error);
-    let deadline = Instant::now() + PATIENCE;
-    let stream = loop {
-        match UnixStream::connect(socket) {
-            Ok(stream) => break stream,
-            Err(_) if Instant::now() < deadline => sleep(POLL),
-            Err(error) => return Err(failed(error)),
-        }
-    };
-    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    let mut monitor = BufReader::new(stream);
+    let failed = |error| unreachable(socket, &error);
+    let mut monitor = BufReader::new(connected(socket)?);
     heard(&mut monitor, "\"QMP\"").map_err(failed)?;
     let mut lines = vec![r#"{"execute":"qmp_capabilities"}"#.to_owned()];
     lines.extend(writes.iter().map(|(bytes, port, value)| {
