@@ -266,7 +266,7 @@ impl Staleness {
             Due::Anchor => {
                 actions.extend([true, false].map(|heard| Action::Anchor { machine: index, heard }));
             }
-            Due::Renew | Due::Hold | Due::Write | Due::Defer | Due::Answer | Due::Over => {}
+            Due::Renew | Due::Hold | Due::Write | Due::Defer | Due::Keep | Due::Answer | Due::Over => {}
         }
     }
 }

@@ -4,6 +4,8 @@
 
 #[path = "support/broker_end.rs"]
 mod broker_end;
+#[path = "release_session/ephemeral.rs"]
+mod ephemeral;
 #[path = "support/nothing.rs"]
 mod nothing;
 #[path = "support/relay_world.rs"]
@@ -15,7 +17,7 @@ use husk::release::open::Verdict;
 use husk::release::session::SessionMemory;
 use husk::release::transcript::SigningKey;
 use husk::release::wire::{
-    DeniedReason, FRAME_HEADER_BYTES, FrameKind, GrantIntent, RefusalReason, ServerHello,
+    DeniedReason, FRAME_HEADER_BYTES, FrameKind, GrantIntent, GrantReply, RefusalReason, ServerHello,
 };
 use husk::release::{Head, ReleaseFault, frame};
 use relay_world::{Act, Keys, World, after};
@@ -345,9 +347,12 @@ fn a_grant_for_another_session_or_report_is_refused() {
 
 #[test]
 fn a_grant_that_does_not_fit_together_is_refused() {
-    type Bend = fn(&mut husk::release::wire::GrantReply);
-    let of_create: [Bend; 9] = [
+    type Bend = fn(&mut GrantReply);
+    let of_create: [Bend; 12] = [
         |grant| grant.intent = 0,
+        |grant| grant.intent = 5,
+        |grant| grant.intent = GrantIntent::Ephemeral as u8,
+        |grant| (grant.intent, grant.next_secret) = (GrantIntent::Ephemeral as u8, [0; 32]),
         |grant| grant.intent = GrantIntent::Open as u8,
         |grant| grant.reserved[1] = 1,
         |grant| grant.token = U64::new(0),
@@ -362,7 +367,8 @@ fn a_grant_that_does_not_fit_together_is_refused() {
         world.relay.broker.bend.grant = Some(bend);
         assert_eq!(life(&mut world), Err(ReleaseFault::GrantRefused), "create, bend {number}");
     }
-    let of_open: [Bend; 8] = [
+    let of_open: [Bend; 9] = [
+        |grant| ephemeral::forget(grant),
         |grant| grant.intent = GrantIntent::Create as u8,
         |grant| grant.epoch = U64::new(0),
         |grant| grant.epoch = U64::new(u64::MAX - 1),

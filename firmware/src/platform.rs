@@ -1,6 +1,6 @@
 //! The platform `Emulated`: what the component stands on where there is no SEV-SNP.
 //!
-//! **What.** [`Emulated`] gathers the component's seams over the firmware's own devices: the volume's disk, the broker's port of
+//! **What.** [`Emulated`] gathers the component's seams over the firmware's own devices: the volume's disk, where there is one, the broker's port of
 //! the channel, and reports from the simulated processor at the channel's other port.
 //! **Trust.** None in disk and channel. The secrets page comes from the host, so whoever runs the host could forge every
 //! report: that is what 'simulated' means, and why a broker refuses its root unless it is told to accept it. Messages and reports
@@ -17,9 +17,10 @@ use core::fmt;
 use husk::attest::guest_message::{
     GuestRequest, GuestRequestError, Messenger, PAGE_BYTES, SecretsPage, TscInfo,
 };
+use husk::attest::launch::{LaunchConfig, Mode};
 use husk::attest::{AttestFault, binding, report};
 use husk::seams::{
-    Channel, ChannelError, Clock, Console, DerivedKeyRequest, Entropy, Platform, REPORT_BYTES,
+    Channel, ChannelError, Clock, Console, DerivedKeyRequest, Disk, Entropy, NoDisk, Platform, REPORT_BYTES,
     REPORT_DATA_BYTES, Reporter, ReporterError,
 };
 use husk::secret::Secret;
@@ -43,7 +44,7 @@ pub struct Own<'o> {
 
 /// See the module's head.
 pub struct Emulated<R, W> {
-    disk: VolumeDisk<R>,
+    disk: Option<VolumeDisk<R>>,
     post: RefCell<Post<W>>,
     messenger: Messenger,
 }
@@ -60,13 +61,20 @@ impl<R: Requests, W: Wire> Emulated<R, W> {
     /// # Errors
     /// [`DeviceFault::NoSecrets`].
     pub fn open(
-        disk: VolumeDisk<R>,
+        disk: Option<VolumeDisk<R>>,
         post: Post<W>,
         page: &mut [u8; PAGE_BYTES],
     ) -> Result<Self, DeviceFault> {
         let secrets = SecretsPage::take(page).map_err(|_| DeviceFault::NoSecrets);
         page.zeroize();
         Ok(Self { disk, post: RefCell::new(post), messenger: Messenger::new(secrets?) })
+    }
+
+    /// Whether the machine has what the TPM of that configuration needs, if it is this launch's: the component finds out.
+    #[must_use]
+    pub fn suffice_for(&self, config: &[u8]) -> bool {
+        let keeps_nothing = || LaunchConfig::parse(config).is_ok_and(|config| config.mode == Mode::Ephemeral);
+        self.disk.is_some() || keeps_nothing()
     }
 
     /// MEASUREMENT of this launch, as this VM's own report states it.
@@ -96,8 +104,13 @@ impl<R: Requests, W: Wire> Emulated<R, W> {
     pub fn with<T>(&mut self, own: Own<'_>, act: impl FnOnce(&mut Platform<'_>) -> T) -> T {
         let mut channel = Broker { post: &self.post };
         let mut reporter = Processor { post: &self.post, messenger: &mut self.messenger };
+        let mut none = NoDisk;
+        let disk: &mut dyn Disk = match &mut self.disk {
+            Some(disk) => disk,
+            None => &mut none,
+        };
         act(&mut Platform {
-            disk: &mut self.disk,
+            disk,
             channel: &mut channel,
             reporter: &mut reporter,
             entropy: own.entropy,

@@ -102,6 +102,9 @@ pub(crate) fn run(machine: &Machine<'_>, engine: ReferenceEngine, tpm: Memory<'s
     let measurement = seams.launch_measurement().unwrap_or_else(|fault| stop_for(fault.into()));
     let mut config = [0; CONFIG_BYTES_MAX];
     let config = guest.config(&machine.memory, &mut config).unwrap_or_else(|fault| stop_for(fault.into()));
+    if !seams.suffice_for(config) {
+        stop_for(DeviceFault::Absent.into());
+    }
     CANCELLER.call_once(|| engine.canceller());
     crb_device::set_canceller(cancel);
     let vtpm = with(&mut seams, |platform| boot(Cold::new(tpm, engine), platform, config));

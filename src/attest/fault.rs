@@ -6,7 +6,7 @@ crate::faults! {
         /// **Means** HOST_DATA is not the configuration's digest. **Left** everything. **Next** launch with HOST_DATA = SHA-256 of the file.
         ConfigUnbound = 2, Host, "HOST_DATA is not the digest of the launch configuration", "launch with host-data set to the SHA-256 of the very file";
         /// **Means** the configuration asks for what this build cannot do. **Left** everything. **Next** change the configuration.
-        ConfigUnsupported = 3, Host, "the launch configuration asks for a mode that this firmware does not have", "use mode strict with a way of serving, or hw-sealed with serve none, a key of the processor and no key of a KBS";
+        ConfigUnsupported = 3, Host, "the launch configuration asks for a mode that this firmware does not have", "use mode strict or ephemeral with a way of serving, or hw-sealed with serve none, a key of the processor and no key of a KBS";
         /// **Means** the report is not one this code understands. **Left** everything. **Next** update.
         ReportMalformed = 4, Host, "the processor's report is malformed", "update the firmware; check the host's SEV-SNP support";
         /// **Means** no report could be had. **Left** everything. **Next** check the host.

@@ -15,7 +15,7 @@
 //! "husk.tenant" = "<32 hex>"
 //! "husk.vm" = "<32 hex>"
 //! "husk.root" = "<96 hex: SHA-384 of the tenant root key's SEC 1 point>"
-//! "husk.mode" = "strict"              (or hw-sealed)
+//! "husk.mode" = "strict"              (or ephemeral, hw-sealed)
 //! "husk.serve" = "lease"              (or percmd, detect; none with hw-sealed, and only there)
 //! "husk.kbs" = "none"                 (or required, with strict only)
 //! "husk.min_key_generation" = "<u32>"
@@ -97,6 +97,8 @@ words! {
     pub enum Mode {
         /// Every commit is anchored at the broker before its response leaves.
         Strict = "strict",
+        /// There is no state: the TPM is made at each launch that a broker grants, and forgotten with it.
+        Ephemeral = "ephemeral",
         /// No broker: a key of the processor alone, and no protection against rollback.
         HwSealed = "hw-sealed",
     }
@@ -240,6 +242,7 @@ impl LaunchConfig {
                 None,
             )
             | (Mode::Strict, Serve::Lease, Kbs::None | Kbs::Required, _, Some(_))
+            | (Mode::Ephemeral, Serve::Lease | Serve::PerCommand | Serve::Detect, Kbs::None, None, None)
             | (Mode::HwSealed, Serve::Nothing, Kbs::None, Some(_), None) => Ok(()),
             _ => Err(AttestFault::ConfigUnsupported),
         }

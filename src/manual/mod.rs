@@ -11,6 +11,7 @@
 //! | [`image`] | the bootable image: its memory, its boot in ten steps, how it ends, what it shows |
 //! | [`encrypted_disk`] | how to build a guest whose disk encrypts itself, what stops whom, and what is not stopped |
 //! | [`unlock`] | how a guest has its disk's passphrase from the broker by what it was started as, and what each step proves |
+//! | [`ephemeral`] | a TPM that is made at each launch and ends with it: what it promises, and for which guests it is |
 //! | [`hw_sealed`] | a TPM without a network: what it keeps, what it gives up, what goes into its key |
 //! | [`kbs`] | a static key from a CoCo KBS beside the broker: what it adds, how to use Trustee, what the VM believes |
 //! | [`broker`] | which database, how many instances, what it does when something fails |
@@ -49,6 +50,9 @@ pub mod image {}
 
 #[doc = include_str!("encrypted_disk.md")]
 pub mod encrypted_disk {}
+
+#[doc = include_str!("ephemeral.md")]
+pub mod ephemeral {}
 
 #[doc = include_str!("hw_sealed.md")]
 pub mod hw_sealed {}

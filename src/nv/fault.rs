@@ -17,5 +17,7 @@ crate::faults! {
         NoSlack = 8, Bug, "one commit too many was to be left without an anchor", "report this";
         /// **Means** the guest's flash has another size than the one that is kept, or none that can be kept. **Left** everything. **Next** the firmware that it was made with.
         FlashSize = 9, Host, "the firmware's variables have another size than those that are kept", "start the firmware that the variables were made with";
+        /// **Means** this TPM ends with its launch: it has no volume that anything could be saved beside. **Left** everything. **Next** do without, or enrol the VM with a TPM that is kept.
+        NothingKept = 10, Host, "this TPM keeps nothing, so there is nothing to suspend or to copy", "shut the guest down in place of suspending it, or enrol its VM with a TPM that is kept";
     }
 }

@@ -24,6 +24,10 @@ pub enum Change {
     Window,
     /// A commit that is on the disk, and whose anchor's outcome is not known.
     Undecided,
+    /// A change of a TPM that ends with the launch: its memory is all that there is.
+    Forgotten,
+    /// Such a TPM's launch, or what its resetCount is counted from, which the broker is to hear of.
+    Told,
 }
 
 /// The one thing that may happen now.
@@ -41,6 +45,8 @@ pub enum Due {
     Anchor,
     /// The commit is left to a later anchor.
     Defer,
+    /// The change is taken for what it is: in memory, until the launch ends.
+    Keep,
     /// The right to answer is looked at, or asked for.
     Permit,
     /// The answer leaves.
@@ -68,7 +74,8 @@ pub const fn first(change: Change) -> Due {
         Change::First => Due::Write,
         Change::Record | Change::Deferred => Due::Hold,
         Change::Checkpoint => Due::Renew,
-        Change::Window | Change::Undecided => Due::Anchor,
+        Change::Window | Change::Undecided | Change::Told => Due::Anchor,
+        Change::Forgotten => Due::Keep,
     }
 }
 
@@ -82,10 +89,13 @@ pub const fn next(change: Change, due: Due, outcome: Outcome) -> Due {
         (Due::Renew | Due::Hold, Outcome::Done) => Due::Write,
         (Due::Write, Outcome::Done) => Due::Flush,
         (Due::Flush, Outcome::Done) | (Due::Anchor, Outcome::Unknown) => Due::Anchor,
-        (Due::Anchor | Due::Defer, Outcome::Done) => Due::Permit,
+        (Due::Anchor | Due::Defer | Due::Keep, Outcome::Done) => Due::Permit,
         (Due::Permit, Outcome::Done) => Due::Answer,
         (Due::Answer | Due::Over, Outcome::Done | Outcome::Unknown)
-        | (Due::Renew | Due::Hold | Due::Write | Due::Flush | Due::Defer | Due::Permit, Outcome::Unknown)
+        | (
+            Due::Renew | Due::Hold | Due::Write | Due::Flush | Due::Defer | Due::Keep | Due::Permit,
+            Outcome::Unknown,
+        )
         | (_, Outcome::Failed) => Due::Over,
     }
 }
@@ -108,8 +118,8 @@ mod tests {
 
     #[test]
     fn each_change_goes_its_way() {
-        use Due::{Anchor, Answer, Defer, Flush, Hold, Permit, Renew, Write};
-        let table: [(Change, &[Due]); 7] = [
+        use Due::{Anchor, Answer, Defer, Flush, Hold, Keep, Permit, Renew, Write};
+        let table: [(Change, &[Due]); 9] = [
             (Change::Nothing, &[Permit, Answer]),
             (Change::First, &[Write, Flush, Anchor, Anchor, Permit, Answer]),
             (Change::Record, &[Hold, Write, Flush, Anchor, Anchor, Permit, Answer]),
@@ -117,6 +127,8 @@ mod tests {
             (Change::Deferred, &[Hold, Write, Flush, Defer, Permit, Answer]),
             (Change::Window, &[Anchor, Anchor, Permit, Answer]),
             (Change::Undecided, &[Anchor, Anchor, Permit, Answer]),
+            (Change::Forgotten, &[Keep, Permit, Answer]),
+            (Change::Told, &[Anchor, Anchor, Permit, Answer]),
         ];
         for (change, wanted) in table {
             assert_eq!(way(change), wanted, "{change:?}");
@@ -125,9 +137,9 @@ mod tests {
 
     #[test]
     fn what_failed_is_followed_by_nothing_and_only_an_anchor_is_asked_for_again() {
-        use Due::{Anchor, Answer, Defer, Flush, Hold, Over, Permit, Renew, Write};
-        for change in [Change::Record, Change::Deferred] {
-            for due in [Renew, Hold, Write, Flush, Anchor, Defer, Permit, Answer, Over] {
+        use Due::{Anchor, Answer, Defer, Flush, Hold, Keep, Over, Permit, Renew, Write};
+        for change in [Change::Record, Change::Deferred, Change::Forgotten] {
+            for due in [Renew, Hold, Write, Flush, Anchor, Defer, Keep, Permit, Answer, Over] {
                 assert_eq!(next(change, due, Outcome::Failed), Over);
                 let again = if due == Anchor { Anchor } else { Over };
                 assert_eq!(next(change, due, Outcome::Unknown), again);

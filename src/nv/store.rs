@@ -4,6 +4,7 @@ use super::order::Change;
 use super::{NvFault, NvImage};
 use crate::fault::Fault;
 use crate::keys::{CreateKey, Identity, Mode, SuspendSecret, VolumeKey};
+use crate::release::open::Oblivion;
 use crate::release::{Anchor, Head, ReleaseFault};
 use crate::seams::Platform;
 use crate::volume::{Flushed, Opened, Stamp, Volume, Wanted, Workspace, Written};
@@ -35,8 +36,16 @@ enum Phase<'m> {
     Written { written: Written<'m>, version: u64 },
     /// On disk, and the anchor has not answered: nothing but its question may follow.
     Flushed { flushed: Flushed<'m>, version: u64 },
+    /// There is no volume: the image is all that there is. Nothing was told until the launch is confirmed.
+    Ephemeral { told: Option<Told> },
     /// Over: memory and disk may differ.
     Latched,
+}
+
+/// What the broker of an ephemeral TPM knows of it: what its resetCount is counted from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    reset_base: u64,
 }
 
 /// The image and the volume beneath it. Each change goes right through: [`write`](NvStore::write), [`flush`](NvStore::flush),
@@ -85,6 +94,12 @@ impl<'m> NvStore<'m> {
         Ok(Self { image, stamp, phase: Phase::Opened { volume, next: keys.next }, slack: 0 })
     }
 
+    /// A store for a TPM that ends with the launch; `image` is one of nothing. What is committed is in memory, and the anchor hears of
+    /// the launch, and of what its resetCount is counted from, alone.
+    pub const fn ephemeral(image: NvImage<'m>, stamp: Stamp, _permission: Oblivion) -> Self {
+        Self { image, stamp, phase: Phase::Ephemeral { told: None }, slack: 0 }
+    }
+
     /// A store that defers so many commits at most.
     #[must_use]
     pub const fn deferring(mut self, commits: u32) -> Self {
@@ -109,11 +124,21 @@ impl<'m> NvStore<'m> {
         match &self.phase {
             Phase::Settled(volume) => Some(volume.anchored()),
             Phase::Opened { volume, .. } => Some(volume.head()),
-            Phase::Absent { .. } | Phase::Written { .. } | Phase::Flushed { .. } | Phase::Latched => None,
+            Phase::Absent { .. }
+            | Phase::Written { .. }
+            | Phase::Flushed { .. }
+            | Phase::Ephemeral { .. }
+            | Phase::Latched => None,
         }
     }
 
-    /// The newest state that the anchor remembers; nothing while it is not known which that is.
+    /// Whether this TPM ends with the launch.
+    #[must_use]
+    pub const fn is_ephemeral(&self) -> bool {
+        matches!(self.phase, Phase::Ephemeral { .. })
+    }
+
+    /// The newest state that the anchor remembers; nothing while it is not known which that is, or where none is kept.
     #[must_use]
     pub const fn newest(&self) -> Option<Newest> {
         match &self.phase {
@@ -127,6 +152,7 @@ impl<'m> NvStore<'m> {
             | Phase::Opened { .. }
             | Phase::Written { .. }
             | Phase::Flushed { .. }
+            | Phase::Ephemeral { .. }
             | Phase::Latched => None,
         }
     }
@@ -150,7 +176,9 @@ impl<'m> NvStore<'m> {
             }
             Phase::Absent { .. } | Phase::Opened { .. } => Change::First,
             Phase::Written { .. } | Phase::Flushed { .. } => Change::Undecided,
-            Phase::Latched => Change::Nothing,
+            Phase::Ephemeral { told } if *told != Some(Told::of(&self.image)) => Change::Told,
+            Phase::Ephemeral { .. } if dirty => Change::Forgotten,
+            Phase::Ephemeral { .. } | Phase::Latched => Change::Nothing,
         }
     }
 
@@ -171,6 +199,7 @@ impl<'m> NvStore<'m> {
             | Phase::Opened { .. }
             | Phase::Written { .. }
             | Phase::Flushed { .. }
+            | Phase::Ephemeral { .. }
             | Phase::Latched => 0,
         }
     }
@@ -187,11 +216,15 @@ impl<'m> NvStore<'m> {
     /// [`NvFault::NotCommitted`] if nothing is, or if that is not known.
     pub fn settled(&self) -> Result<Committed, NvFault> {
         match &self.phase {
-            Phase::Settled(_) => Ok(Committed { version: self.image.durable_version() }),
-            Phase::Latched => Err(NvFault::Latched),
-            Phase::Absent { .. } | Phase::Opened { .. } | Phase::Written { .. } | Phase::Flushed { .. } => {
-                Err(NvFault::NotCommitted)
+            Phase::Settled(_) | Phase::Ephemeral { told: Some(_) } => {
+                Ok(Committed { version: self.image.durable_version() })
             }
+            Phase::Latched => Err(NvFault::Latched),
+            Phase::Absent { .. }
+            | Phase::Opened { .. }
+            | Phase::Written { .. }
+            | Phase::Flushed { .. }
+            | Phase::Ephemeral { told: None } => Err(NvFault::NotCommitted),
         }
     }
 
@@ -230,6 +263,7 @@ impl<'m> NvStore<'m> {
             | Phase::Written { .. }
             | Phase::Flushed { .. }
             | Phase::Latched => Err(NvFault::NotCommitted),
+            Phase::Ephemeral { .. } => Err(NvFault::NothingKept),
         }
     }
 
@@ -251,7 +285,7 @@ impl<'m> NvStore<'m> {
                 volume.begin_epoch(platform, next, stamp, self.image.current())?
             }
             Phase::Settled(volume) => volume.commit(platform, self.image.durable(), self.image.current())?,
-            Phase::Written { .. } | Phase::Flushed { .. } | Phase::Latched => {
+            Phase::Written { .. } | Phase::Flushed { .. } | Phase::Ephemeral { .. } | Phase::Latched => {
                 return Err(NvFault::Latched.into());
             }
         };
@@ -278,6 +312,20 @@ impl<'m> NvStore<'m> {
         let volume = flushed.defer(self.slack).ok_or(NvFault::NoSlack)?;
         self.image.settle();
         self.phase = Phase::Settled(volume);
+        Ok(())
+    }
+
+    /// Takes a change of an ephemeral TPM for durable, as long as that TPM is.
+    ///
+    /// # Errors
+    /// [`NvFault::Latched`], which latches the store, if there is something durable that it would have to be written to, or if nobody
+    /// knows of this TPM yet.
+    pub fn keep(&mut self) -> Result<(), Fault> {
+        let Phase::Ephemeral { told: told @ Some(_) } = self.take() else {
+            return Err(NvFault::Latched.into());
+        };
+        self.image.settle();
+        self.phase = Phase::Ephemeral { told };
         Ok(())
     }
 
@@ -314,6 +362,21 @@ impl<'m> NvStore<'m> {
                     Err(ReleaseFault::Undecided.into())
                 }
             },
+            Phase::Ephemeral { told } => {
+                let telling = Told::of(&self.image);
+                match anchor.anchor(platform, &Head::NONE, &Head::NONE) {
+                    Ok(_anchored) => {
+                        self.image.settle();
+                        self.phase = Phase::Ephemeral { told: Some(telling) };
+                        Ok(())
+                    }
+                    Err(ReleaseFault::Undecided) => {
+                        self.phase = Phase::Ephemeral { told };
+                        Err(ReleaseFault::Undecided.into())
+                    }
+                    Err(definite) => Err(definite.into()),
+                }
+            }
             Phase::Absent { .. } | Phase::Opened { .. } | Phase::Written { .. } | Phase::Latched => {
                 Err(NvFault::Latched.into())
             }
@@ -323,6 +386,13 @@ impl<'m> NvStore<'m> {
     /// Leaves the store latched: the caller has what comes next.
     const fn take(&mut self) -> Phase<'m> {
         core::mem::replace(&mut self.phase, Phase::Latched)
+    }
+}
+
+impl Told {
+    /// What the image has to tell.
+    fn of(image: &NvImage<'_>) -> Self {
+        Self { reset_base: image.envelope().reset_base.get() }
     }
 }
 

@@ -4,7 +4,7 @@
 //! **Trust.** The broker's key that `session` has checked.
 //! **Laws.** A key only from a grant whose signature covers this session, this report and every byte of it. Creating
 //! a TPM is an intent of the broker: [`Creation`] comes out of a [`CreateGrant`] or a [`RestoreGrant`] and nowhere else. What does not fit
-//! together is refused whole.
+//! together is refused whole. Where the launch configuration names `ephemeral`, no grant has a key, and elsewhere each has.
 //! **Not here.** Confirming and everything after it: `tenure`.
 
 use super::record::Caller;
@@ -13,7 +13,7 @@ use super::standing::Standing;
 use super::transcript::{Digest, grant_digest, verifies};
 use super::wire::{Busy, GrantIntent, GrantReply, Operation, POINT_BYTES, Status};
 use super::{Head, ReleaseFault, frame};
-use crate::attest::launch::Serve;
+use crate::attest::launch::Mode;
 use crate::seams::Platform;
 use crate::secret::Secret;
 use zerocopy::FromBytes;
@@ -70,6 +70,11 @@ impl Creation {
     }
 }
 
+/// The broker's permission for a TPM that keeps nothing, for one launch.
+#[derive(Debug)]
+#[must_use]
+pub struct Oblivion(());
+
 /// A granted instance that has confirmed nothing yet: what `tenure` starts from.
 #[derive(Debug)]
 #[must_use]
@@ -122,6 +127,15 @@ pub struct RestoreGrant {
     pub pending: Pending,
 }
 
+/// Make a TPM that ends with the launch.
+#[derive(Debug)]
+pub struct EphemeralGrant {
+    /// The permission to keep nothing.
+    pub oblivion: Oblivion,
+    /// Confirms the launch.
+    pub pending: Pending,
+}
+
 /// A grant, by its intent.
 #[derive(Debug)]
 #[must_use]
@@ -132,6 +146,8 @@ pub enum Granted {
     Open(OpenGrant),
     /// Make the TPM anew, from a backup.
     Restore(RestoreGrant),
+    /// Make a TPM that ends with the launch.
+    Ephemeral(EphemeralGrant),
 }
 
 /// How the broker answers the request for a grant when it does not refuse.
@@ -188,14 +204,14 @@ enum Answer {
 struct Keys {
     standing: Standing,
     intended: Intended,
-    next: Secret<32>,
 }
 
-/// An intent, with the secret that it takes.
+/// An intent, with the secrets that it takes.
 enum Intended {
-    Create,
-    Open(Secret<32>),
-    Restore(BackupKey),
+    Create { next: Secret<32> },
+    Open { current: Secret<32>, next: Secret<32> },
+    Restore { backup: BackupKey, next: Secret<32> },
+    Ephemeral,
 }
 
 impl Answer {
@@ -205,7 +221,7 @@ impl Answer {
                 let grant = GrantReply::ref_from_bytes(body).map_err(|_| ReleaseFault::ReplyRefused)?;
                 let transcript = session.caller.transcript();
                 check_signature(grant, transcript, &session.report_digest, &session.broker_key)?;
-                Keys::read(grant, session.serve).map(Self::Keys).ok_or(ReleaseFault::GrantRefused)
+                Keys::read(grant, session).map(Self::Keys).ok_or(ReleaseFault::GrantRefused)
             }
             (Status::Busy, body) => Ok(Self::Busy { retry_ms: frame::exactly::<Busy>(body)?.retry_ms.get() }),
             (Status::Denied, body) => Err(denied(body)),
@@ -226,39 +242,57 @@ fn check_signature(
 
 impl Keys {
     /// `protocol.md`, section "What the VM checks in a grant": nothing if anything does not fit.
-    fn read(grant: &GrantReply, serve: Serve) -> Option<Self> {
+    fn read(grant: &GrantReply, session: &Attested) -> Option<Self> {
         let (head, epoch, token) = (Head::from(&grant.head), grant.epoch.get(), grant.token.get());
-        let (current, next) = (nonzero(&grant.epoch_secret), nonzero(&grant.next_secret)?);
+        let generation = grant.generation.get();
         let is_absent = head == Head::NONE && epoch == 0;
         let exists = head.sequence != 0 && head.digest != Head::NONE.digest && epoch != 0;
-        let intended = match (GrantIntent::from_number(grant.intent)?, current) {
-            (GrantIntent::Create, None) if is_absent => Intended::Create,
-            (GrantIntent::Open, Some(secret)) if exists => Intended::Open(secret),
-            (GrantIntent::Restore, Some(secret)) if (exists || is_absent) && grant.generation.get() != 0 => {
-                Intended::Restore(BackupKey(secret))
+        let secrets = (nonzero(&grant.epoch_secret), nonzero(&grant.next_secret));
+        let intended = match (session.mode, GrantIntent::from_number(grant.intent)?, secrets) {
+            (Mode::Strict, GrantIntent::Create, (None, Some(next))) if is_absent => Intended::Create { next },
+            (Mode::Strict, GrantIntent::Open, (Some(current), Some(next))) if exists => {
+                Intended::Open { current, next }
             }
+            (Mode::Strict, GrantIntent::Restore, (Some(backup), Some(next)))
+                if (exists || is_absent) && generation != 0 =>
+            {
+                Intended::Restore { backup: BackupKey(backup), next }
+            }
+            (Mode::Ephemeral, GrantIntent::Ephemeral, (None, None)) if is_absent => Intended::Ephemeral,
             _ => return None,
         };
+        let keeps = !matches!(intended, Intended::Ephemeral);
         let fits = grant.reserved == [0; 3]
             && token != 0
             && epoch.checked_add(2).is_some()
-            && grant.epoch_secret != grant.next_secret;
-        let standing = Standing::granted(serve, token, grant.generation.get(), epoch, head);
-        fits.then_some(Self { standing, intended, next })
+            && !(keeps && grant.epoch_secret == grant.next_secret);
+        let standing = match intended {
+            Intended::Ephemeral => Standing::ephemeral(session.serve, token, generation),
+            Intended::Create { .. } | Intended::Open { .. } | Intended::Restore { .. } => {
+                Standing::granted(session.serve, token, generation, epoch, head)
+            }
+        };
+        fits.then_some(Self { standing, intended })
     }
 
     fn granted(self, caller: Caller) -> Granted {
-        let Self { standing, intended, next } = self;
+        let Self { standing, intended } = self;
         let (epoch, head) = (standing.epoch(), *standing.head());
-        let next = ReleasedKey::new(epoch + 1, next);
+        let next_key = |secret| ReleasedKey::new(epoch + 1, secret);
         let pending = Pending { caller, standing };
         let creation = Creation { replaces: head };
         match intended {
-            Intended::Create => Granted::Create(CreateGrant { creation, next, pending }),
-            Intended::Open(secret) => {
-                Granted::Open(OpenGrant { current: ReleasedKey::new(epoch, secret), head, next, pending })
+            Intended::Create { next } => {
+                Granted::Create(CreateGrant { creation, next: next_key(next), pending })
             }
-            Intended::Restore(backup) => Granted::Restore(RestoreGrant { creation, backup, next, pending }),
+            Intended::Open { current, next } => {
+                let current = ReleasedKey::new(epoch, current);
+                Granted::Open(OpenGrant { current, head, next: next_key(next), pending })
+            }
+            Intended::Restore { backup, next } => {
+                Granted::Restore(RestoreGrant { creation, backup, next: next_key(next), pending })
+            }
+            Intended::Ephemeral => Granted::Ephemeral(EphemeralGrant { oblivion: Oblivion(()), pending }),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::wire::{
     Refusal, RefusalReason, SUITE, ServerHello, Status,
 };
 use crate::attest::binding::report_data;
-use crate::attest::launch::{AnchoredConfig, LaunchConfig, Serve};
+use crate::attest::launch::{AnchoredConfig, LaunchConfig, Mode, Serve};
 use crate::seams::{Channel, ChannelError, Entropy, Platform};
 use sha2::{Digest as _, Sha384};
 use zerocopy::FromBytes;
@@ -314,7 +314,7 @@ impl Greeted {
             return Err(ReleaseFault::ReplyRefused);
         }
         let Self { caller, broker_key } = self;
-        Ok(Attested { caller, broker_key, report_digest, serve: config.serve })
+        Ok(Attested { caller, broker_key, report_digest, mode: config.mode, serve: config.serve })
     }
 
     /// The bare session, for an instance that resumes instead of attesting.
@@ -330,6 +330,8 @@ pub struct Attested {
     pub(super) caller: Caller,
     pub(super) broker_key: [u8; POINT_BYTES],
     pub(super) report_digest: Digest,
-    /// How the configuration of this launch wants it to serve.
+    /// What the configuration of this launch wants of a grant.
+    pub(super) mode: Mode,
+    /// How it wants it to serve.
     pub(super) serve: Serve,
 }

@@ -139,6 +139,15 @@ struct Outstanding {
     in_command: bool,
 }
 
+/// What is confirmed and anchored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Keeps {
+    /// Heads of a state on the disk, each after the one before.
+    State,
+    /// No head at all: there is no state, and no epoch begins.
+    Nothing,
+}
+
 /// A granted instance at the broker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Standing {
@@ -147,6 +156,7 @@ pub struct Standing {
     generation: u32,
     epoch: u64,
     head: Head,
+    keeps: Keeps,
     phase: Phase,
     outstanding: Option<Outstanding>,
     /// The newest sending; 0 before the first.
@@ -172,6 +182,7 @@ impl Standing {
             generation,
             epoch,
             head,
+            keeps: Keeps::State,
             phase: Phase::Granted,
             outstanding: None,
             ticket: 0,
@@ -180,6 +191,13 @@ impl Standing {
             contact_ms: 0,
             heard: false,
         }
+    }
+
+    /// As [`granted`](Self::granted), for a TPM that ends with the launch: CONFIRM and ANCHOR name no head.
+    #[must_use]
+    pub const fn ephemeral(serve: Serve, token: u64, generation: u32) -> Self {
+        let granted = Self::granted(serve, token, generation, 0, Head::NONE);
+        Self { keeps: Keeps::Nothing, ..granted }
     }
 
     /// A command begins: what the broker was asked before it is no permission for it, whenever the answer comes.
@@ -206,6 +224,15 @@ impl Standing {
     #[must_use]
     pub const fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// The epoch that CONFIRM is of: none where nothing is kept.
+    #[must_use]
+    pub const fn next_epoch(&self) -> u64 {
+        match self.keeps {
+            Keeps::State => self.epoch + 1,
+            Keeps::Nothing => 0,
+        }
     }
 
     /// The newest head that the broker is known to remember.
@@ -308,7 +335,11 @@ impl Standing {
 
     /// Whether `new` comes after the head that is known, which the caller takes to be `previous`.
     fn follows(&self, previous: &Head, new: &Head) -> Result<(), ReleaseFault> {
-        let follows = *previous == self.head && new.sequence > previous.sequence;
+        let follows = *previous == self.head
+            && match self.keeps {
+                Keeps::State => new.sequence > previous.sequence,
+                Keeps::Nothing => *new == Head::NONE,
+            };
         if follows { Ok(()) } else { Err(ReleaseFault::Misuse) }
     }
 
@@ -321,7 +352,7 @@ impl Standing {
             (_, Answer::Conflict) => self.stop(ReleaseFault::Conflict),
             (_, Answer::Denied(fault)) => self.stop(fault),
             (Ask::Confirm { new }, Answer::Lease { lease_ms }) => {
-                (self.phase, self.head, self.epoch) = (Phase::Serving, new, self.epoch + 1);
+                (self.phase, self.head, self.epoch) = (Phase::Serving, new, self.next_epoch());
                 self.leased(outstanding, lease_ms)
             }
             (Ask::Anchor { new, .. }, Answer::Lease { lease_ms }) => {

@@ -53,6 +53,8 @@ numbers! {
         Halted = 2,
         /// Over for good.
         Retired = 3,
+        /// Its TPM is made at each launch and ends with it.
+        Ephemeral = 4,
     }
 }
 

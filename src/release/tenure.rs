@@ -67,8 +67,8 @@ impl<'m> Tenure<'m> {
         self.reset_base = base;
     }
 
-    /// Makes `new`, which must already be durable on disk under the next epoch, the newest state. Nothing may be
-    /// answered before.
+    /// Makes `new`, which must already be durable on disk under the next epoch, the newest state; [`Head::NONE`] where nothing
+    /// is kept. Nothing may be answered before.
     ///
     /// # Errors
     /// As [`Anchor::anchor`].
@@ -294,7 +294,7 @@ fn request<'c>(
     let channel = &mut *platform.channel;
     match ask {
         Ask::Confirm { new } => {
-            let (epoch, previous) = (U64::new(standing.epoch() + 1), WireHead::from(standing.head()));
+            let (epoch, previous) = (U64::new(standing.next_epoch()), WireHead::from(standing.head()));
             let new = WireHead::from(&new);
             let body = Confirm { token, epoch, generation, previous, new, reset_base: U64::new(reset_base) };
             client.ask(channel, caller, Operation::Confirm, body.as_bytes())

@@ -230,6 +230,8 @@ numbers! {
         Open = 2,
         /// Make the TPM anew from a backup, in place of the one whose head is named.
         Restore = 3,
+        /// Make a TPM that ends with the launch: nothing is kept, so there is no key.
+        Ephemeral = 4,
     }
 }
 

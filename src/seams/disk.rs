@@ -38,3 +38,25 @@ pub trait Disk {
     /// [`DiskError`] if the device cannot say so.
     fn flush(&mut self) -> Result<(), DiskError>;
 }
+
+/// The disk of a machine that has none: every request fails. A TPM that keeps nothing never makes one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoDisk;
+
+impl Disk for NoDisk {
+    fn geometry(&self) -> Geometry {
+        Geometry { size_bytes: 0, block_bytes: 512 }
+    }
+
+    fn read(&mut self, _offset: u64, _into: &mut [u8]) -> Result<(), DiskError> {
+        Err(DiskError)
+    }
+
+    fn write(&mut self, _offset: u64, _from: &[u8]) -> Result<(), DiskError> {
+        Err(DiskError)
+    }
+
+    fn flush(&mut self) -> Result<(), DiskError> {
+        Err(DiskError)
+    }
+}

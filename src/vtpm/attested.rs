@@ -8,6 +8,7 @@ use crate::fault::Fault;
 use crate::frontend::FrontendFault;
 use crate::frontend::svsm::{Attested, Facts};
 use crate::nv::NvFault;
+use crate::release::Head;
 use crate::seams::{Platform, REPORT_BYTES, REPORT_DATA_BYTES};
 
 impl<E: Engine> Vtpm<'_, E> {
@@ -22,18 +23,14 @@ impl<E: Engine> Vtpm<'_, E> {
 
     fn facts(&self) -> Result<Facts, Fault> {
         self.attestable()?;
-        let newest = self.nv.newest().ok_or(NvFault::NotCommitted)?;
+        let (identity, epoch, head) = match (self.nv.newest(), self.trust.identity()) {
+            (Some(newest), _) => (newest.identity, newest.epoch, newest.head),
+            (None, Some(identity)) if self.nv.is_ephemeral() => (identity, 0, Head::NONE),
+            (None, _) => return Err(NvFault::NotCommitted.into()),
+        };
         let (persistence, serving, kbs_required) = self.trust.promises();
-        Ok(Facts {
-            persistence,
-            serving,
-            kbs_required,
-            identity: newest.identity,
-            epoch: newest.epoch,
-            token: self.trust.token(),
-            head: newest.head,
-            engine: self.engine.fingerprint(),
-        })
+        let (token, engine) = (self.trust.token(), self.engine.fingerprint());
+        Ok(Facts { persistence, serving, kbs_required, identity, epoch, token, head, engine })
     }
 
     fn may_attest(&mut self, platform: &mut Platform<'_>) -> Result<(), Fault> {

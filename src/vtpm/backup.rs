@@ -66,6 +66,9 @@ impl<E: Engine> Vtpm<'_, E> {
     /// What anchoring gives where commits wait for it. A backup that is not to be had is no error: see [`Backup`].
     pub fn back_up(&mut self, platform: &mut Platform<'_>) -> Result<Backup, Fault> {
         self.alive()?;
+        if self.nv.is_ephemeral() {
+            return Ok(Backup::Unwanted);
+        }
         let Trust::Sealed { tenure, .. } = &mut self.trust else { return Ok(Backup::Unwanted) };
         let order = match tenure.backup_order(platform) {
             Ok(Some(order)) => order,

@@ -14,7 +14,7 @@ use crate::keys::{CreateKey, Further, Identity, VolumeKey};
 use crate::nv::{Keys, NvImage, NvStore};
 use crate::release::hw_sealed::{HwSealed, ProcessorSecret};
 use crate::release::kbs::KbsInput;
-use crate::release::open::{CreateGrant, Granted, OpenGrant, Verdict};
+use crate::release::open::{CreateGrant, EphemeralGrant, Granted, OpenGrant, Verdict};
 use crate::release::session::{Client, SessionMemory};
 use crate::release::tenure::Tenure;
 use crate::release::{Head, ReleaseFault, unsealed};
@@ -302,6 +302,7 @@ impl<'m, E: Engine> Released<'m, E> {
                 let further = inputs.further();
                 match granted {
                     Granted::Create(grant) => create(memory, engine, client, further, grant),
+                    Granted::Ephemeral(grant) => ephemeral(memory, engine, client, grant, platform),
                     Granted::Open(grant) => {
                         let opening = Opening { client, further, grant };
                         open(memory, engine, opening, platform)?
@@ -342,6 +343,23 @@ fn create<'m, E: Engine>(
     let stamp = Stamp { token, fingerprint: engine.fingerprint().0 };
     let nv = NvStore::create(NvImage::new(durable, current), key, stamp, workspace)
         .deferring(slack(client.config().config()));
+    let trust = Trust::granted(Tenure::new(client, grant.pending));
+    Unsealed { engine, nv, start: Start::Manufacture, trust }
+}
+
+/// There are no keys, and there is no disk: the TPM is in memory.
+fn ephemeral<'m, E: Engine>(
+    memory: TpmMemory<'m>,
+    engine: E,
+    client: Client<'m>,
+    grant: EphemeralGrant,
+    platform: &mut Platform<'_>,
+) -> Unsealed<'m, E> {
+    platform.console.line("husk: EPHEMERAL: this TPM keeps nothing, and ends with the launch", 0);
+    let token = grant.pending.standing().token();
+    let TpmMemory { durable, current, .. } = memory;
+    let stamp = Stamp { token, fingerprint: engine.fingerprint().0 };
+    let nv = NvStore::ephemeral(NvImage::new(durable, current), stamp, grant.oblivion);
     let trust = Trust::granted(Tenure::new(client, grant.pending));
     Unsealed { engine, nv, start: Start::Manufacture, trust }
 }

@@ -302,6 +302,7 @@ impl<E: Engine> Vtpm<'_, E> {
                 Due::Flush => self.nv.flush(platform),
                 Due::Anchor => self.anchor(platform),
                 Due::Defer => self.nv.defer(),
+                Due::Keep => self.nv.keep(),
                 Due::Permit => self.trust.permit(platform, needs),
                 Due::Answer => return Ok(self.nv.settled()?),
                 Due::Over => return Err(VtpmFault::PoweredOff.into()),

@@ -72,7 +72,14 @@ impl<E: Engine> Vtpm<'_, E> {
                 let now_ms = platform.clock.map_or(0, |clock| clock.now_ms());
                 self.deferred_since_ms = self.deferred_since_ms.or(Some(now_ms));
             }
-            Due::Renew | Due::Hold | Due::Write | Due::Flush | Due::Permit | Due::Answer | Due::Over => {}
+            Due::Renew
+            | Due::Hold
+            | Due::Write
+            | Due::Flush
+            | Due::Keep
+            | Due::Permit
+            | Due::Answer
+            | Due::Over => {}
         }
     }
 }

@@ -5,6 +5,7 @@ use super::serve::{Power, Vtpm};
 use crate::engine::{Engine, EngineFault, Needs, PowerOn, Start};
 use crate::fault::Fault;
 use crate::keys::SuspendSecret;
+use crate::nv::NvFault;
 use crate::seams::Platform;
 use crate::volume::VolumeFault;
 use crate::volume::suspend::{STATE_AT, VOLATILE_BYTES_MAX};
@@ -41,6 +42,9 @@ impl<E: Engine> Vtpm<'_, E> {
 
     fn save(&mut self, platform: &mut Platform<'_>, into: &mut [u8]) -> Result<usize, Fault> {
         self.alive()?;
+        if self.nv.is_ephemeral() {
+            return Err(NvFault::NothingKept.into());
+        }
         self.begin();
         self.close(platform)?;
         self.trust.allow(platform, Needs::Nv).map_err(|fault| self.latch_if_definite(fault))?;

@@ -1,9 +1,11 @@
 //! Who vouches for the newest state, and for the right to answer.
 
-use crate::attest::launch::{Kbs, Serve, Staleness};
+use super::boot::identity;
+use crate::attest::launch::{Kbs, Mode, Serve, Staleness};
 use crate::engine::Needs;
 use crate::fault::Fault;
 use crate::frontend::svsm::{Persistence, Serving};
+use crate::keys::Identity;
 use crate::release::tenure::Tenure;
 use crate::release::{Anchor, Anchored, Head, LocalAnchor, ReleaseFault};
 use crate::seams::Platform;
@@ -42,6 +44,14 @@ impl<'m> Trust<'m> {
         }
     }
 
+    /// Whose TPM it is, where a broker granted it.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        match self {
+            Self::Sealed { tenure, .. } => Some(identity(tenure.config(), tenure.standing().generation())),
+            Self::Alone { .. } => None,
+        }
+    }
+
     /// What protects the state, what keeps a second instance from answering, and whether a KBS key is required.
     pub(super) const fn promises(&self) -> (Persistence, Serving, bool) {
         let config = match self {
@@ -54,9 +64,10 @@ impl<'m> Trust<'m> {
             Serve::Detect => Serving::Detect,
             Serve::Nothing => Serving::Nothing,
         };
-        let persistence = match config.staleness {
-            None => Persistence::Strict,
-            Some(Staleness { .. }) => Persistence::Bounded,
+        let persistence = match (config.mode, config.staleness) {
+            (Mode::Ephemeral, _) => Persistence::Ephemeral,
+            (_, None) => Persistence::Strict,
+            (_, Some(Staleness { .. })) => Persistence::Bounded,
         };
         (persistence, serving, matches!(config.kbs, Kbs::Required))
     }
@@ -91,10 +102,11 @@ impl<'m> Trust<'m> {
     /// What a command needs before it may be executed.
     pub(super) fn allow(&mut self, platform: &mut Platform<'_>, needs: Needs) -> Result<(), Fault> {
         let Self::Sealed { tenure, .. } = self else { return Ok(()) };
-        match needs {
-            Needs::Nothing => Ok(()),
-            Needs::Lease => tenure.permit(platform).map(drop),
-            Needs::Nv => tenure.may_write(platform),
+        match (needs, tenure.config().mode) {
+            (Needs::Nothing, _) => Ok(()),
+            // What is written to memory waits for no anchor that a broker might not give.
+            (Needs::Lease, _) | (Needs::Nv, Mode::Ephemeral) => tenure.permit(platform).map(drop),
+            (Needs::Nv, _) => tenure.may_write(platform),
         }
         .map_err(Fault::from)
     }

@@ -214,7 +214,7 @@ impl World {
             let (pending, sequence) = match granted {
                 Granted::Create(grant) => (grant.pending, 0),
                 Granted::Open(grant) => (grant.pending, grant.head.sequence),
-                Granted::Restore(_) => panic!("nobody ordered a restore"),
+                Granted::Restore(_) | Granted::Ephemeral(_) => panic!("nobody ordered that"),
             };
             let mut tenure = Tenure::new(client, pending);
             let _anchored =

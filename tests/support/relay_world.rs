@@ -213,7 +213,7 @@ impl World {
                 let keys = Keys { current, next, epoch: grant.current.epoch(), head: grant.head };
                 Ok((keys, Tenure::new(client, grant.pending)))
             }
-            Verdict::Granted(Granted::Restore(_)) => Err(ReleaseFault::Misuse),
+            Verdict::Granted(Granted::Restore(_) | Granted::Ephemeral(_)) => Err(ReleaseFault::Misuse),
             Verdict::Busy { .. } => Err(ReleaseFault::Busy),
         }
     }

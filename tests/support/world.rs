@@ -183,6 +183,7 @@ impl World {
                 Due::Flush => store.flush(platform),
                 Due::Anchor => store.anchor(platform, instance),
                 Due::Defer => store.defer(),
+                Due::Keep => store.keep(),
             })?;
             if due == Due::Answer {
                 return Ok(store.settled()?);

@@ -162,19 +162,20 @@ impl Stage {
 
     /// A stage whose VM serves in this way; only leases come with a trusted clock.
     pub(crate) fn serving(seed: u64, serve: Serve) -> Self {
-        Self::configured(seed, serve, None, (Kbs::None, None), NAME)
+        Self::configured(seed, (Mode::Strict, serve), None, (Kbs::None, None), NAME)
     }
 
     /// A stage whose VM has this id: another of the tenant that the stage of the same seed is of, with a broker of its own.
     pub(crate) fn of_vm(seed: u64, vm: [u8; 16]) -> Self {
         let name = VmName { vm: VmId(vm), ..NAME };
-        Self::configured(seed, Serve::Lease, None, (Kbs::None, None), name)
+        Self::configured(seed, (Mode::Strict, Serve::Lease), None, (Kbs::None, None), name)
     }
 
     /// A stage whose VM's keys also take one of a KBS, and of the chip where it says so. The KBS stores the right envelope.
     pub(crate) fn with_kbs(seed: u64, on_chip: bool) -> Self {
         let processor = on_chip.then_some(DerivedKeyRequest { guest_svn: None, tcb: None });
-        let stage = Self::configured(seed, Serve::Lease, processor, (Kbs::Required, None), NAME);
+        let stage =
+            Self::configured(seed, (Mode::Strict, Serve::Lease), processor, (Kbs::Required, None), NAME);
         stage.kbs.replace(Some(KbsEnd::new(stage.envelope(0x4B))));
         stage
     }
@@ -192,17 +193,22 @@ impl Stage {
     /// A stage whose VM's keys also take one of the chip.
     pub(crate) fn on_chip(seed: u64) -> Self {
         let processor = Some(DerivedKeyRequest { guest_svn: None, tcb: None });
-        Self::configured(seed, Serve::Lease, processor, (Kbs::None, None), NAME)
+        Self::configured(seed, (Mode::Strict, Serve::Lease), processor, (Kbs::None, None), NAME)
     }
 
     /// A stage whose VM defers what may be stale.
     pub(crate) fn stale(seed: u64, staleness: Staleness) -> Self {
-        Self::configured(seed, Serve::Lease, None, (Kbs::None, Some(staleness)), NAME)
+        Self::configured(seed, (Mode::Strict, Serve::Lease), None, (Kbs::None, Some(staleness)), NAME)
+    }
+
+    /// A stage whose VM's TPM keeps nothing.
+    pub(crate) fn ephemeral(seed: u64, serve: Serve) -> Self {
+        Self::configured(seed, (Mode::Ephemeral, serve), None, (Kbs::None, None), NAME)
     }
 
     fn configured(
         seed: u64,
-        serve: Serve,
+        (mode, serve): (Mode, Serve),
         processor: Option<DerivedKeyRequest>,
         (kbs, staleness): (Kbs, Option<Staleness>),
         name: VmName,
@@ -217,7 +223,7 @@ impl Stage {
             tenant: name.tenant.0,
             vm: name.vm.0,
             root: point_digest(root.point()),
-            mode: Mode::Strict,
+            mode,
             serve,
             kbs,
             min_key_generation: 0,

@@ -4,7 +4,7 @@ husk::faults! {
     /// Ways in which the firmware's own devices fail.
     pub enum DeviceFault in Devices {
         /// **Means** the slot is empty, or holds another kind of device. **Left** nothing was started. **Next** check the machine.
-        Absent = 1, Host, "the machine lacks the volume's disk or the channel", "start the image with `husk run`";
+        Absent = 1, Host, "the machine lacks the volume's disk or the channel", "start the image with `husk run`, and with --volume";
         /// **Means** the device does not offer what is needed. **Left** nothing was started. **Next** another device.
         Unfit = 2, Host, "a device lacks a feature that the firmware needs", "start the image with `husk run`: the disk must offer flush";
         /// **Means** the device's registers lie outside of the machine's 32-bit device space. **Left** nothing was started. **Next** check the machine.

@@ -343,18 +343,22 @@ impl Wire for Stream {
     }
 }
 
-/// The volume's disk.
+/// The volume's disk; none where its slot is empty.
 ///
 /// # Errors
 /// [`DeviceFault`].
-pub fn volume() -> Result<VolumeDisk<DiskQueue>, DeviceFault> {
-    let mut transport = open(VOLUME_SLOT, DeviceType::Block)?;
+pub fn volume() -> Result<Option<VolumeDisk<DiskQueue>>, DeviceFault> {
+    let mut transport = match open(VOLUME_SLOT, DeviceType::Block) {
+        Ok(transport) => transport,
+        Err(DeviceFault::Absent) => return Ok(None),
+        Err(fault) => return Err(fault),
+    };
     let buffer = claim(&DISK)?;
     let said = said(&mut transport)?;
     agree(&mut transport, said.accepted()?)?;
     let queue = queue(&mut transport, DISK_REQUESTS)?;
     transport.finish_init();
-    Ok(VolumeDisk::new(DiskQueue { transport, queue, buffer, lost: false }, said.geometry()?))
+    Ok(Some(VolumeDisk::new(DiskQueue { transport, queue, buffer, lost: false }, said.geometry()?)))
 }
 
 fn said(transport: &mut PciTransport) -> Result<Said, DeviceFault> {

@@ -16,7 +16,7 @@ impl BoundConfig {
     /// The mode that it names: what the launch's keys come from.
     pub const fn named(self) -> Named {
         match self.0.mode {
-            Mode::Strict => Named::Anchored(AnchoredConfig(self)),
+            Mode::Strict | Mode::Ephemeral => Named::Anchored(AnchoredConfig(self)),
             Mode::HwSealed => Named::HwSealed(HwSealedConfig(self)),
         }
     }
@@ -35,7 +35,7 @@ impl BoundConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Named {
-    /// A broker releases the keys and remembers the head.
+    /// A broker releases the keys and remembers the head or, where nothing is kept, grants the launch.
     Anchored(AnchoredConfig),
     /// The processor alone has the key.
     HwSealed(HwSealedConfig),

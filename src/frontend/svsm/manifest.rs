@@ -49,6 +49,8 @@ numbers! {
         HwSealed = 2,
         /// Sealed, commits anchored at the broker; the newest of those that may be stale can be lost at every boot.
         Bounded = 3,
+        /// There is none: the TPM was made for this launch, and ends with it.
+        Ephemeral = 4,
         /// Readable by anyone.
         UnsealedForTesting = 255,
     }

@@ -11,86 +11,13 @@
 //! **Not here.** Who the caller is (`service`), durability and secrets (`store`).
 
 mod order;
+mod row;
 
 pub use order::{Backed, Order, Original, operate};
+pub use row::{Holder, InstanceId, Keeps, Life, Row, SecretName, Token};
 
 use husk::release::Head;
 use husk::release::wire::DeniedReason;
-
-/// A fencing token: grows with every grant, reset and operator order; 0 is before the first.
-pub type Token = u64;
-
-/// SHA-384 of an instance key's point: the name of one running VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct InstanceId(pub [u8; 48]);
-
-/// Where a VM stands in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Life {
-    /// Enrolled; its TPM does not exist yet.
-    Virgin,
-    /// Its TPM exists.
-    Active,
-    /// Stopped by the operator until resumed.
-    Halted,
-    /// Over for good; its secrets are erased.
-    Retired,
-}
-
-/// The name of one epoch's secret. Two grants never share one, because no two grants share a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SecretName {
-    /// The token that it was made for.
-    pub token: Token,
-    /// The epoch that it seals.
-    pub epoch: u64,
-}
-
-/// Who holds the newest token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Holder {
-    /// Its instance key.
-    pub instance: InstanceId,
-    /// REPORT_ID of its launch.
-    pub report_id: [u8; 32],
-}
-
-/// All that is remembered of one VM, but the bytes of its secrets.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Row {
-    /// Where it stands.
-    pub life: Life,
-    /// Raised by each operator restore.
-    pub generation: u32,
-    /// The newest token.
-    pub token: Token,
-    /// The epoch of `head`; 0 while there is no TPM.
-    pub epoch: u64,
-    /// The newest state.
-    pub head: Head,
-    /// Opens the state at `head`; none while there is no TPM.
-    pub current: Option<SecretName>,
-    /// Granted with `token` and not confirmed yet. While it is there, nobody serves.
-    pub next: Option<SecretName>,
-    /// Who holds `token`; none after an operator's order.
-    pub holder: Option<Holder>,
-    /// No window that any token was ever given ends later than this.
-    pub lease_until_ms: u64,
-    /// The last serving instance said that it serves no more.
-    pub released: bool,
-    /// The token that the last BUMP was asked with, so that asking again gives the same answer.
-    pub bumped_from: Option<Token>,
-    /// FORCE: the next grant does not wait for the lease. Until a CONFIRM uses it up, or another order.
-    pub forced: bool,
-    /// Until then an instance that a forced grant fenced may still answer: what is not promised, and said.
-    pub overlap_until_ms: u64,
-    /// The state at `head` counts resetCount from here: the token less this.
-    pub reset_base: u64,
-    /// The highest GUEST_SVN that was granted; nothing older is.
-    pub guest_svn: u32,
-    /// RESTORE: the next CONFIRM makes the TPM anew from a backup, and begins this generation. Until then, or another order.
-    pub restoring: Option<u32>,
-}
 
 /// When a request is decided, and how long a lease is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,6 +33,13 @@ pub struct Moment {
 pub enum Request {
     /// The keys, after a full attestation in this session.
     Grant {
+        /// REPORT_ID of that attestation.
+        report_id: [u8; 32],
+        /// Its GUEST_SVN.
+        guest_svn: u32,
+    },
+    /// To run a TPM that ends with the launch, after a full attestation in this session.
+    Ephemeral {
         /// REPORT_ID of that attestation.
         report_id: [u8; 32],
         /// Its GUEST_SVN.
@@ -191,17 +125,21 @@ pub struct Grant {
     pub next: SecretName,
     /// Make the TPM anew from a backup, of which the head is not.
     pub restores: bool,
+    /// [`Keeps::Nothing`]: make a TPM that ends with the launch; then no secret leaves.
+    pub keeps: Keeps,
 }
 
 impl Grant {
     /// What it allows, for a log.
     #[must_use]
-    pub const fn word(&self) -> &'static str {
-        match (self.restores, self.current) {
-            (true, _) => "restore from",
-            (false, Some(_)) => "open",
-            (false, None) => "create",
-        }
+    pub fn purpose(&self) -> String {
+        let word = match (self.keeps, self.restores, self.current) {
+            (Keeps::Nothing, _, _) => return "to run a TPM that keeps nothing".to_owned(),
+            (Keeps::State, true, _) => "restore from",
+            (Keeps::State, false, Some(_)) => "open",
+            (Keeps::State, false, None) => "create",
+        };
+        format!("to {word} epoch {}", self.epoch)
     }
 }
 
@@ -237,104 +175,15 @@ pub enum Reply {
     Conflict,
 }
 
-impl Row {
-    /// A VM that was just enrolled. Nobody ever served, hence `released`.
-    #[must_use]
-    pub const fn enrolled() -> Self {
-        Self {
-            life: Life::Virgin,
-            generation: 0,
-            token: 0,
-            epoch: 0,
-            head: Head::NONE,
-            current: None,
-            next: None,
-            holder: None,
-            lease_until_ms: 0,
-            released: true,
-            bumped_from: None,
-            forced: false,
-            overlap_until_ms: 0,
-            reset_base: 0,
-            guest_svn: 0,
-            restoring: None,
-        }
-    }
-
-    /// Whether the parts agree. Every transition keeps this; a stored row without it was tampered with or damaged.
-    #[must_use]
-    pub fn is_lawful(&self) -> bool {
-        let lived = self.epoch > 0;
-        let life = match self.life {
-            Life::Virgin => !lived,
-            Life::Active => lived,
-            Life::Halted => true,
-            Life::Retired => self.current.is_none() && self.next.is_none(),
-        };
-        let current = match self.current {
-            Some(name) => lived && name.epoch == self.epoch && name.token <= self.token,
-            None => !lived || self.life == Life::Retired,
-        };
-        let next = self.next.is_none_or(|name| {
-            self.holder.is_some() && name.token == self.token && Some(name.epoch) == self.epoch.checked_add(1)
-        });
-        let stopped = !matches!(self.life, Life::Halted | Life::Retired) || self.holder.is_none();
-        let bumped = self.bumped_from.is_none_or(|from| from < self.token);
-        let forced = !self.forced || matches!(self.life, Life::Virgin | Life::Active);
-        let heads = lived == (self.head.sequence > 0);
-        let restoring = self.restoring.is_none_or(|generation| {
-            generation > self.generation && matches!(self.life, Life::Virgin | Life::Active)
-        });
-        life && current && next && stopped && bumped && forced && heads && restoring
-    }
-
-    /// The grant is not confirmed yet.
-    const fn is_pending(&self) -> bool {
-        self.next.is_some()
-    }
-
-    /// Token and life, before anything else is looked at.
-    fn standing(&self, caller: InstanceId, token: Token) -> Result<(), Reply> {
-        if matches!(self.life, Life::Halted | Life::Retired) {
-            return Err(Reply::Fenced);
-        }
-        let holds = self.holder.is_some_and(|holder| holder.instance == caller);
-        if !holds || token < self.token {
-            return Err(Reply::Fenced);
-        }
-        // A holder with a token from the future: this database was rolled back. Nothing may come of it.
-        if token > self.token { Err(Reply::Conflict) } else { Ok(()) }
-    }
-
-    /// As [`Row::standing`], and it serves: confirmed and not released.
-    fn serving(&self, caller: InstanceId, token: Token, generation: u32) -> Result<(), Reply> {
-        self.standing(caller, token)?;
-        if generation != self.generation {
-            return Err(Reply::Conflict);
-        }
-        if self.is_pending() || self.released {
-            return Err(Reply::Denied(DeniedReason::Order));
-        }
-        Ok(())
-    }
-
-    /// The generation that the next CONFIRM is of.
-    fn granted_generation(&self) -> u32 {
-        self.restoring.unwrap_or(self.generation)
-    }
-
-    fn leased(&self, at: Moment) -> Self {
-        let until = at.now_ms.saturating_add(u64::from(at.lease_ms));
-        Self { lease_until_ms: self.lease_until_ms.max(until), ..self.clone() }
-    }
-}
-
 /// Decides one request: the row to store, if it changes, and the answer.
 #[must_use]
 pub fn step(row: &Row, at: Moment, caller: InstanceId, request: &Request) -> (Option<Row>, Reply) {
     let decided = match *request {
         Request::Grant { report_id, guest_svn } => {
-            grant(row, at, (Holder { instance: caller, report_id }, guest_svn))
+            grant(row, at, (Holder { instance: caller, report_id }, guest_svn), Keeps::State)
+        }
+        Request::Ephemeral { report_id, guest_svn } => {
+            grant(row, at, (Holder { instance: caller, report_id }, guest_svn), Keeps::Nothing)
         }
         Request::Resume { token } => resume(row, at, caller, token),
         Request::Confirm(to) => confirm(row, at, caller, &to),
@@ -360,8 +209,13 @@ fn lease(row: Row, at: Moment) -> (Option<Row>, Reply) {
 /// A fresh token for every grant, also for the instance that asks again because the answer was lost: what it was
 /// given before can never be confirmed any more, so nothing durable can depend on it, and no two answers are alike
 /// to be confused. The old epoch's secret stays until CONFIRM: until then the disk still needs it.
-fn grant(row: &Row, at: Moment, (holder, guest_svn): (Holder, u32)) -> Decision {
+///
+/// A TPM that keeps nothing takes no other's place: where there is a state, or one is to be restored, it is not granted.
+fn grant(row: &Row, at: Moment, (holder, guest_svn): (Holder, u32), keeps: Keeps) -> Decision {
     if matches!(row.life, Life::Halted | Life::Retired) {
+        return Err(Reply::Denied(DeniedReason::Lifecycle));
+    }
+    if keeps == Keeps::Nothing && (row.epoch != 0 || row.restoring.is_some()) {
         return Err(Reply::Denied(DeniedReason::Lifecycle));
     }
     if guest_svn < row.guest_svn {
@@ -385,11 +239,13 @@ fn grant(row: &Row, at: Moment, (holder, guest_svn): (Holder, u32)) -> Decision 
         current: row.current.filter(|_| row.restoring.is_none()),
         next,
         restores: row.restoring.is_some(),
+        keeps,
     };
     // Forced: the windows of older tokens end by themselves, and until then there is no saying that they have.
     let overlap_until_ms = if waits { row.lease_until_ms } else { row.overlap_until_ms };
     let (next, holder) = (Some(next), Some(holder));
-    let row = Row { token, next, holder, bumped_from: None, overlap_until_ms, guest_svn, ..row.clone() };
+    let bumped_from = None;
+    let row = Row { token, next, holder, bumped_from, overlap_until_ms, guest_svn, keeps, ..row.clone() };
     Ok((Some(row), Reply::Granted(granted)))
 }
 
@@ -408,6 +264,9 @@ fn confirm(row: &Row, at: Moment, caller: InstanceId, to: &Move) -> Decision {
     row.standing(caller, to.token)?;
     if to.generation != row.granted_generation() {
         return Err(Reply::Conflict);
+    }
+    if row.keeps == Keeps::Nothing {
+        return confirm_nothing(row, at, to);
     }
     let Some(next) = row.next else {
         return repeated(row, at, to);
@@ -434,8 +293,34 @@ fn confirm(row: &Row, at: Moment, caller: InstanceId, to: &Move) -> Decision {
     Ok(lease(confirmed, at))
 }
 
+/// A launch is confirmed, and no head: what is not kept has none.
+fn confirm_nothing(row: &Row, at: Moment, to: &Move) -> Decision {
+    nowhere(to)?;
+    match (row.is_pending(), row.released) {
+        (true, _) => {
+            let reset_base = to.reset_base;
+            let confirmed = Row { reset_base, next: None, released: false, forced: false, ..row.clone() };
+            Ok(lease(confirmed, at))
+        }
+        // The answer was lost, and is given again.
+        (false, false) => Ok(lease(row.clone(), at)),
+        (false, true) => Err(Reply::Denied(DeniedReason::Order)),
+    }
+}
+
+/// From no head to none, in no epoch.
+fn nowhere(to: &Move) -> Result<(), Reply> {
+    let is_nowhere = (to.epoch, to.previous, to.new) == (0, Head::NONE, Head::NONE);
+    if is_nowhere { Ok(()) } else { Err(Reply::Conflict) }
+}
+
 fn anchor(row: &Row, at: Moment, caller: InstanceId, to: &Move) -> Decision {
     row.serving(caller, to.token, to.generation)?;
+    if row.keeps == Keeps::Nothing {
+        // All that there is to remember is what its resetCount is counted from.
+        nowhere(to)?;
+        return Ok(lease(Row { reset_base: to.reset_base, ..row.clone() }, at));
+    }
     if to.epoch != row.epoch || to.previous != row.head {
         return repeated(row, at, to);
     }

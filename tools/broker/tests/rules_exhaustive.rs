@@ -11,8 +11,8 @@ mod orders;
 
 use husk::release::Head;
 use husk_broker::rules::{
-    Backed, Holder, InstanceId, Moment, Move, Order, Reply, Request, Row, SecretName, assume_lease, operate,
-    step,
+    Backed, Holder, InstanceId, Keeps, Moment, Move, Order, Reply, Request, Row, SecretName, assume_lease,
+    operate, step,
 };
 use mutants::MUTANTS;
 use std::collections::HashSet;
@@ -41,8 +41,9 @@ struct World {
 }
 
 fn requests(row: &Row) -> Vec<Request> {
-    let heads = [head(1, 1), head(2, 1), head(2, 2), head(3, 1)];
-    let mut all = vec![Request::Grant { report_id: [0xA; 32], guest_svn: 0 }];
+    let heads = [head(1, 1), head(2, 1), head(2, 2), head(3, 1), Head::NONE];
+    let (report_id, guest_svn) = ([0xA; 32], 0);
+    let mut all = vec![Request::Grant { report_id, guest_svn }, Request::Ephemeral { report_id, guest_svn }];
     for token in row.token.saturating_sub(1)..=row.token + 1 {
         all.push(Request::Resume { token });
         all.push(Request::StateMissing { token });
@@ -113,13 +114,16 @@ fn broken(
                     .all(|&(token, until)| until <= before.now_ms || before.released.contains(&token))
                 || old.forced && before.windows.iter().all(|&(_, until)| until <= new.overlap_until_ms),
         ),
-        ("CONFIRM uses FORCE up", !(confirms && new.epoch > old.epoch && new.forced)),
-        ("only CONFIRM uses FORCE up", new.forced == old.forced || confirms && new.epoch > old.epoch),
+        ("CONFIRM uses FORCE up", !(begins(old, new, request) && new.forced)),
+        ("only CONFIRM uses FORCE up", new.forced == old.forced || begins(old, new, request)),
         ("CONFIRM begins the generation that RESTORE named", begins_the_restored(old, new, confirms)),
         ("CONFIRM uses RESTORE up", !(confirms && new.epoch > old.epoch && new.restoring.is_some())),
         ("only CONFIRM uses RESTORE up", new.restoring == old.restoring || confirms && new.epoch > old.epoch),
         ("a restore opens nothing of what it replaces", grants_what_is_wanted(old, reply)),
         ("a backup is for who was granted it", is_handed_rightly(old, request, reply)),
+        ("what is kept is as the newest grant has it", grants || new.keeps == old.keeps),
+        ("what keeps nothing takes no state's place", is_granted_rightly(old, request, reply)),
+        ("what keeps nothing has no head, no epoch and no key", new.keeps == Keeps::State || is_nothing(new)),
         ("an overlap is said until it is over", new.overlap_until_ms >= old.overlap_until_ms),
         (
             "an overlap ends with the lease that was not waited for",
@@ -130,10 +134,34 @@ fn broken(
     laws.into_iter().find_map(|(law, holds)| (!holds).then_some(law))
 }
 
+/// A launch is confirmed.
+const fn begins(old: &Row, new: &Row, request: &Request) -> bool {
+    matches!(request, Request::Confirm(_)) && old.next.is_some() && new.next.is_none()
+}
+
+fn is_nothing(row: &Row) -> bool {
+    (row.epoch, row.head, row.current) == (0, Head::NONE, None)
+}
+
+/// Each is granted what it asks for, and a TPM that keeps nothing only where there is none that is kept.
+fn is_granted_rightly(old: &Row, request: &Request, reply: &Reply) -> bool {
+    let Reply::Granted(grant) = reply else { return true };
+    match request {
+        Request::Ephemeral { .. } => {
+            grant.keeps == Keeps::Nothing && is_nothing(old) && old.restoring.is_none()
+        }
+        _ => grant.keeps == Keeps::State,
+    }
+}
+
 /// Each head of these worlds has a base of its own.
 fn base_is_the_heads(old: &Row, new: &Row, request: &Request) -> bool {
     match request {
         Request::Confirm(to) | Request::Anchor(to) if new.head != old.head => new.reset_base == to.reset_base,
+        // What has no head says its base each time.
+        Request::Confirm(to) | Request::Anchor(to) if new.keeps == Keeps::Nothing => {
+            [old.reset_base, to.reset_base].contains(&new.reset_base)
+        }
         _ => new.reset_base == old.reset_base,
     }
 }
@@ -170,7 +198,7 @@ const fn is_leased(reply: &Reply) -> bool {
 
 const fn token_of(request: &Request) -> Option<u64> {
     match *request {
-        Request::Grant { .. } => None,
+        Request::Grant { .. } | Request::Ephemeral { .. } => None,
         Request::Resume { token }
         | Request::Renew { token, .. }
         | Request::Bump { token, .. }

@@ -149,7 +149,7 @@ fn version_1(bytes: &[u8]) -> Result<VtpmManifest, EvidenceError> {
     if usize::try_from(header.bytes.get()) != Ok(bytes.len()) {
         return Err(bad("its size is not what it says"));
     }
-    if usize::from(header.keys) != KEYS || header.reserved.get() != 0 || header.sequence.get() == 0 {
+    if usize::from(header.keys) != KEYS || header.reserved.get() != 0 || !has_its_head(header) {
         return Err(bad("it has a field out of its range"));
     }
     let (persistence, serving) = modes(header).ok_or(bad("it names modes that do not exist"))?;
@@ -169,12 +169,22 @@ fn version_1(bytes: &[u8]) -> Result<VtpmManifest, EvidenceError> {
     })
 }
 
+/// A state has its place in the chain of commits, and where none is kept there is none.
+fn has_its_head(header: &ManifestHeader) -> bool {
+    let (epoch, sequence) = (header.epoch.get(), header.sequence.get());
+    if header.persistence == Persistence::Ephemeral as u8 {
+        (epoch, sequence, header.digest) == (0, 0, [0; 48])
+    } else {
+        sequence != 0
+    }
+}
+
 /// The modes, if they exist and go together: a state that is unsealed has nobody who keeps a second instance away.
 fn modes(header: &ManifestHeader) -> Option<(Persistence, Serving)> {
     let persistence = Persistence::from_number(header.persistence)?;
     let serving = Serving::from_number(header.serving)?;
     let goes_with = match persistence {
-        Persistence::Strict => serving != Serving::Nothing,
+        Persistence::Strict | Persistence::Ephemeral => serving != Serving::Nothing,
         Persistence::Bounded => serving == Serving::Lease,
         Persistence::HwSealed | Persistence::UnsealedForTesting => serving == Serving::Nothing,
     };

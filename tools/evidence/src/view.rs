@@ -228,6 +228,7 @@ impl From<&VtpmManifest> for VtpmView {
             persistence: match manifest.persistence {
                 Persistence::Strict => "strict",
                 Persistence::HwSealed => "hw-sealed",
+                Persistence::Ephemeral => "ephemeral",
                 Persistence::Bounded => "bounded",
                 Persistence::UnsealedForTesting => "unsealed-for-testing",
             },

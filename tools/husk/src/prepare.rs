@@ -39,6 +39,11 @@ impl PrepareArgs {
         if config.mode == Mode::HwSealed {
             bail!("the launch configuration names hw-sealed: no broker hands a TPM over to such a VM");
         }
+        if config.mode == Mode::Ephemeral {
+            bail!(
+                "the launch configuration names ephemeral: such a VM's TPM is made at each launch, and cannot be prepared"
+            );
+        }
         let recovery = RecoveryKey::read(&self.recovery)?.key()?;
         if self.out.exists() {
             return Err(PrivateFileError::Exists(self.out.clone()).into());

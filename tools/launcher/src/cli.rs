@@ -1,11 +1,11 @@
 //! The command `husk run`.
 
-use crate::disk;
 use crate::image::Image;
 use crate::machine::{self, Acceleration, GUEST_CPUS_MAX};
 use crate::payload::{Inputs, Sources};
 use crate::run::Plan;
 use crate::snp::cli::{Shared, SnpArgs};
+use crate::{disk, volume};
 use anyhow::{Context, bail};
 use husk::attest::launch::{Kbs, Mode as Trusted};
 use husk_firmware::wishes::{CrbPlace, Gate, Ways};
@@ -47,8 +47,8 @@ pub struct Args {
     /// The kernel's command line
     #[arg(long, value_name = "WORDS", default_value = "console=ttyS0")]
     append: String,
-    /// The volume file; one machine at a time
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["measure_only", "sev_snp"])]
+    /// The volume file; one machine at a time. None with a configuration that names ephemeral, whose TPM keeps nothing
+    #[arg(long, value_name = "FILE")]
     volume: Option<PathBuf>,
     /// The guest's disk, a raw image, whose data its processors move themselves. The host can read and change what the guest does not encrypt and verify
     #[arg(long, value_name = "FILE", conflicts_with = "sev_snp")]
@@ -115,26 +115,29 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     let check = (!args.print).then(|| machine::Check::begin(args.qemu.clone(), args.accel));
-    let (Some(volume), Some(config), Some(psp)) = (&args.volume, &args.config, &args.psp) else {
-        bail!("a machine needs --volume, --config and --psp");
+    let (Some(config), Some(psp)) = (&args.config, &args.psp) else {
+        bail!("a machine needs --config and --psp");
     };
     if let Some(disk) = &args.disk {
-        disk::check(disk, volume)?;
+        disk::check(disk, args.volume.as_deref())?;
     }
     let sources = args.sources(config)?;
     let inputs = Inputs::read(&sources, args.memory)?;
+    volume::belongs(args.volume.as_deref(), inputs.launch.mode)?;
     if let Some(words) = where_variables_are(&inputs) {
         eprintln!("husk run: {words}");
     }
     let pipe = match (inputs.launch.mode, &args.broker) {
-        (Trusted::Strict, Some(broker)) => {
+        (Trusted::Strict | Trusted::Ephemeral, Some(broker)) => {
             if inputs.launch.kbs == Kbs::Required && args.kbs.is_none() {
                 bail!("the configuration requires a KBS; give --kbs");
             }
             let broker = HttpPipe::new(broker, args.ca.roots(broker)?);
             pipe(broker, args.kbs.as_deref(), args.test_tamper)?
         }
-        (Trusted::Strict, None) => bail!("the configuration names a mode with a broker; give --broker"),
+        (Trusted::Strict | Trusted::Ephemeral, None) => {
+            bail!("the configuration names a mode with a broker; give --broker")
+        }
         (Trusted::HwSealed, None) => {
             eprintln!(
                 "husk run: HW-SEALED: there is no broker, and an old copy of the volume can be put back"
@@ -152,7 +155,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         image_path,
         image,
         inputs,
-        volume: volume.clone(),
+        volume: args.volume.clone(),
         block_bytes: args.block_bytes,
         disk: args.disk,
         psp: psp.clone(),
@@ -188,6 +191,9 @@ fn where_variables_are(inputs: &Inputs) -> Option<&'static str> {
         ),
         (false, false, Trusted::Strict) => Some(
             "the firmware's variables are kept in the sealed volume, as fresh as the TPM's memory; those that are brought count on the first launch alone",
+        ),
+        (false, false, Trusted::Ephemeral) => Some(
+            "the firmware's variables are in memory, as the TPM is: each launch begins with those that are brought",
         ),
         (false, false, Trusted::HwSealed) => Some(
             "the firmware's variables are kept in the HW-SEALED volume: an old copy of it, with Secure Boot's keys of then, can be put back",

@@ -13,7 +13,7 @@ const SECTOR_BYTES: u64 = 512;
 ///
 /// # Errors
 /// One line: what is wrong with it, and what to do.
-pub(crate) fn check(disk: &Path, volume: &Path) -> anyhow::Result<()> {
+pub(crate) fn check(disk: &Path, volume: Option<&Path>) -> anyhow::Result<()> {
     let shown = disk.display();
     let found = std::fs::metadata(disk).with_context(|| format!("cannot open the guest's disk {shown}"))?;
     if !found.is_file() {
@@ -25,7 +25,8 @@ pub(crate) fn check(disk: &Path, volume: &Path) -> anyhow::Result<()> {
             found.len()
         );
     }
-    let of_volume = std::fs::metadata(volume).ok().map(|volume| (volume.dev(), volume.ino()));
+    let of_volume = volume.and_then(|volume| std::fs::metadata(volume).ok());
+    let of_volume = of_volume.map(|volume| (volume.dev(), volume.ino()));
     if of_volume == Some((found.dev(), found.ino())) {
         bail!("{shown} is given as the guest's disk and as the volume; the volume is the TPM's alone");
     }
@@ -60,7 +61,8 @@ mod tests {
         fs::write(path("empty"), []).expect("written");
         fs::write(path("volume"), [0; 4096]).expect("written");
         fs::hard_link(path("volume"), path("same")).expect("linked");
-        let checked = |name: &str| check(&path(name), &path("volume")).map_err(|error| format!("{error:#}"));
+        let checked =
+            |name: &str| check(&path(name), Some(&path("volume"))).map_err(|error| format!("{error:#}"));
         assert_eq!(checked("disk"), Ok(()));
         for (name, words) in [
             ("odd", "no sectors"),

@@ -19,3 +19,4 @@ pub mod machine;
 pub mod payload;
 pub mod run;
 pub mod snp;
+mod volume;

@@ -35,8 +35,8 @@ pub struct Machine {
     pub payload: PathBuf,
     /// The file with what the secrets page holds.
     pub secrets: PathBuf,
-    /// The volume's file.
-    pub volume: PathBuf,
+    /// The volume's file, if the TPM has one.
+    pub volume: Option<PathBuf>,
     /// The unit that the volume's medium writes without touching neighbours, in bytes.
     pub block_bytes: u32,
     /// The guest's disk, if it has one.
@@ -92,27 +92,13 @@ impl Machine {
             let file = escaped(file);
             words.extend(["-device".into(), format!("loader,file={file},addr={at:#x},force-raw=on")]);
         }
-        words.extend(self.volume_words());
+        words.extend(self.volume.iter().flat_map(|volume| volume_words(volume, self.block_bytes)));
         words.extend(self.channel_words());
         words.extend(self.disk.iter().flat_map(|disk| disk::words(disk)));
         let control = escaped(&self.control);
         words.extend(["-qmp".into(), format!("unix:{control},server=on,wait=off")]);
         words.extend(self.extra.iter().cloned());
         words
-    }
-
-    fn volume_words(&self) -> [String; 4] {
-        let (volume, slot, block) = (escaped(&self.volume), VOLUME_SLOT.0, self.block_bytes);
-        [
-            "-drive".into(),
-            // What is flushed is on the medium; what is not may be anywhere.
-            format!("if=none,id=volume,format=raw,cache=writeback,file={volume}"),
-            "-device".into(),
-            format!(
-                "virtio-blk-pci,bus=pcie.0,addr={slot:#x},drive=volume,disable-legacy=on,num-queues=1,\
-                 write-cache=on,logical_block_size=512,physical_block_size={block}"
-            ),
-        ]
     }
 
     fn channel_words(&self) -> [String; 6] {
@@ -237,6 +223,20 @@ const fn is_tight(version: (u32, u32, u32)) -> bool {
     matches!(version, (7, 2, 15..) | (9, 2.., _) | (10.., ..))
 }
 
+fn volume_words(volume: &Path, block_bytes: u32) -> [String; 4] {
+    let (volume, slot) = (escaped(volume), VOLUME_SLOT.0);
+    [
+        "-drive".into(),
+        // What is flushed is on the medium; what is not may be anywhere.
+        format!("if=none,id=volume,format=raw,cache=writeback,file={volume}"),
+        "-device".into(),
+        format!(
+            "virtio-blk-pci,bus=pcie.0,addr={slot:#x},drive=volume,disable-legacy=on,num-queues=1,\
+             write-cache=on,logical_block_size=512,physical_block_size={block_bytes}"
+        ),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Acceleration, Machine, is_tight, shown, version};
@@ -248,7 +248,7 @@ mod tests {
             image: "image".into(),
             payload: "pay,load".into(),
             secrets: "secrets".into(),
-            volume: "volume".into(),
+            volume: Some("volume".into()),
             block_bytes: 4096,
             disk: None,
             channel: "channel".into(),
@@ -279,6 +279,12 @@ mod tests {
         ] {
             assert!(line.contains(wanted), "{wanted} in {line}");
         }
+    }
+
+    #[test]
+    fn a_tpm_that_keeps_nothing_has_no_disk() {
+        let line = Machine { volume: None, ..machine() }.words().join(" ");
+        assert!(!line.contains("virtio-blk") && !line.contains("volume"), "{line}");
     }
 
     /// The image's own grammar takes what is written here.

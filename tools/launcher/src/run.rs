@@ -5,12 +5,13 @@ use crate::child;
 use crate::image::Image;
 use crate::machine::{self, Acceleration, Machine};
 use crate::payload::Inputs;
-use anyhow::{Context, anyhow, bail};
+use crate::volume::lock;
+use anyhow::{Context, anyhow};
 use husk::fault::Family;
 use husk_firmware::wishes::Ways;
 use husk_psp::RemoteGuest;
 use husk_relay::pipe::Pipe;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
@@ -21,8 +22,6 @@ use std::sync::{Arc, Mutex};
 /// Guest policy of the simulated launch: ABI 1.51 or later, SMT allowed, the bit that must be one (AMD 56860, table
 /// GUEST_POLICY); no debugging, no migration agent.
 const GUEST_POLICY: u64 = 0x3_0133;
-/// The least that a volume has, in bytes.
-const VOLUME_BYTES_MIN: u64 = 16 * 1024;
 /// What the firmware tells QEMU's exit device at an orderly end; a fault's family otherwise.
 const ORDERLY: i32 = 0x10;
 /// A fault's exit code is this and the number of its family, as for every command of `husk`.
@@ -75,8 +74,8 @@ pub struct Plan {
     pub image: Image,
     /// What the guest starts from.
     pub inputs: Inputs,
-    /// The volume's file.
-    pub volume: PathBuf,
+    /// The volume's file, if the TPM has one.
+    pub volume: Option<PathBuf>,
     /// The volume's block in bytes.
     pub block_bytes: u32,
     /// The guest's disk, if it has one.
@@ -122,7 +121,7 @@ impl Plan {
     /// # Errors
     /// What kept the machine from starting, or [`Ended`].
     pub fn run(&self, broker: Arc<dyn Pipe>, check: machine::Check) -> anyhow::Result<()> {
-        let _volume = lock(&self.volume)?;
+        let _volume = self.volume.as_deref().map(lock).transpose()?;
         let folder = tempfile::tempdir().context("cannot make a folder for this run")?;
         let machine = self.machine(folder.path());
         let host_data = self.inputs.launch.host_data();
@@ -152,28 +151,6 @@ fn write(
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(cannot)?;
     let mut file = BufWriter::new(file);
     content(&mut file).and_then(|()| file.flush()).with_context(cannot)
-}
-
-/// Holds the volume for this process, as a help against mistakes: what keeps a VM from running twice is its broker.
-pub(crate) fn lock(path: &Path) -> anyhow::Result<File> {
-    let shown = path.display();
-    let file = OpenOptions::new().read(true).write(true).open(path).with_context(|| {
-        format!(
-            "cannot open the volume {shown}; check the path, or make a blank one with `husk volume create`"
-        )
-    })?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            bail!("the volume {shown} is in use by another machine; stop that one first")
-        }
-        Err(TryLockError::Error(why)) => return Err(why).context(format!("cannot lock the volume {shown}")),
-    }
-    let bytes = file.metadata().with_context(|| shown.to_string())?.len();
-    if bytes < VOLUME_BYTES_MIN || !bytes.is_multiple_of(4096) {
-        bail!("the volume {shown} has {bytes} bytes; make one with `husk volume create`");
-    }
-    Ok(file)
 }
 
 /// Serves the first firmware that connects.

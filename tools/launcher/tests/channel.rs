@@ -102,7 +102,7 @@ fn launched() -> (Post<Socket>, Zeroizing<Page>) {
 #[expect(clippy::unwrap_used, reason = "a helper of tests")]
 fn platform() -> Emulated<NoDisk, Socket> {
     let (post, mut page) = launched();
-    Emulated::open(disk(), post, &mut page).unwrap()
+    Emulated::open(Some(disk()), post, &mut page).unwrap()
 }
 
 const fn disk() -> VolumeDisk<NoDisk> {
@@ -141,8 +141,8 @@ fn frames_reach_the_broker_and_its_answers_come_back() {
 #[test]
 fn the_secrets_page_serves_once_and_holds_no_key_afterwards() {
     let (post, mut page) = launched();
-    assert!(Emulated::open(disk(), post, &mut page).is_ok());
+    assert!(Emulated::open(Some(disk()), post, &mut page).is_ok());
     assert_eq!(*page, [0; size_of::<Page>()]);
     let (post, _) = launched();
-    assert_eq!(Emulated::open(disk(), post, &mut page).err(), Some(DeviceFault::NoSecrets));
+    assert_eq!(Emulated::open(Some(disk()), post, &mut page).err(), Some(DeviceFault::NoSecrets));
 }

@@ -113,7 +113,7 @@ fn machine() -> Machine {
         model: "EPYC-v4".into(),
         vcpus: 4,
         memory_mib: 2048,
-        volume: "volume".into(),
+        volume: Some("volume".into()),
         block_bytes: 4096,
         channel: "relay.socket".into(),
         control: "control".into(),

@@ -117,8 +117,8 @@ impl Startup {
 /// The disk that the volume is on.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DiskArgs {
-    /// The volume file; one process at a time
-    #[arg(long, value_name = "FILE", required_unless_present = "print_capabilities")]
+    /// The volume file; one process at a time. None with a configuration that names ephemeral, whose TPM keeps nothing
+    #[arg(long, value_name = "FILE")]
     pub volume: Option<PathBuf>,
     /// The unit that the disk writes without touching neighbours, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = FileDisk::BLOCK_BYTES)]

@@ -11,7 +11,7 @@ use husk::engine::reference::ReferenceEngine;
 use husk::fault::Fault;
 use husk::frontend::Tpm;
 use husk::release::session::SessionMemory;
-use husk::seams::{Platform, Reporter};
+use husk::seams::{Disk, NoDisk, Platform, Reporter};
 use husk::volume::suspend::{SUSPEND_BYTES_MAX, VOLATILE_BYTES_MAX};
 use husk::volume::{STATE_BYTES_MAX, VolumeFault, Workspace};
 use husk::vtpm::{Cold, Identified, Memory, PERMANENT_BYTES_MAX, Served, Vtpm, VtpmFault};
@@ -44,7 +44,7 @@ pub enum Footing {
 /// The component, as a machine that front-ends serve.
 #[expect(missing_debug_implementations, reason = "it holds the TPM's secrets")]
 pub struct Component {
-    disk: FileDisk,
+    disk: Option<FileDisk>,
     footing: Footing,
     clock: Option<BootClock>,
     state: State,
@@ -73,10 +73,10 @@ enum State {
 const NOBODY: [u8; 16] = [0; 16];
 
 impl Component {
-    /// Joins a disk and a footing with the engine. `None` if this process has a component already: the reference engine's
+    /// Joins a disk, where the TPM is one that is kept, and a footing with the engine. `None` if this process has a component already: the reference engine's
     /// state is global.
     #[must_use]
-    pub fn new(disk: FileDisk, footing: Footing) -> Option<Self> {
+    pub fn new(disk: Option<FileDisk>, footing: Footing) -> Option<Self> {
         let engine = ReferenceEngine::claim(OsEntropy::draw)?;
         let cancel = engine.canceller();
         let canceller: Canceller = Arc::new(move || cancel.cancel());
@@ -145,12 +145,16 @@ fn earn(
 
 /// Lends the platform for one call.
 fn on<T>(
-    disk: &mut FileDisk,
+    disk: &mut Option<FileDisk>,
     footing: &mut Footing,
     clock: Option<&BootClock>,
     act: impl FnOnce(&mut Platform<'_>) -> T,
 ) -> T {
-    let (mut nothing, mut nobody) = (Nothing, Nothing);
+    let (mut nothing, mut nobody, mut nowhere) = (Nothing, Nothing, NoDisk);
+    let disk: &mut dyn Disk = match disk {
+        Some(disk) => disk,
+        None => &mut nowhere,
+    };
     let (channel, reporter): (&mut dyn husk::seams::Channel, &mut dyn Reporter) = match footing {
         Footing::Sealed(launch) => match &mut launch.channel {
             Some(channel) => (channel, &mut launch.reporter),
@@ -374,7 +378,8 @@ impl Machine for Component {
             State::Cold(_) | State::Failed(_) => Ok(()),
         };
         self.drop_void_state();
-        let Counts { writes, written_bytes, flushes } = self.disk.counts();
+        let Counts { writes, written_bytes, flushes } =
+            self.disk.as_ref().map(FileDisk::counts).unwrap_or_default();
         eprintln!("vtpmd: disk: {writes} writes, {written_bytes} bytes, {flushes} flushes");
         done
     }

@@ -43,12 +43,18 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         println!("{}", swtpm::CAPABILITIES);
         return Ok(());
     }
-    let Some(disk) = args.disk.open()? else { bail!("a TPM needs a volume; give --volume") };
-    launch(disk, &args.footing, &args.serve)
+    launch(args.disk.open()?, &args.footing, &args.serve)
 }
 
 /// Puts the component together on `disk` and serves it until its end.
-pub(crate) fn launch(disk: FileDisk, footing: &FootingArgs, ways: &ServeArgs) -> anyhow::Result<()> {
+pub(crate) fn launch(disk: Option<FileDisk>, footing: &FootingArgs, ways: &ServeArgs) -> anyhow::Result<()> {
+    match (&disk, footing.keeps_nothing()?) {
+        (Some(_), false) | (None, true) => {}
+        (None, false) => bail!("a TPM needs its volume; give --volume, or as swtpm's words --tpmstate"),
+        (Some(_), true) => bail!(
+            "the configuration names ephemeral, whose TPM keeps nothing; leave --volume and --tpmstate out"
+        ),
+    }
     let saved = footing.suspend_file.as_deref().map(SavedState::at).transpose()?;
     let component = Component::new(disk, footing.footing()?).context("this process has a TPM already")?;
     serve(ways, Box::new(component.saving(saved)))

@@ -70,13 +70,20 @@ impl FootingArgs {
         Ok(Footing::Sealed(Box::new(Launch { config, channel, reporter, wait_for_lease })))
     }
 
+    /// Whether the configuration names a TPM that keeps nothing.
+    pub(crate) fn keeps_nothing(&self) -> anyhow::Result<bool> {
+        let Some(config) = &self.config else { return Ok(false) };
+        let launch = LaunchConfig::parse(&config_bytes(config)?).map_err(husk::fault::Fault::from)?;
+        Ok(launch.mode == Mode::Ephemeral)
+    }
+
     /// The way to the broker, exactly where the configuration names a mode that has one.
     fn channel(&self, mode: Mode) -> anyhow::Result<Option<SocketChannel>> {
         match (mode, &self.relay) {
-            (Mode::Strict, Some(relay)) => {
+            (Mode::Strict | Mode::Ephemeral, Some(relay)) => {
                 Ok(Some(SocketChannel::new(relay.clone(), Duration::from_millis(self.relay_timeout_ms))))
             }
-            (Mode::Strict, None) => bail!("a sealed TPM needs its broker; give --relay"),
+            (Mode::Strict | Mode::Ephemeral, None) => bail!("a sealed TPM needs its broker; give --relay"),
             (Mode::HwSealed, None) => Ok(None),
             (Mode::HwSealed, Some(_)) => {
                 bail!(

@@ -50,6 +50,8 @@ pub(crate) struct Below {
     starts: usize,
     /// More words for QEMU.
     pub(crate) qemu: Vec<String>,
+    /// The VM's TPM has no volume.
+    ephemeral: bool,
     _daemons: [Daemon; 2],
 }
 
@@ -92,6 +94,7 @@ impl Below {
             initramfs,
             starts: 0,
             qemu: Vec::new(),
+            ephemeral: false,
             _daemons: daemons,
         })
     }
@@ -114,6 +117,13 @@ impl Below {
     /// Enrols another VM with the same firmware, by these words beside.
     pub(crate) fn enrol(&self, name: &str, words: &[&str]) -> Result<Vm, Failure> {
         self.product.enrol_with(&self.tenant, &self.measurement, name, words)
+    }
+
+    /// Takes another VM, whose TPM keeps nothing.
+    pub(crate) fn keep_nothing(&mut self) -> Result<(), Failure> {
+        self.vm = self.enrol("ephemeral", &["--ephemeral"])?;
+        self.ephemeral = true;
+        Ok(())
     }
 
     /// Has the tenant's own authority certify the endorsement keys of its VMs.
@@ -156,10 +166,11 @@ impl Below {
         let name = format!("machine-{}-{name}", self.starts);
         let [image, volume, config, psp] = [&self.image, volume, &self.vm.config, &self.psp].map(text);
         let (pid, cpus) = (text(&self.pid_file()), guest_cpus.to_string());
-        let line = ["run", "--image", &image, "--volume", &volume, "--config", &config, "--psp", &psp];
+        let line = ["run", "--image", &image, "--config", &config, "--psp", &psp];
+        let kept: &[&str] = if self.ephemeral { &[] } else { &["--volume", &volume] };
         let more = ["--broker", &self.broker, "--vcpus", &cpus, "--memory", MEMORY_MIB];
         let last = ["--", "-pidfile", &pid];
-        let words = line.iter().chain(&more).chain(words).chain(&last);
+        let words = line.iter().chain(kept).chain(&more).chain(words).chain(&last);
         let words = words.map(ToString::to_string).chain(self.qemu.iter().cloned());
         let words: Vec<String> = words.collect();
         Daemon::start(&name, &self.product.husk, &words, &self.product.path(&format!("{name}.console")))

@@ -301,7 +301,7 @@ fn serving(mut launch: Launch, new: &Head) {
     let pending = match granted {
         Granted::Create(grant) => grant.pending,
         Granted::Open(grant) => grant.pending,
-        Granted::Restore(_) => panic!("nobody ordered that"),
+        Granted::Restore(_) | Granted::Ephemeral(_) => panic!("nobody ordered that"),
     };
     let mut tenure = Tenure::new(client, pending);
     launch.on(|platform| tenure.confirm(platform, new)).map(drop).unwrap();

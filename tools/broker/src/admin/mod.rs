@@ -14,7 +14,7 @@ mod shown;
 pub mod signed;
 
 pub use request::{Failure, Firmware, Id, REQUEST_BYTES_MAX, Request, Right, VMS_MAX};
-pub use shown::{life_word, refusal_shown, row_shown, standing_shown};
+pub use shown::{life_of, life_word, refusal_shown, row_shown, standing_shown};
 
 /// How long the broker's clock may have gone on since the moment that a request names; the requests that were done in that time are
 /// remembered.

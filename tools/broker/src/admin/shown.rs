@@ -1,7 +1,7 @@
 //! What is shown of a VM: nothing secret is in a row.
 
 use crate::ids::VmName;
-use crate::rules::{Life, Row};
+use crate::rules::{Keeps, Life, Row};
 use crate::store::Standing;
 use serde_json::{Value, json};
 
@@ -16,13 +16,22 @@ pub const fn life_word(life: Life) -> &'static str {
     }
 }
 
+/// A row's life, and where its TPM ends with each launch that.
+#[must_use]
+pub const fn life_of(row: &Row) -> &'static str {
+    match (row.life, row.keeps) {
+        (Life::Virgin, Keeps::Nothing) => "ephemeral",
+        (life, _) => life_word(life),
+    }
+}
+
 /// A row.
 #[must_use]
 pub fn row_shown(name: &VmName, row: &Row) -> Value {
     json!({
         "tenant": name.tenant.to_string(),
         "vm": name.vm.to_string(),
-        "life": life_word(row.life),
+        "life": life_of(row),
         "generation": row.generation,
         "epoch": row.epoch,
         "token": row.token,

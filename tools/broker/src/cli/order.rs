@@ -400,6 +400,7 @@ pub fn statement_shown(statement: &Statement) -> Value {
         Some(LifeWord::Active) => "active",
         Some(LifeWord::Halted) => "halted",
         Some(LifeWord::Retired) => "retired",
+        Some(LifeWord::Ephemeral) => "ephemeral",
         None => "unknown",
     };
     json!({

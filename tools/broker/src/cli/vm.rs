@@ -88,6 +88,10 @@ pub struct EnrolArgs {
     /// The tenant's whole policy, a TOML file (`husk vm policy example`), in place of the options above.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["measurements", "min_tcb", "chips"])]
     policy: Option<PathBuf>,
+    /// Give the VM a TPM that keeps nothing: it is made at each launch and ends with it, there is no volume, and what such a VM owns opens
+    /// by attestation (`husk vm unlock`).
+    #[arg(long, conflicts_with_all = ["kbs", "staleness_commits"])]
+    ephemeral: bool,
     /// What keeps a second instance from answering: lease (needs Secure TSC), percmd (the broker permits each command) or
     /// detect (nothing: it shows in resetCount only).
     #[arg(long, value_name = "WORD", default_value = Serve::Lease.word(), value_parser = serve)]
@@ -209,7 +213,7 @@ fn enrol(args: EnrolArgs) -> anyhow::Result<()> {
         tenant: tenant.0,
         vm: vm.0,
         root: point_digest(&root),
-        mode: Mode::Strict,
+        mode: if args.ephemeral { Mode::Ephemeral } else { Mode::Strict },
         serve: args.serve,
         kbs: args.kbs,
         min_key_generation: KEY_GENERATION,

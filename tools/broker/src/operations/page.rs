@@ -1,6 +1,6 @@
 //! The page: every tenant's VMs, and the newest events. Everything that is shown is escaped where it is put in.
 
-use crate::admin::life_word;
+use crate::admin::life_of;
 use crate::rules::Row;
 use crate::store::{Overview, SeenVm};
 use maud::{DOCTYPE, Markup, html};
@@ -69,7 +69,7 @@ fn line(vm: &SeenVm, now_ms: u64) -> Markup {
 }
 
 fn standing(row: &Row, now_ms: u64) -> Markup {
-    let life = life_word(row.life);
+    let life = life_of(row);
     let digest: String = hex::encode(row.head.digest).chars().take(DIGEST_DIGITS).collect();
     html! {
         td class=(life) { (life) }

@@ -1,6 +1,6 @@
 //! Orders: what the tenant's operators, and the broker for its own safety, do to a VM's row.
 
-use super::{Life, Row, Token};
+use super::{Keeps, Life, Row, Token};
 use crate::ids::VmId;
 
 /// What is ordered.
@@ -45,7 +45,8 @@ pub struct Original {
 /// Carries out an order, or names the life that bars it.
 ///
 /// Every order that stops a VM raises the token, so that whoever runs is fenced, and takes FORCE and RESTORE back. None of them shortens a
-/// lease: after a resume or for a restore the next grant still waits for it, and a forced one says what it did not wait for.
+/// lease: after a resume or for a restore the next grant still waits for it, and a forced one says what it did not wait for. A TPM that
+/// keeps nothing is not restored.
 ///
 /// # Errors
 /// The life in which the order makes no sense.
@@ -62,6 +63,9 @@ pub fn operate(row: &Row, order: Order) -> Result<Row, Life> {
     };
     let alive = if row.epoch == 0 { Life::Virgin } else { Life::Active };
     let raised = row.token.checked_add(1).ok_or(row.life)?;
+    if row.keeps == Keeps::Nothing && matches!(order, Order::Restore(_) | Order::Clone(_)) {
+        return Err(row.life);
+    }
     match (order, row.life) {
         (Order::Halt, Life::Virgin | Life::Active) => Ok(stopped(Life::Halted, raised)),
         (Order::Resume, Life::Halted) => Ok(Row { life: alive, ..row.clone() }),

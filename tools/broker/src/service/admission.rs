@@ -4,8 +4,10 @@ use super::Service;
 use crate::evidence::EvidenceRefused;
 use crate::ids::VmName;
 use crate::policy::{Genuine, Refusal, Rule, guest_is_closed, holds, svn_reaches};
+use crate::rules::Keeps;
 use crate::store::{Criteria, Enrolment, KeptKind};
 use husk::attest::binding::report_data;
+use husk::attest::launch::{LaunchConfig, Mode};
 use husk::attest::report::{Generation, Report, SigningKey, Tcb};
 use husk::release::wire::RefusalReason;
 use husk::seams::REPORT_BYTES;
@@ -110,4 +112,13 @@ pub(super) fn shown(config: &[u8], enrolment: &Enrolment) -> Result<(), Refusal>
 pub(super) fn bound(report: &Report<'_>, transcript: &[u8; 48], config: &[u8]) -> Result<(), Refusal> {
     let (wanted, seen) = (report_data(transcript, &Sha384::digest(config).into()), report.report_data());
     holds(*seen == wanted, || Refusal::new(Rule::Binding, "REPORT_DATA of this session", hex::encode(seen)))
+}
+
+/// What becomes of the TPM of a launch with that configuration, which is the enrolled one. One that this build does not read is of a VM
+/// that this build's component does not run either.
+pub(super) fn kept_by(config: &[u8]) -> Keeps {
+    match LaunchConfig::parse(config).map(|config| config.mode) {
+        Ok(Mode::Ephemeral) => Keeps::Nothing,
+        Ok(Mode::Strict | Mode::HwSealed) | Err(_) => Keeps::State,
+    }
 }

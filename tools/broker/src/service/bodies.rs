@@ -1,6 +1,6 @@
 //! Bodies of requests as `rules` understands them, and answers as bodies of replies.
 
-use crate::rules::{Grant, Move, Reply, Request};
+use crate::rules::{Grant, Keeps, Move, Reply, Request};
 use husk::release::Head;
 use husk::release::frame::exactly;
 use husk::release::wire::{
@@ -65,10 +65,11 @@ pub(super) fn request(operation: Operation, body: &[u8]) -> Option<Request> {
 
 /// What a grant allows.
 pub(super) const fn intent(grant: &Grant) -> GrantIntent {
-    match (grant.restores, grant.current) {
-        (true, _) => GrantIntent::Restore,
-        (false, Some(_)) => GrantIntent::Open,
-        (false, None) => GrantIntent::Create,
+    match (grant.keeps, grant.restores, grant.current) {
+        (Keeps::Nothing, _, _) => GrantIntent::Ephemeral,
+        (Keeps::State, true, _) => GrantIntent::Restore,
+        (Keeps::State, false, Some(_)) => GrantIntent::Open,
+        (Keeps::State, false, None) => GrantIntent::Create,
     }
 }
 

@@ -28,13 +28,13 @@ use crate::evidence::Evidence;
 use crate::ids::{TenantId, VmId, VmName};
 use crate::metrics::{Metrics, word};
 use crate::policy::{Genuine, Refusal, Rule, guest_is_closed, holds};
-use crate::rules::{Grant, InstanceId, Order, Reply, Request};
+use crate::rules::{Grant, InstanceId, Keeps, Order, Reply, Request};
 use crate::store::{
     Ask, Criteria, Decided, Enrolment, GrantSecrets, Group, GroupError, Quota, Serving, StoreError, Tenant,
 };
 use crate::vault::RootKeys;
 use crate::world::{World, WorldEntropy};
-use admission::{admits, bears, bound, shown};
+use admission::{admits, bears, bound, kept_by, shown};
 use bodies::AttestParts;
 use husk::attest::report::Report;
 use husk::release::frame;
@@ -309,7 +309,11 @@ impl Service {
             return self.refuse(vm, &refusal);
         }
         let guest_svn = Report::parse(&proven.report).map_err(|_| RefusalReason::Malformed)?.guest_svn();
-        let outcome = self.ask(session, &Request::Grant { report_id, guest_svn })?;
+        let request = match proven.keeps {
+            Keeps::State => Request::Grant { report_id, guest_svn },
+            Keeps::Nothing => Request::Ephemeral { report_id, guest_svn },
+        };
+        let outcome = self.ask(session, &request)?;
         match outcome.0 {
             Reply::Denied(reason) => self.refuse(vm, &reason.into()),
             _ => Ok(outcome),
@@ -354,7 +358,8 @@ impl Service {
                 let report = parts.fixed.report;
                 let report_digest = Sha384::digest(report).into();
                 session.stage = Stage::Attested { report_digest, report_id };
-                session.proven = Some(Box::new(Proven { report, genuine }));
+                let keeps = kept_by(parts.config);
+                session.proven = Some(Box::new(Proven { report, genuine, keeps }));
                 self.establish(session, &criteria.quota)?;
                 Ok((Reply::Done, None))
             }
@@ -433,7 +438,9 @@ impl Service {
         if let Some(current) = &secrets.current {
             current.with(|bytes| body.epoch_secret = *bytes);
         }
-        secrets.next.with(|bytes| body.next_secret = *bytes);
+        if grant.keeps == Keeps::State {
+            secrets.next.with(|bytes| body.next_secret = *bytes);
+        }
         let signed = self.keys.signing().sign(&grant_digest(transcript, report_digest, &body));
         let written = signed.ok().and_then(|signature| {
             body.signature = signature;

@@ -12,7 +12,7 @@ pub(super) fn note(vm: &VmName, operation: Operation, answer: &Reply) {
             tracing::error!(%vm, "ALARM: the VM says that its disk does not hold its newest state");
         }
         (_, Reply::Granted(grant)) => {
-            tracing::info!(%vm, "granted token {} to {} epoch {}", grant.token, grant.word(), grant.epoch);
+            tracing::info!(%vm, "granted token {} {}", grant.token, grant.purpose());
         }
         (Operation::Attest | Operation::Grant, Reply::Denied(_)) => {}
         (_, Reply::Busy { .. } | Reply::Denied(_) | Reply::Fenced | Reply::Conflict) => {

@@ -3,7 +3,7 @@
 use super::Service;
 use super::notes::named;
 use crate::ids::{TenantId, VmId, VmName};
-use crate::rules::{Life, Order};
+use crate::rules::{Keeps, Life, Order, Row};
 use crate::store::Standing;
 use husk::release::frame;
 use husk::release::recovery::RecoveryCertificate;
@@ -80,8 +80,9 @@ const fn order_of(order: TicketOrder) -> Option<Order> {
     }
 }
 
-const fn life_word(life: Life) -> LifeWord {
-    match life {
+const fn life_word(row: &Row) -> LifeWord {
+    match row.life {
+        Life::Virgin if matches!(row.keeps, Keeps::Nothing) => LifeWord::Ephemeral,
         Life::Virgin => LifeWord::Virgin,
         Life::Active => LifeWord::Active,
         Life::Halted => LifeWord::Halted,
@@ -100,7 +101,7 @@ fn statement(vm: &VmName, standing: &Standing) -> Statement {
         nonce: [0; 32],
         host_data: enrolment.host_data,
         outcome: Outcome::Asked as u8,
-        life: life_word(row.life) as u8,
+        life: life_word(row) as u8,
         confirmed: u8::from(serves),
         released: u8::from(row.released),
         forced: u8::from(row.forced),

@@ -10,7 +10,7 @@ use super::endorsement::Challenged;
 use super::unlock::Unlocking;
 use crate::ids::{TenantId, VmName};
 use crate::policy::Genuine;
-use crate::rules::InstanceId;
+use crate::rules::{InstanceId, Keeps};
 use husk::release::record::Answerer;
 use husk::seams::REPORT_BYTES;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -47,6 +47,8 @@ pub(super) enum Stage {
 pub(super) struct Proven {
     pub(super) report: [u8; REPORT_BYTES],
     pub(super) genuine: Genuine,
+    /// What the launch configuration says of the TPM's end.
+    pub(super) keeps: Keeps,
 }
 
 /// One conversation.

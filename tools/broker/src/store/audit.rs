@@ -9,7 +9,7 @@ use super::sql::{Columns, Sql, to_sql};
 use crate::audit::{Entry, Event, Head};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::Refusal;
-use crate::rules::{Order, Reply, Request, Row};
+use crate::rules::{Keeps, Order, Reply, Request, Row};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The most entries that one look gives.
@@ -95,9 +95,8 @@ pub(super) fn told(row: &Row, new: &Row, request: &Request, reply: &Reply) -> Op
     let head = || format!("sequence {}, digest {}", new.head.sequence, hex::encode(new.head.digest));
     match (request, reply) {
         (_, Reply::Granted(grant)) => {
-            let what = grant.word();
-            let (token, generation, epoch) = (grant.token, grant.generation, grant.epoch);
-            Some((Event::Granted, format!("token {token}, generation {generation}, to {what} epoch {epoch}")))
+            let (token, generation, purpose) = (grant.token, grant.generation, grant.purpose());
+            Some((Event::Granted, format!("token {token}, generation {generation}, {purpose}")))
         }
         (Request::Confirm(_), _) if new.epoch != row.epoch => {
             let restored = match new.generation {
@@ -108,6 +107,9 @@ pub(super) fn told(row: &Row, new: &Row, request: &Request, reply: &Reply) -> Op
                 Event::Confirmed,
                 format!("token {}, epoch {}, {}{restored}", new.token, new.epoch, head()),
             ))
+        }
+        (Request::Confirm(_), _) if new.keeps == Keeps::Nothing && row.next.is_some() => {
+            Some((Event::Confirmed, format!("token {}, of a TPM that keeps nothing", new.token)))
         }
         (Request::Bump { .. }, _) if new.token != row.token => {
             Some((Event::Reset, format!("token {}, {}", new.token, head())))

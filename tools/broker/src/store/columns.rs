@@ -3,14 +3,14 @@
 use super::sql::{Columns, Sql, Value, to_sql};
 use super::{StoreError, restores};
 use crate::ids::VmName;
-use crate::rules::{Holder, InstanceId, Life, Row, SecretName};
+use crate::rules::{Holder, InstanceId, Keeps, Life, Row, SecretName};
 use husk::release::Head;
 use husk::release::ticket::TicketOrder;
 
 /// The last column is how far the newest start of a broker assumed every lease that was not released.
 const SELECT: &str = "SELECT life, generation, token, epoch, sequence, digest, current_token, next_token,
     holder, holder_report, lease_until_ms, released, bumped_from, forced, overlap_until_ms,
-    reset_base, guest_svn, restoring, (SELECT assumed_until_ms FROM broker)
+    reset_base, guest_svn, restoring, ephemeral, (SELECT assumed_until_ms FROM broker)
     FROM vms WHERE tenant = ?1 AND vm = ?2";
 
 /// The compare-and-swap: nothing changes unless token, generation, epoch and head are what the decision was made on.
@@ -19,7 +19,7 @@ const UPDATE: &str = "UPDATE vms SET life = ?3, generation = ?4, token = ?5, epo
     holder = ?11, holder_report = ?12,
     lease_until_ms = CASE WHEN lease_until_ms > ?13 THEN lease_until_ms ELSE ?13 END,
     released = ?14, bumped_from = ?15, forced = ?16, overlap_until_ms = ?17, reset_base = ?18,
-    guest_svn = CASE WHEN guest_svn > ?24 THEN guest_svn ELSE ?24 END, restoring = ?25
+    guest_svn = CASE WHEN guest_svn > ?24 THEN guest_svn ELSE ?24 END, restoring = ?25, ephemeral = ?26
     WHERE tenant = ?1 AND vm = ?2 AND token = ?19 AND generation = ?20
     AND epoch = ?21 AND sequence = ?22 AND digest = ?23";
 
@@ -48,6 +48,7 @@ fn read(mut columns: Columns) -> Result<Row, StoreError> {
     let guest_svn = u32::try_from(columns.integer()?).map_err(|_| StoreError::Damaged)?;
     let restoring =
         columns.maybe_number()?.map(u32::try_from).transpose().map_err(|_| StoreError::Damaged)?;
+    let keeps = if columns.flag()? { Keeps::Nothing } else { Keeps::State };
     let assumed_until_ms = columns.number()?;
     let lease_until_ms = if released { lease_until_ms } else { lease_until_ms.max(assumed_until_ms) };
     Ok(Row {
@@ -67,6 +68,7 @@ fn read(mut columns: Columns) -> Result<Row, StoreError> {
         reset_base,
         guest_svn,
         restoring,
+        keeps,
     })
 }
 
@@ -74,7 +76,7 @@ fn read(mut columns: Columns) -> Result<Row, StoreError> {
 /// secrets whose names are gone; whether there were any.
 pub(super) fn swap(sql: &mut dyn Sql, vm: &VmName, old: &Row, new: &Row) -> Result<bool, StoreError> {
     let token = |name: Option<SecretName>| name.map(|name| to_sql(name.token)).transpose();
-    let values: [Value; 25] = [
+    let values: [Value; 26] = [
         vm.tenant.0.into(),
         vm.vm.0.into(),
         life_number(new.life).into(),
@@ -101,6 +103,7 @@ pub(super) fn swap(sql: &mut dyn Sql, vm: &VmName, old: &Row, new: &Row) -> Resu
         old.head.digest.into(),
         i64::from(new.guest_svn).into(),
         new.restoring.map(i64::from).into(),
+        (new.keeps == Keeps::Nothing).into(),
     ];
     if sql.execute(UPDATE, &values)? != 1 {
         return Err(StoreError::Raced);

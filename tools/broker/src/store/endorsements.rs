@@ -1,10 +1,13 @@
 //! Authorities and the endorsement keys that they certify.
 //!
-//! **Laws.** One VM of a tenant has a key, and a VM has one key of each kind. What was issued for a key once is what is told of it ever after.
+//! **Laws.** One VM of a tenant has a key, and a VM has one key of each kind. What was issued for a key once is what is told of it ever after. A TPM that ends
+//! with its launch has new keys at each: the newest launch's take the place of all before.
 
+use super::columns::load;
 use super::sql::{Columns, Sql, Value};
 use super::{Store, StoreError, tenant};
 use crate::ids::{TenantId, VmId, VmName};
+use crate::rules::Keeps;
 use crate::vault::Wrapped;
 
 /// A tenant's authority.
@@ -87,17 +90,22 @@ impl Store {
         mut issue: impl FnMut(&Endorsed) -> Result<Option<Vec<u8>>, StoreError>,
     ) -> Result<Result<Vec<Endorsed>, NotEndorsed>, StoreError> {
         self.change(|sql| {
+            let row = load(sql, vm)?.ok_or(StoreError::UnknownVm(*vm))?;
             let mut known = Vec::new();
             for key in keys {
                 match holder(sql, vm.tenant, &key.name)? {
                     Some(holder) if holder != vm.vm => return Ok(Err(NotEndorsed::OtherVm(holder))),
                     _ => {}
                 }
-                let stored = endorsed(sql, vm)?.into_iter().find(|stored| stored.kind == key.kind);
-                if stored.as_ref().is_some_and(|stored| stored.name != key.name) {
+                let mut stored = endorsed(sql, vm)?.into_iter().find(|stored| stored.kind == key.kind);
+                let older = stored.take_if(|stored| stored.name != key.name);
+                if older.is_some() && row.keeps == Keeps::State {
                     return Ok(Err(NotEndorsed::Changed));
                 }
                 known.push((stored.is_some(), stored.unwrap_or_else(|| key.clone())));
+            }
+            if row.keeps == Keeps::Nothing {
+                forget_all_but(sql, vm, keys)?;
             }
             let mut all = Vec::new();
             for (is_stored, mut key) in known {
@@ -201,6 +209,17 @@ fn insert(sql: &mut dyn Sql, vm: &VmName, key: &Endorsed) -> Result<(), StoreErr
     let statement = "INSERT INTO endorsements (tenant, vm, kind, name, public, certificate)
         VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     sql.execute(statement, &values(vm, key)).map(drop)
+}
+
+/// The others were of a TPM that is gone.
+fn forget_all_but(sql: &mut dyn Sql, vm: &VmName, keys: &[Endorsed]) -> Result<(), StoreError> {
+    for older in endorsed(sql, vm)? {
+        if !keys.iter().any(|key| key.name == older.name) {
+            let statement = "DELETE FROM endorsements WHERE tenant = ?1 AND vm = ?2 AND name = ?3";
+            sql.execute(statement, &[vm.tenant.0.into(), vm.vm.0.into(), older.name.as_slice().into()])?;
+        }
+    }
+    Ok(())
 }
 
 fn update(sql: &mut dyn Sql, vm: &VmName, key: &Endorsed) -> Result<(), StoreError> {

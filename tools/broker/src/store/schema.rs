@@ -3,7 +3,7 @@
 use super::StoreError;
 
 /// The version that this code reads and writes.
-pub(super) const VERSION: u32 = 15;
+pub(super) const VERSION: u32 = 16;
 /// One script per version, oldest first. A released script is never changed, only followed. They are SQLite's; see
 /// [`for_postgres`].
 const MIGRATIONS: [&str; VERSION as usize] = [
@@ -227,6 +227,10 @@ CREATE TABLE unlocks (
     PRIMARY KEY (tenant, vm, name),
     FOREIGN KEY (tenant, vm) REFERENCES vms (tenant, vm)
 ) STRICT;
+",
+    // Whether the newest grant was for a TPM that ends with its launch.
+    "
+ALTER TABLE vms ADD COLUMN ephemeral INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

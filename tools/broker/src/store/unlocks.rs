@@ -9,7 +9,7 @@ use super::{Store, StoreError, audit, endorsements, enrolment};
 use crate::audit::Event;
 use crate::ids::{TenantId, VmId, VmName};
 use crate::policy::{Refusal, Rule};
-use crate::rules::{Life, Row};
+use crate::rules::Row;
 use crate::unlock::{PcrPolicy, PcrValues};
 use crate::vault::RootKeys;
 use crate::world::World;
@@ -137,10 +137,9 @@ fn judged(
         let refusal = Refusal::new(Rule::UnlockTpm, "an endorsement key of this VM's TPM", seen);
         return Err((UnlockVerdict::OtherTpm, refusal));
     }
-    let serves = row.life == Life::Active && row.holder.is_some() && row.next.is_none() && !row.released;
     // TPM resets are counted in 32 bits (TPM 2.0 part 2, "TPMS_CLOCK_INFO").
     let resets = row.token.wrapping_sub(row.reset_base) & u64::from(u32::MAX);
-    if !serves || u64::from(shown.resets) != resets {
+    if !row.serves() || u64::from(shown.resets) != resets {
         let wanted = format!("the newest instance of a VM that may run, whose resetCount is {resets}");
         let seen = format!("{:?}, resetCount {}", row.life, shown.resets);
         return Err((UnlockVerdict::OldInstance, Refusal::new(Rule::UnlockInstance, wanted, seen)));

@@ -131,7 +131,7 @@ impl<'c> Launch<'c> {
             Verdict::Busy { .. } => return Ok(None),
             Verdict::Granted(Granted::Create(grant)) => (Head::NONE, false, grant.pending),
             Verdict::Granted(Granted::Open(grant)) => (grant.head, true, grant.pending),
-            Verdict::Granted(Granted::Restore(_)) => return Ok(None),
+            Verdict::Granted(Granted::Restore(_) | Granted::Ephemeral(_)) => return Ok(None),
         };
         let mut tenure = Tenure::new(client, pending);
         ledger.granted(tenure.standing().token(), is_open.then_some(&previous), before);

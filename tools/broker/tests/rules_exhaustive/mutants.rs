@@ -2,10 +2,34 @@
 
 use super::Step;
 use husk::release::Head;
-use husk_broker::rules::{Life, Reply, Request, Row, step};
+use husk_broker::rules::{Keeps, Life, Reply, Request, Row, step};
 
 /// Each takes one rule away.
-pub(super) const MUTANTS: [(&str, Step); 21] = [
+pub(super) const MUTANTS: [(&str, Step); 25] = [
+    ("what keeps nothing is granted in a state's place", |row, at, caller, request| match request {
+        Request::Ephemeral { .. } => {
+            let bare = Row { life: Life::Virgin, epoch: 0, head: Head::NONE, current: None, ..row.clone() };
+            step(&bare, at, caller, request)
+        }
+        _ => step(row, at, caller, request),
+    }),
+    ("what keeps nothing is granted in a restore's place", |row, at, caller, request| match request {
+        Request::Ephemeral { .. } => step(&Row { restoring: None, ..row.clone() }, at, caller, request),
+        _ => step(row, at, caller, request),
+    }),
+    ("what keeps nothing anchors a head", |row, at, caller, request| match request {
+        Request::Confirm(_) | Request::Anchor(_) => {
+            let (change, reply) = step(&Row { keeps: Keeps::State, ..row.clone() }, at, caller, request);
+            (change.map(|new| Row { keeps: row.keeps, ..new }), reply)
+        }
+        _ => step(row, at, caller, request),
+    }),
+    ("a state is confirmed as if nothing were kept", |row, at, caller, request| match request {
+        Request::Confirm(to) if (to.epoch, to.new) == (0, Head::NONE) => {
+            step(&Row { keeps: Keeps::Nothing, ..row.clone() }, at, caller, request)
+        }
+        _ => step(row, at, caller, request),
+    }),
     ("RESTORE outlives CONFIRM", |row, at, caller, request| {
         let (mut change, reply) = step(row, at, caller, request);
         if let (Some(new), Request::Confirm(_)) = (&mut change, request) {

@@ -128,7 +128,7 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
              ALTER TABLE broker DROP COLUMN commits; ALTER TABLE launches DROP COLUMN bound;
              ALTER TABLE vms DROP COLUMN forced; ALTER TABLE vms DROP COLUMN overlap_until_ms;
              ALTER TABLE vms DROP COLUMN reset_base; ALTER TABLE vms DROP COLUMN guest_svn;
-             ALTER TABLE vms DROP COLUMN restoring; DROP TABLE restores; DROP TABLE restore_pieces;
+             ALTER TABLE vms DROP COLUMN restoring; ALTER TABLE vms DROP COLUMN ephemeral; DROP TABLE restores; DROP TABLE restore_pieces;
              ALTER TABLE tenants DROP COLUMN operator_generation; DROP TABLE tickets;
              ALTER TABLE tenants DROP COLUMN vms_max; ALTER TABLE tenants DROP COLUMN sessions_max;
              ALTER TABLE tenants DROP COLUMN requests_max;
@@ -153,7 +153,7 @@ fn a_backup_that_was_brought_to_version_13_is_there_afterwards() {
     let (ticket, opened) = (vec![0; Ticket::BYTES], vec![0; OpenedBackup::BYTES]);
     connection
         .execute_batch(
-            "DROP TABLE unlocks; DROP TABLE restore_pieces; ALTER TABLE restores ADD COLUMN file BLOB NOT NULL DEFAULT x'';
+            "ALTER TABLE vms DROP COLUMN ephemeral; DROP TABLE unlocks; DROP TABLE restore_pieces; ALTER TABLE restores ADD COLUMN file BLOB NOT NULL DEFAULT x'';
              PRAGMA user_version = 13;",
         )
         .unwrap();

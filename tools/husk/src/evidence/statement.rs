@@ -173,9 +173,13 @@ fn variables(config: &LaunchConfig, claims: &mut Claims) {
 
 /// What the broker says of the VM, in plain words.
 fn standing(statement: &Statement, claims: &mut Claims) {
-    let serves = statement.life == LifeWord::Active as u8 && statement.confirmed == 1;
-    if serves && statement.released == 0 {
+    let confirmed = statement.confirmed == 1 && statement.released == 0;
+    if confirmed && statement.life == LifeWord::Active as u8 {
         claims.proven("when it said so, the newest instance was at work at the newest state");
+    } else if confirmed && statement.life == LifeWord::Ephemeral as u8 {
+        claims.proven(
+            "when it said so, the newest instance was at work, with a TPM that was made for this launch and ends with it",
+        );
     } else {
         claims.not_proven(
             "that an instance is at work: when the broker spoke, none was that had confirmed its launch",

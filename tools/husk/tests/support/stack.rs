@@ -32,6 +32,7 @@ pub(crate) struct Stack {
 pub(crate) struct Start<'a> {
     /// What its sockets and its log are named after.
     pub(crate) seat: &'a str,
+    /// No name: none.
     pub(crate) volume: &'a str,
     pub(crate) firmware: &'a str,
     pub(crate) config: &'a str,
@@ -116,8 +117,6 @@ impl Stack {
             &data,
             "--control",
             &control,
-            "--volume",
-            start.volume,
             "--firmware",
             start.firmware,
             "--wait-for-lease-seconds",
@@ -125,6 +124,9 @@ impl Stack {
         ];
         let log = self.site.path(&format!("{}.log", start.seat));
         let child = husk(&words)
+            .args(
+                Some(start.volume).filter(|file| !file.is_empty()).iter().flat_map(|file| ["--volume", file]),
+            )
             .args(start.suspend_file.iter().flat_map(|file| ["--suspend-file", file]))
             .current_dir(self.site.folder.path())
             .stdin(Stdio::null())

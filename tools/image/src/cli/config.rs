@@ -31,7 +31,7 @@ pub struct ConfigArgs {
     /// The digest of the tenant's root key, as `husk tenant init` prints it.
     #[arg(long, value_name = "HEX", value_parser = hex::<48>)]
     root: Option<[u8; 48]>,
-    /// What protects against rollback: strict (a broker), or hw-sealed: NOTHING. There is no broker then, the key is the
+    /// What protects against rollback: strict (a broker), ephemeral (a broker, and a TPM that keeps nothing), or hw-sealed: NOTHING. There is no broker then, the key is the
     /// processor's alone (--processor), and whoever has an old copy of the volume can put it back.
     #[arg(long, value_name = "WORD", default_value = "strict", value_parser = mode)]
     mode: Mode,
@@ -125,6 +125,7 @@ impl ConfigArgs {
                 (Mode::Strict, Some(Staleness { commits, indices, .. })) => {
                     format!("BOUNDED: each boot can lose the newest commits of indices {indices}, {commits} at most")
                 }
+                (Mode::Ephemeral, _) => "nothing is kept: the TPM ends with each launch".to_owned(),
                 (Mode::HwSealed, _) => "NONE: an old copy of the volume can be put back".to_owned(),
             },
             "supported": supported,
@@ -141,7 +142,7 @@ impl ConfigArgs {
             root: self.root.context(missing)?,
             mode: self.mode,
             serve: self.serve.unwrap_or(match self.mode {
-                Mode::Strict => Serve::Lease,
+                Mode::Strict | Mode::Ephemeral => Serve::Lease,
                 Mode::HwSealed => Serve::Nothing,
             }),
             kbs: self.kbs,

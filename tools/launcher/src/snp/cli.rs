@@ -6,7 +6,8 @@ use super::libvirt::domain;
 use super::machine::Machine;
 use crate::child;
 use crate::machine::shown;
-use crate::run::{Ended, lock};
+use crate::run::Ended;
+use crate::volume::{belongs, lock};
 use anyhow::{Context as _, bail};
 use husk::fault::Fault;
 use husk_files::read_config;
@@ -104,12 +105,12 @@ impl SnpArgs {
         launch: Launch,
         probe: &Probe,
     ) -> anyhow::Result<Machine> {
-        let (Some(config), Some(volume), Some(channel)) = (shared.config, shared.volume, &self.channel)
-        else {
-            bail!("a launch under SEV-SNP needs --config, --volume and --channel");
+        let (Some(config), Some(channel)) = (shared.config, &self.channel) else {
+            bail!("a launch under SEV-SNP needs --config and --channel");
         };
         let config = read_config(config)?;
         config.supported().map_err(Fault::from)?;
+        belongs(shared.volume, config.mode)?;
         let (c_bit, reduced_bits) = probe.encryption_bits().unwrap_or((C_BIT, REDUCED_BITS));
         Ok(Machine {
             igvm: igvm.to_owned(),
@@ -121,7 +122,7 @@ impl SnpArgs {
             model: self.vcpu_type.clone(),
             vcpus: shared.vcpus,
             memory_mib: shared.memory_mib,
-            volume: volume.to_owned(),
+            volume: shared.volume.map(Path::to_owned),
             block_bytes: shared.block_bytes,
             channel: channel.clone(),
             control: Path::new("RUN").join("control"),
@@ -146,7 +147,7 @@ fn start(probe: &Probe, qemu: &Path, machine: &Machine) -> anyhow::Result<()> {
     if !missing.is_empty() {
         bail!("this host cannot start VMs under SEV-SNP:\n  {}", missing.join("\n  "));
     }
-    let _volume = lock(&machine.volume)?;
+    let _volume = machine.volume.as_deref().map(lock).transpose()?;
     if !machine.channel.exists() {
         bail!("nothing listens at {}; start `husk relay --socket` there", machine.channel.display());
     }

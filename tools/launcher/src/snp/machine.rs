@@ -4,7 +4,7 @@ use super::host::SVSM_SLOTS;
 use crate::machine::escaped;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use std::path::{PathBuf, absolute};
+use std::path::{Path, PathBuf, absolute};
 
 /// An ID block and its authentication page, as the IGVM file has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,8 +38,8 @@ pub struct Machine {
     pub vcpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
-    /// The volume's file.
-    pub volume: PathBuf,
+    /// The volume's file, if the TPM has one.
+    pub volume: Option<PathBuf>,
     /// The unit that the volume's medium writes without touching neighbours, in bytes.
     pub block_bytes: u32,
     /// The socket at which `husk relay` listens.
@@ -56,7 +56,8 @@ impl Machine {
     /// # Errors
     /// What the system says where there is no current folder.
     pub fn with_absolute_paths(self) -> std::io::Result<Self> {
-        let (igvm, volume, channel) = (absolute(self.igvm)?, absolute(self.volume)?, absolute(self.channel)?);
+        let volume = self.volume.map(absolute).transpose()?;
+        let (igvm, channel) = (absolute(self.igvm)?, absolute(self.channel)?);
         Ok(Self { igvm, volume, channel, ..self })
     }
 
@@ -105,9 +106,9 @@ impl Machine {
         object
     }
 
-    fn device_words(&self) -> Vec<String> {
-        let (volume, channel, block) = (escaped(&self.volume), escaped(&self.channel), self.block_bytes);
-        let mut words = vec![
+    fn volume_words(&self, volume: &Path) -> [String; 4] {
+        let (volume, block) = (escaped(volume), self.block_bytes);
+        [
             "-drive".to_owned(),
             // What is flushed is on the medium; what is not may be anywhere.
             format!("if=none,id=husk-volume,format=raw,cache=writeback,file={volume}"),
@@ -116,9 +117,14 @@ impl Machine {
                 "virtio-blk-device,drive=husk-volume,num-queues=1,write-cache=on,logical_block_size=512,\
                  physical_block_size={block}"
             ),
-            "-chardev".into(),
-            format!("socket,id=husk-channel,path={channel}"),
-        ];
+        ]
+    }
+
+    fn device_words(&self) -> Vec<String> {
+        let mut words: Vec<String> =
+            self.volume.iter().flat_map(|volume| self.volume_words(volume)).collect();
+        let channel = escaped(&self.channel);
+        words.extend(["-chardev".to_owned(), format!("socket,id=husk-channel,path={channel}")]);
         words.extend(line("-device virtio-serial-device,id=husk-port,max_ports=1"));
         words.extend(line("-device virtconsole,bus=husk-port.0,chardev=husk-channel"));
         words

@@ -1,4 +1,5 @@
-//! A kernel guest below the image that earns a secret from its tenant's broker: with `husk-unlock`, through a second serial line and a relay.
+//! A kernel guest below the image that earns a secret from its tenant's broker: with `husk-unlock`, through a second serial line and a relay; its TPM keeps nothing,
+//! or has its memory.
 
 use super::group;
 use crate::below::{Below, PATIENCE, Start};
@@ -14,17 +15,30 @@ use std::process::Command;
 const SECRET: &str = "a passphrase of the tenant's";
 const NAME: &str = "disk";
 
-/// Runs the boot as steps.
-pub(super) fn into(steps: &mut Steps) {
-    group(steps, "kernel guest that earns a secret", boot());
+/// Which TPM the guest has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    Nothing,
+    State,
 }
 
-fn boot() -> Result<Vec<Step>, Failure> {
+/// Runs the boot as steps; `all` for a TPM that is kept as well.
+pub(super) fn into(steps: &mut Steps, all: bool) {
+    group(steps, "kernel guest that earns a secret, its TPM keeps nothing", boot(Keeps::Nothing));
+    if all {
+        group(steps, "kernel guest that earns a secret", boot(Keeps::State));
+    }
+}
+
+fn boot(keeps: Keeps) -> Result<Vec<Step>, Failure> {
     let folder = house::fresh_workshop("peers/unlock")?;
     attester::make()?;
     let initramfs = image_for_unlock(&house::workshop("attester")?.join("husk-unlock"))?;
     let mut below = Below::set(&folder, setup::fetched_kernel()?, initramfs)?;
     below.certify_keys()?;
+    if keeps == Keeps::Nothing {
+        below.keep_nothing()?;
+    }
     let (_relay, socket) = below.relay("unlock")?;
     let io = |path: &std::path::Path| {
         let path = path.to_owned();
