@@ -21,6 +21,8 @@ const TAGS_DRIVERS: &str = "dm_integrity authenc hmac sha256_generic";
 const OVER_ROOT_PROGRAMS: &str =
     "/usr/lib/systemd/systemd-cryptsetup /usr/lib/systemd/system-generators/systemd-cryptsetup-generator";
 const OVER_ROOT_DRIVERS: &str = "overlay";
+/// Of what waits in the initrd until the volume is made and named.
+const AFTER_MAKING: &str = "[Unit]\nAfter=systemd-repart.service\n";
 
 /// A file to be put somewhere.
 #[derive(Debug)]
@@ -157,8 +159,8 @@ fn fstab(mount: &str) -> String {
 }
 
 /// What opens the volume in the initrd and lays it over the root, or ends the boot. dracut's own (`overlayfs`, `overlay-root`) and systemd's (`systemd.volatile=overlay`) take memory where there is no volume. The
-/// volume's partition is waited for when it can be there: making it may take longer than a device may.
-fn over_root(volume: &Volume) -> [Text; 4] {
+/// volume's partition is waited for when it can be there: making it may take longer than a device may. It has its last name before the volume that is made there has one, so nobody opens it until then.
+fn over_root(volume: &Volume) -> [Text; 5] {
     [
         Text::of("etc/crypttab", crypttab(volume)),
         Text::of("usr/lib/systemd/system/volume-over-root.service", over_root_unit()),
@@ -168,7 +170,11 @@ fn over_root(volume: &Volume) -> [Text; 4] {
         ),
         Text::of(
             "usr/lib/systemd/system/dev-disk-by\\x2dpartlabel-encrypted.device.d/50-volume.conf",
-            "[Unit]\nAfter=systemd-repart.service\n".into(),
+            AFTER_MAKING.into(),
+        ),
+        Text::of(
+            "usr/lib/systemd/system/systemd-cryptsetup@encrypted.service.d/40-volume.conf",
+            AFTER_MAKING.into(),
         ),
     ]
 }
@@ -236,6 +242,9 @@ mod tests {
             crypttab(&over).trim().ends_with("x-initrd.attach")
                 && !crypttab(&volume(false)).contains("noauto")
         );
+        let opener = "usr/lib/systemd/system/systemd-cryptsetup@encrypted.service.d/40-volume.conf";
+        let opener = in_initrd(&over).into_iter().find(|text| text.path == opener);
+        assert!(opener.is_some_and(|text| text.text.contains("After=systemd-repart.service")));
         assert!(programs(&over).contains("tpm2_nvread") && drivers(&over) == "overlay");
     }
 

@@ -11,6 +11,7 @@ mod expected;
 mod on_swtpm;
 mod overlay;
 mod parts;
+mod plain;
 mod planted;
 pub(super) mod prepared;
 mod tagged;
@@ -74,6 +75,7 @@ fn boots(all: bool) -> Result<Vec<Step>, Failure> {
         steps.extend(named("swtpm", on_swtpm::boots(&site)));
         steps.extend(named("with tags, swtpm", tagged::boots(&site)?));
         steps.extend(named("over the root", overlay::boots(&site)?));
+        steps.extend(named("over the root, without tags", plain::boots(&site)?));
     }
     steps.extend(named("below the image", below::boots(&site, all)?));
     Ok(steps)

@@ -56,6 +56,14 @@ pub(super) const NULL_CIPHER: Attack = known(
     "wrote into the volume's header that its cipher is the null cipher, and a file system of its own behind it",
     "it is not encrypted as this guest does it",
 );
+/// The same where the initrd opens the volume.
+pub(super) const NULL_CIPHER_IN_INITRD: Attack = Attack {
+    name: "null-cipher-does-not-open",
+    did: NULL_CIPHER.did,
+    by: "the initrd, in which no kernel module has such a cipher",
+    why: "the guest would refuse it thereafter",
+    sign: "Error allocating crypto tfm",
+};
 pub(super) const PLANTED: Attack = known(
     "planted-volume-refused",
     "made a volume with a key that it knows, sealed to this TPM by the same policy",

@@ -107,6 +107,11 @@ pub(super) fn boot(site: &Site, name: &str, tpm: &str, disk: &Path) -> Result<St
     machine(site, name, Some(tpm), disk, &[])
 }
 
+/// The same in a machine without a TPM.
+pub(super) fn boot_without_tpm(site: &Site, name: &str, disk: &Path) -> Result<String, Failure> {
+    machine(site, name, None, disk, &[])
+}
+
 /// The same, perhaps without a TPM, and with more words for QEMU.
 fn machine(
     site: &Site,
