@@ -15,9 +15,10 @@ use husk::nv::NvFault;
 use husk::release::statement::{LifeWord, Outcome, Statement};
 use husk::release::ticket::TicketOrder;
 use husk::release::{Head, ReleaseFault};
-use husk::seams::DerivedKeyRequest;
+use husk::seams::{Cells, DerivedKeyRequest};
+use husk::volume::blocks::BLOCK_BYTES;
 use husk::volume::suspend::SUSPEND_BYTES_MAX;
-use husk::vtpm::{Backup, Vtpm, VtpmFault};
+use husk::vtpm::{Backup, FlashOrigin, Vtpm, VtpmFault};
 use owner::Owner;
 use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage};
 use std::cell::RefCell;
@@ -199,6 +200,50 @@ fn there_is_nothing_to_suspend_to_copy_or_to_restore() {
     let order = owner.restore(&stage, &file);
     assert_ne!(owner.bring(&stage, &order, &file), Some(Outcome::Open));
     assert_eq!(machine.ask(SHOW), Ok(1), "it goes on");
+}
+
+/// A UEFI firmware's variables in memory.
+struct Variables(Vec<u8>);
+
+impl Cells for Variables {
+    fn size_bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    fn copy_in(&self, offset: usize, into: &mut [u8]) {
+        into.fill(0xFF);
+        let shown = self.0.get(offset..).unwrap_or_default();
+        into.iter_mut().zip(shown).for_each(|(to, from)| *to = *from);
+    }
+
+    fn copy_out(&mut self, offset: usize, from: &[u8]) {
+        let cells = self.0.get_mut(offset..).unwrap_or_default();
+        cells.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    }
+}
+
+#[test]
+fn a_firmwares_variables_end_with_the_launch_too() {
+    /// Programs a byte (Intel 290606, "Word/byte program").
+    const PROGRAM: u8 = 0x40;
+    let (stage, disk) = (Stage::ephemeral(11, Serve::Lease), blank());
+    for _ in 0..2 {
+        let mut machine = booted(&stage, &disk);
+        let mut cells = Variables(vec![0xFF; 2 * BLOCK_BYTES]);
+        let opened = machine.call(|vtpm, platform| vtpm.open_flash(platform, &mut cells));
+        let (mut flash, origin) = opened.expect("they are taken as they are");
+        assert_eq!((origin, flash.changed().is_empty()), (FlashOrigin::Brought, true));
+        assert_eq!(machine.call(|vtpm, _| Ok(vtpm.keeps_flash())), Ok(false));
+        let steps = stage.steps.get();
+        flash.write(&mut cells, 7, &[PROGRAM]);
+        flash.write(&mut cells, 7, &[0x5A]);
+        assert!(!flash.changed().is_empty());
+        machine.call(|vtpm, platform| vtpm.keep_flash(platform, &cells, &mut flash)).expect("it is kept");
+        assert!(flash.changed().is_empty());
+        assert_eq!((cells.0[7], stage.steps.get()), (0x5A, steps), "nobody is asked");
+        machine.shut_down().expect("it ends");
+    }
+    assert!(is_blank(&disk));
 }
 
 #[test]

@@ -89,6 +89,14 @@ pub fn now_ms() -> u64 {
     ticks().saturating_sub(ORIGIN.load(Relaxed)).checked_div(PER_MS.load(Relaxed)).unwrap_or(0)
 }
 
+/// Microseconds since [`calibrate`]; 0 before it.
+#[must_use]
+pub fn now_us() -> u64 {
+    let (spent, per_ms) = (ticks().saturating_sub(ORIGIN.load(Relaxed)), PER_MS.load(Relaxed));
+    let (Some(whole), Some(rest)) = (spent.checked_div(per_ms), spent.checked_rem(per_ms)) else { return 0 };
+    whole.saturating_mul(1000).saturating_add(rest.saturating_mul(1000) / per_ms)
+}
+
 /// Waits.
 pub fn pause_ms(span: u64) {
     let began = now_ms();

@@ -20,7 +20,7 @@ pub mod memory;
 pub mod pci;
 pub mod platform;
 pub mod policy;
-pub mod slowest;
+pub mod stopwatch;
 pub mod svm;
 pub mod variables;
 pub mod virtio;

@@ -21,8 +21,8 @@ use crate::guest::start::{self, Begin, Guest};
 use crate::memory::{Kind, LAYER, Physical, take_secrets_page};
 use crate::platform::{Emulated, Own};
 use crate::service::show_usage;
-use crate::slowest::{Slowest, Timed};
 use crate::stop::{self, Stop, stop, stop_for};
+use crate::stopwatch::{Stopwatch, Timed};
 use crate::svm::start::{Entry, Protected};
 use crate::svm::{self, Call, GuestRam, Plan, Request};
 use crate::variables::{Chip, Shown};
@@ -116,10 +116,10 @@ pub(crate) fn run(machine: &Machine<'_>, engine: ReferenceEngine, tpm: Memory<'s
         CrbPlace::Trapped => Registers::Trapped,
         CrbPlace::Private => Registers::Private(private_crb(machine, &guest)),
     };
-    let slowest = Slowest::NONE;
+    let stopwatch = Stopwatch::ZERO;
     let memory = machine.memory;
     let mut server =
-        Server { seams, vtpm, guest, files, memory, measurement, crb, calls, slowest, asked_ms: 0 };
+        Server { seams, vtpm, guest, files, memory, measurement, crb, calls, stopwatch, asked_ms: 0 };
     server.open_flash(config);
     if machine.ways.gate == Gate::Open {
         server.offer_attestation();
@@ -258,7 +258,7 @@ struct Server {
     measurement: [u8; 48],
     crb: Registers,
     calls: &'static mut CallMemory,
-    slowest: Slowest,
+    stopwatch: Stopwatch,
     /// When something was last asked for.
     asked_ms: u64,
 }
@@ -332,11 +332,11 @@ impl Server {
 
     /// Executes what came by the registers, and says whether anything did.
     fn execute(&mut self) -> bool {
-        let Self { seams, vtpm, crb, slowest, .. } = self;
+        let Self { seams, vtpm, crb, stopwatch, .. } = self;
         match crb {
-            Registers::Trapped => execute_trapped(seams, vtpm, slowest),
+            Registers::Trapped => execute_trapped(seams, vtpm, stopwatch),
             Registers::Private(crb) => with(seams, |platform| {
-                crb.poll(&mut Timed { tpm: Served { vtpm, platform }, slowest, now_ms: clock::now_ms })
+                crb.poll(&mut Timed { tpm: Served { vtpm, platform }, stopwatch, now_us: clock::now_us })
             }),
         }
     }
@@ -390,6 +390,9 @@ impl Server {
                 }
                 FlashOrigin::Template => {
                     "husk: the firmware's variables are those that were brought; the sealed volume keeps them, bytes"
+                }
+                FlashOrigin::Brought => {
+                    "husk: the firmware's variables are those that were brought; they end with the launch, bytes"
                 }
             },
             u32::try_from(cells.size_bytes()).unwrap_or(u32::MAX),
@@ -457,13 +460,6 @@ impl Server {
         stop_for(ReleaseFault::Undecided.fault())
     }
 
-    /// Shows what a driver of the guest had to wait for at most, by the registers.
-    fn show_slowest(&self) {
-        let Slowest { took_ms, code } = self.slowest;
-        console::line("husk: the slowest command took ms", u32::try_from(took_ms).unwrap_or(u32::MAX));
-        console::line("husk: the slowest command was", code);
-    }
-
     /// Shuts the TPM down and lets the machine go off.
     fn power_off(&mut self) {
         if let Err(fault) = self.keep_changes() {
@@ -476,7 +472,9 @@ impl Server {
             // Nothing is lost: what was acknowledged is durable. The next launch waits for the lease.
             Err(fault) => console::line(fault.means(), fault.code()),
         }
-        self.show_slowest();
+        for (text, number) in self.stopwatch.lines() {
+            console::line(text, number);
+        }
         self.show_flash();
         show_usage();
         svm::shut_down();
@@ -487,11 +485,11 @@ impl Server {
     }
 }
 
-fn execute_trapped(seams: &mut Seams, vtpm: &mut Component, slowest: &mut Slowest) -> bool {
+fn execute_trapped(seams: &mut Seams, vtpm: &mut Component, stopwatch: &mut Stopwatch) -> bool {
     let (mut command, mut response) = ([0; COMMAND_BYTES_MAX], [0; COMMAND_BYTES_MAX]);
     let Some((locality, bytes)) = crb_device::next_command(&mut command) else { return false };
     with(seams, |platform| {
-        let mut tpm = Timed { tpm: Served { vtpm, platform }, slowest, now_ms: clock::now_ms };
+        let mut tpm = Timed { tpm: Served { vtpm, platform }, stopwatch, now_us: clock::now_us };
         let bytes = tpm.execute(locality, &command[..bytes], &mut response);
         crb_device::finish(&response[..bytes], &mut tpm);
     });

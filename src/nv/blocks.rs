@@ -61,7 +61,8 @@ impl Placed {
 impl NvStore<'_> {
     /// Writes `changed` of the blocks that `cells` shows to the disk, flushes them, and has the image name them. Where nothing is kept yet, it is from now on.
     ///
-    /// The caller has renewed its lease: what an instance that was fenced writes here might hit what its successor uses.
+    /// The caller has renewed its lease: what an instance that was fenced writes here might hit what its successor uses. Of an ephemeral TPM nothing is
+    /// written or named: the cells are all that there is.
     ///
     /// # Errors
     /// [`NvFault::NotCommitted`] where an earlier commit is not settled; [`NvFault::FlashSize`]; what the volume returns. The durable state and all that it
@@ -74,6 +75,9 @@ impl NvStore<'_> {
     ) -> Result<Placed, Fault> {
         self.settled().map(drop)?;
         let blocks = blocks_of(cells)?;
+        if self.is_ephemeral() {
+            return Ok(Placed { version: self.image().version() });
+        }
         fit(platform.disk, blocks)?;
         if self.image().blocks() == 0 {
             self.image_mut().make_blocks(blocks)?;

@@ -1,4 +1,4 @@
-//! The guest's flash: kept in the volume, by the commits that keep the TPM's memory.
+//! The guest's flash: kept in the volume, by the commits that keep the TPM's memory; or in memory, where that is all that the TPM has.
 
 use super::serve::Vtpm;
 use crate::engine::{Engine, Needs};
@@ -13,6 +13,8 @@ pub enum FlashOrigin {
     Kept,
     /// Nothing was kept; it is what the firmware brought, and kept from now on.
     Template,
+    /// Nothing is kept: it is what the firmware brought, until the launch ends.
+    Brought,
 }
 
 impl<E: Engine> Vtpm<'_, E> {
@@ -31,7 +33,8 @@ impl<E: Engine> Vtpm<'_, E> {
         }
         let mut flash = Flash::unkept(cells)?;
         self.keep_flash(platform, cells, &mut flash)?;
-        Ok((flash, FlashOrigin::Template))
+        let origin = if self.nv.is_ephemeral() { FlashOrigin::Brought } else { FlashOrigin::Template };
+        Ok((flash, origin))
     }
 
     /// Whether a flash is kept.
@@ -58,7 +61,9 @@ impl<E: Engine> Vtpm<'_, E> {
         self.begin();
         self.close_what_is_due(platform)?;
         self.trust.allow(platform, Needs::Nv).map_err(|fault| self.latch_if_definite(fault))?;
-        self.trust.renew(platform).map_err(|fault| self.latch_if_definite(fault.into()))?;
+        if !self.nv.is_ephemeral() {
+            self.trust.renew(platform).map_err(|fault| self.latch_if_definite(fault.into()))?;
+        }
         self.place(platform, cells, flash).map_err(|fault| self.latch(fault))
     }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask bench disk`: what Husk's TPM costs the start of a guest whose disk opens by itself, beside QEMU's CRB in front of swtpm.
 //!
 //! **What.** The guest of `peers::encrypted` in the same OVMF, on the same model of a disk; its second and later boots, in turn; from the guest's entry to its
-//! encrypted volume mounted, and where the time goes between.
+//! encrypted volume mounted, and where the time goes between; and how long Husk's TPM was at work in it, by the layer's own stopwatch.
 //! **Trust.** The console's words, which are looked for every 50 ms.
 //! **Laws.** Both boot in turn, in one run. A duration decides no verdict.
 //! **Not here.** What comes before the guest's entry: `image`.
@@ -29,6 +29,8 @@ const PHASES: [(&str, &str); 5] = [
     ("initrd", "Reached target initrd-switch-root.target"),
     ("volume", "Mounted var.mount"),
 ];
+/// What stands before the time, in milliseconds.
+const STOPWATCH: &str = "husk: the guest's TPM commands took ms";
 const END_PATIENCE: Duration = Duration::from_secs(180);
 /// Where `husk run` puts the guest's disk.
 const SLOT: u32 = 0x12;
@@ -56,16 +58,19 @@ pub(crate) fn run(json: bool) -> Result<(), Failure> {
         process::output(Command::new("cp").arg("--sparse=always").arg(&site.built).arg(disk))?;
     }
     let mut layer = below::enrolled(&site, &at_layer)?;
-    let mut seen: [Vec<Times>; 2] = Default::default();
+    let (mut seen, mut at_work): ([Vec<Times>; 2], Vec<Duration>) = Default::default();
     for round in 0..=ROUNDS {
         eprintln!("bench: boot {round} of {ROUNDS}, behind the first");
-        let times = [on_swtpm(&site, &folder, &disks[0])?, below_the_image(&mut layer, &site, &disks[1])?];
+        let swtpm = on_swtpm(&site, &folder, &disks[0])?;
+        let (husk, tpm) = below_the_image(&mut layer, &site, &disks[1])?;
+        let times = [swtpm, husk];
         // The first one makes the volume.
         if round > 0 {
             seen.iter_mut().zip(times).for_each(|(seen, times)| seen.push(times));
+            at_work.push(tpm);
         }
     }
-    show(&seen, json);
+    show(&seen, median(at_work.into_iter()), json);
     drop(layer);
     let removed = |folder: &Path| {
         std::fs::remove_dir_all(folder).map_err(|error| Failure::io("remove", folder, &error))
@@ -114,14 +119,23 @@ fn line([variables, disk, control, monitor]: [&Path; 4]) -> Vec<String> {
     line
 }
 
-/// One boot below the image, from the instant at which the layer enters the guest.
-fn below_the_image(layer: &mut Below, site: &Site, disk: &Path) -> Result<Times, Failure> {
+/// One boot below the image, from the instant at which the layer enters the guest; and how long the TPM was at work until the guest was off.
+fn below_the_image(layer: &mut Below, site: &Site, disk: &Path) -> Result<(Times, Duration), Failure> {
     let volume = layer.vm.disk.clone();
     let mut machine = below::start(layer, site, setup::OVMF, [&volume, disk])?;
     machine.wait_until(PATIENCE, |console| console.contains(ENTERS).then_some(()))?;
     let times = followed(&mut machine, Instant::now())?;
     machine.wait_success(END_PATIENCE)?;
-    Ok(times)
+    let at_work =
+        worked(&machine.log_text()).ok_or_else(|| Failure::failed("the layer's stopwatch is not shown"))?;
+    Ok((times, at_work))
+}
+
+/// What the layer's stopwatch showed at the end.
+fn worked(console: &str) -> Option<Duration> {
+    let line = console.lines().rev().find_map(|line| line.split_once(STOPWATCH))?;
+    let digits = line.1.trim().strip_prefix("0x")?;
+    u64::from_str_radix(digits, 16).ok().map(Duration::from_millis)
 }
 
 fn followed(machine: &mut Daemon, entered: Instant) -> Result<Times, Failure> {
@@ -143,7 +157,8 @@ fn phase(seen: &[Vec<Times>; 2], at: usize) -> [f64; 2] {
     })
 }
 
-fn show(seen: &[Vec<Times>; 2], json: bool) {
+/// `at_work` is all of the TPM's time: had swtpm taken none at all, no more than that would be the TPM's.
+fn show(seen: &[Vec<Times>; 2], at_work: Duration, json: bool) {
     let whole = seen.each_ref().map(|boots| median(boots.iter().map(|times| times[PHASES.len() - 1])));
     let whole = ("entry to mounted", whole.map(|time| time.as_secs_f64() * 1000.0));
     let phases = PHASES.iter().enumerate().map(|(at, (name, _))| (*name, phase(seen, at)));
@@ -158,12 +173,28 @@ fn show(seen: &[Vec<Times>; 2], json: bool) {
             println!("{name:<18} {swtpm:>10.0} {husk:>10.0} {ratio:>7.3}");
         }
     }
+    let (swtpm, tpm) = (whole.1[0], at_work.as_secs_f64() * 1000.0);
+    let most = (swtpm + tpm) / swtpm;
+    if json {
+        println!(r#"{{"phase":"the TPM at work","husk_ms":{tpm:.0},"ratio_at_most":{most:.3}}}"#);
+    } else {
+        println!(
+            "of it Husk's TPM: {tpm:.0} ms, so that what is the TPM's is at most {most:.3}; the rest is the layer's and the disk's"
+        );
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{PHASES, Times, phase};
+    use super::{PHASES, Times, phase, worked};
     use std::time::Duration;
+
+    #[test]
+    fn the_stopwatch_is_read_as_the_layer_shows_it() {
+        let console = "husk: the guest's TPM commands 0x00000021\r\nhusk: the guest's TPM commands took ms 0x000001f4\r\nhusk: the slowest";
+        assert_eq!(worked(console), Some(Duration::from_millis(500)));
+        assert_eq!(worked("husk: the guest's TPM commands took ms soon"), None);
+    }
 
     #[test]
     fn a_phase_is_what_lies_between_two_marks() {
