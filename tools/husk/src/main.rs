@@ -72,7 +72,6 @@ enum Command {
 
 /// The broker's, and what takes an engine.
 #[derive(Subcommand, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one")]
 enum Vm {
     #[command(flatten)]
     Broker(VmCommand),

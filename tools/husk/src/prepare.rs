@@ -3,6 +3,7 @@
 use anyhow::{Context as _, bail};
 use clap::Args;
 use husk::attest::launch::{LaunchConfig, Mode};
+use husk_broker::cli::AuthorityArgs;
 use husk_broker::vault::RecoveryKey;
 use husk_files::{PrivateFileError, read_config, write_new};
 use husk_vtpmd::prepare::{Prepared, SRK_HANDLE};
@@ -21,9 +22,12 @@ pub(crate) struct PrepareArgs {
     /// Where to write the TPM, sealed, as a backup; `husk vm restore` has the VM's first launch take it over.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// The folder to make for its public keys (TPM2B_PUBLIC): srk.pub, ek-rsa2048.pub, ek-p256.pub, ek-p384.pub.
+    /// The folder to make for its public keys (TPM2B_PUBLIC): srk.pub, ek-rsa2048.pub, ek-p256.pub, ek-p384.pub; and, with --database, for the
+    /// endorsement keys' certificates (DER): ek-rsa2048.crt and so on.
     #[arg(long, value_name = "FOLDER")]
     public_out: PathBuf,
+    #[command(flatten)]
+    authority: AuthorityArgs,
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
@@ -48,7 +52,12 @@ impl PrepareArgs {
         if self.out.exists() {
             return Err(PrivateFileError::Exists(self.out.clone()).into());
         }
-        let prepared = Prepared::make()?;
+        let prepared = match self.authority.certifier(&config)? {
+            None => Prepared::make(None)?,
+            Some(mut certifier) => {
+                Prepared::make(Some(&mut |maker, keys| Ok(certifier.certify(maker, keys)?)))?
+            }
+        };
         let mut id = [0; 16];
         getrandom::fill(&mut id).context("the machine's entropy source failed")?;
         let file = prepared.sealed((config.tenant, config.vm), id, &recovery)?;
@@ -65,7 +74,10 @@ impl PrepareArgs {
             _ => PrivateFileError::Io { path: folder.clone(), source: error },
         })?;
         let keys = prepared.keys.iter().map(|(name, public)| (public_path(folder, name), &public[..], 0o644));
-        let mut files = keys.chain([(self.out.clone(), file, 0o600)]);
+        let certificates = &prepared.certificates;
+        let certificates =
+            certificates.iter().map(|(name, der)| (certificate_path(folder, name), &der[..], 0o644));
+        let mut files = keys.chain(certificates).chain([(self.out.clone(), file, 0o600)]);
         let written = files.try_for_each(|(path, bytes, mode)| write_new(&path, bytes, mode));
         if written.is_err() {
             std::fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -80,6 +92,11 @@ impl PrepareArgs {
             .iter()
             .map(|(name, _)| ((*name).to_owned(), path(&public_path(&self.public_out, name)).into()))
             .collect();
+        let certificates: Map<String, Value> = prepared
+            .certificates
+            .iter()
+            .map(|(name, _)| ((*name).to_owned(), path(&certificate_path(&self.public_out, name)).into()))
+            .collect();
         let shown = json!({
             "tenant": hex::encode(config.tenant),
             "vm": hex::encode(config.vm),
@@ -87,6 +104,7 @@ impl PrepareArgs {
             "backup": path(&self.out),
             "srk_handle": format!("{SRK_HANDLE:#x}"),
             "keys": keys,
+            "certificates": certificates,
         });
         if self.json {
             println!("{shown}");
@@ -98,4 +116,8 @@ impl PrepareArgs {
 
 fn public_path(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.pub"))
+}
+
+fn certificate_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.crt"))
 }

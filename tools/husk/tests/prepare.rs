@@ -97,6 +97,45 @@ fn a_key_wrapped_to_a_prepared_tpm_opens_in_its_vm_and_nowhere_else() {
     assert_eq!(tpm.run_line("unseal -c key.loaded"), KEY, "it is there for good");
 }
 
+/// With the tenant's authority at hand the keys are certified before there is a launch, and noted as the VM's.
+#[test]
+fn a_prepared_tpm_has_its_certificates_from_the_first_launch_on() {
+    let stack = Stack::new();
+    let (site, broker) = (&stack.site, stack.broker_url());
+    let vm = Vm { site, broker: &broker, config: "config" };
+    keys(site, &stack.tenant, &["restore"]);
+    let to = ["--config", "config", "--out", "backup", "--public-out", "public"];
+    let with = ["--database", "db", "--root-key", "root"];
+    let (code, said) = prepare(site, &[&to[..], &with].concat());
+    assert!(code == 1 && said.contains("husk tenant authority init"), "{said}");
+    let words = ["tenant", "authority", "init", "--database", "db", "--root-key", "root", "--out", "ca.pem"];
+    let output = site.run(&[&words[..], &["--tenant", &stack.tenant, "--keys", "p256,p384"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (code, said) = prepare(site, &[&to[..], &with].concat());
+    assert_eq!(code, 0, "{said}");
+    assert!(!site.path("public/ek-rsa2048.crt").exists(), "the authority does not certify that one");
+    let (_, restore) = vm.order_from_backup("restore");
+    assert_eq!(site.json(&restore)["outcome"], "open");
+    let tpm = stack.boot();
+    assert!(tpm.log().contains("certificates are there"), "nothing is asked for: {}", tpm.log());
+    for (index, name) in [("0x1c0000a", "ek-p256"), ("0x1c00016", "ek-p384")] {
+        tpm.run_line(&format!("nvread {index} -C o -o seen"));
+        assert_eq!(
+            fs::read(stack.path("seen")).unwrap(),
+            fs::read(site.path(&format!("public/{name}.crt"))).unwrap()
+        );
+        fs::remove_file(stack.path("seen")).unwrap();
+    }
+    let listed = ["tenant", "authority", "keys", "--database", "db", "--tenant", &stack.tenant, "--json"];
+    assert_eq!(site.json(&listed).as_array().unwrap().len(), 2);
+    tpm.shut_down();
+    // A VM has one TPM: another one is not certified beside it, and nothing is left of the attempt.
+    let again = ["--config", "config", "--out", "backup2", "--public-out", "public2"];
+    let (code, said) = prepare(site, &[&again[..], &with].concat());
+    assert!(code == 1 && said.contains("tenant authority forget"), "{said}");
+    assert!(!site.path("backup2").exists() && !site.path("public2").exists());
+}
+
 #[test]
 fn nothing_is_prepared_for_a_vm_that_no_broker_hands_it_to() {
     let (site, tenant) = Site::with_tenant();

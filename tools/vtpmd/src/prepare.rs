@@ -1,6 +1,6 @@
 //! A TPM that is made here, where its tenant trusts the machine, to be served elsewhere.
 //!
-//! **What.** [`Prepared::make`] has the engine make a new TPM with a storage root key, tells its public keys, and [`Prepared::sealed`] puts its state
+//! **What.** [`Prepared::make`] has the engine make a new TPM with a storage root key, tells its public keys, puts certificates for the endorsement keys into it where somebody certifies them, and [`Prepared::sealed`] puts its state
 //! into a backup's file, which a RESTORE gives to the VM's first launch (`release/protocol.md`, section 13, rule 9).
 //! **Trust.** The machine: whoever sees the memory of this process has every key that the TPM will ever derive.
 //! **Laws.** The state leaves sealed to the tenant's recovery key or not at all, and is wiped here. The TPM has served nobody.
@@ -9,8 +9,8 @@
 use crate::platform::OsEntropy;
 use husk::engine::reference::ReferenceEngine;
 use husk::engine::{
-    COMMAND_BYTES_MAX, Command, ENDORSEMENT_BYTES_MAX, EndorsementKey, Engine as _, Locality, PowerOn,
-    ResponseCode, Start,
+    COMMAND_BYTES_MAX, CertifiedEngine as _, Command, ENDORSEMENT_BYTES_MAX, EndorsementKey, Engine as _,
+    Locality, Maker, PowerOn, ResponseCode, Start, Written,
 };
 use husk::fault::Fault;
 use husk::keys::BackupSecret;
@@ -73,7 +73,20 @@ pub enum PrepareError {
     /// The TPM answered with something else than a response.
     #[error("the new TPM's response is none; the engine is of another version than expected")]
     Response,
+    /// Nobody certified its endorsement keys.
+    #[error("the endorsement keys are not certified: {0}")]
+    Uncertified(Box<dyn std::error::Error + Send + Sync>),
+    /// The certificates found no room.
+    #[error(
+        "the endorsement keys' certificates found no room in the new TPM; the engine is of another version than expected"
+    )]
+    NoRoom,
 }
+
+/// Who certifies the endorsement keys, each a TPMT_PUBLIC, of a TPM by that maker; DER of those that it certifies.
+pub type Certify<'c> = &'c mut dyn FnMut(Maker, &[(EndorsementKey, Vec<u8>)]) -> Certified;
+/// What comes of that.
+pub type Certified = Result<Vec<(EndorsementKey, Vec<u8>)>, Box<dyn std::error::Error + Send + Sync>>;
 
 /// A TPM that has served nobody.
 #[expect(missing_debug_implementations, reason = "it holds the TPM's secrets")]
@@ -82,25 +95,32 @@ pub struct Prepared {
     fingerprint: [u8; 32],
     /// Its public keys by name, each a TPM2B_PUBLIC: the storage root key, and the endorsement keys.
     pub keys: Vec<(&'static str, Vec<u8>)>,
+    /// The certificates that are in it, DER, by the name of the key.
+    pub certificates: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Prepared {
-    /// Makes a TPM.
+    /// Makes a TPM; with certificates for its endorsement keys, where somebody certifies them.
     ///
     /// # Errors
     /// [`PrepareError`].
-    pub fn make() -> Result<Self, PrepareError> {
+    pub fn make(certify: Option<Certify<'_>>) -> Result<Self, PrepareError> {
         let engine = ReferenceEngine::claim(OsEntropy::draw).ok_or(PrepareError::Taken)?;
         let mut durable = Zeroizing::new([0; STATE_BYTES_MAX]);
         let mut current = Zeroizing::new([0; STATE_BYTES_MAX]);
         let mut bench = Bench { engine, nv: NvImage::new(&mut durable, &mut current) };
         let mut keys = vec![("srk", bench.furnished()?)];
-        keys.extend(bench.endorsement_keys()?);
+        let endorsement = bench.endorsement_keys()?;
+        let issued = certify.map_or(Ok(Vec::new()), |certify| bench.certified(&endorsement, certify))?;
+        for (key, public) in endorsement {
+            keys.push((name(key), with_size(&public)?));
+        }
         let mut envelope = bench.nv.envelope();
         envelope.owe_banks();
         bench.nv.store_envelope(&envelope);
         let state = Zeroizing::new(bench.nv.current().to_vec());
-        Ok(Self { state, fingerprint: bench.engine.fingerprint().0, keys })
+        let certificates = issued.into_iter().map(|(key, der)| (name(key), der)).collect();
+        Ok(Self { state, fingerprint: bench.engine.fingerprint().0, keys, certificates })
     }
 
     /// A backup's file with this TPM in it, of that tenant and VM and under that id, which `recovery` alone opens.
@@ -149,18 +169,33 @@ impl Bench<'_> {
         Ok(public.to_vec())
     }
 
-    /// The endorsement keys, of a TPM that is off.
-    fn endorsement_keys(&mut self) -> Result<Vec<(&'static str, Vec<u8>)>, PrepareError> {
+    /// The endorsement keys, each a TPMT_PUBLIC, of a TPM that is off.
+    fn endorsement_keys(&mut self) -> Result<Vec<(EndorsementKey, Vec<u8>)>, PrepareError> {
         self.engine.learn_endorsement(&mut self.nv).map_err(Fault::from)?;
         let mut keys = Vec::new();
         for key in EndorsementKey::ALL {
             let mut public = [0; ENDORSEMENT_BYTES_MAX];
             let length = self.engine.endorsement_key(&self.nv, key, &mut public).map_err(Fault::from)?;
-            let public = public.get(..length).ok_or(PrepareError::Response)?;
-            let size = u16::try_from(length).map_err(|_| PrepareError::Response)?;
-            keys.push((name(key), [&size.to_be_bytes(), public].concat()));
+            keys.push((key, public.get(..length).ok_or(PrepareError::Response)?.to_vec()));
         }
         Ok(keys)
+    }
+
+    /// Has those keys certified, and puts the certificates where a guest looks for them.
+    fn certified(
+        &mut self,
+        keys: &[(EndorsementKey, Vec<u8>)],
+        certify: Certify<'_>,
+    ) -> Result<Vec<(EndorsementKey, Vec<u8>)>, PrepareError> {
+        let maker = self.engine.maker().ok_or(PrepareError::Response)?;
+        let issued = certify(maker, keys).map_err(PrepareError::Uncertified)?;
+        let certificates = EndorsementKey::ALL
+            .map(|key| issued.iter().find(|(one, _)| *one == key).map(|(_, der)| der.as_slice()));
+        let facts = PowerOn { start: Start::Load, reset_count: 1, clock_ms_min: 0 };
+        match self.engine.write_certificates(&mut self.nv, facts, &certificates).map_err(Fault::from)? {
+            Written::All => Ok(issued),
+            Written::Refused => Err(PrepareError::NoRoom),
+        }
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<Vec<u8>, PrepareError> {
@@ -187,6 +222,12 @@ const fn name(key: EndorsementKey) -> &'static str {
         EndorsementKey::P256 => "ek-p256",
         EndorsementKey::P384 => "ek-p384",
     }
+}
+
+/// TPM2B_PUBLIC of a TPMT_PUBLIC.
+fn with_size(public: &[u8]) -> Result<Vec<u8>, PrepareError> {
+    let size = u16::try_from(public.len()).map_err(|_| PrepareError::Response)?;
+    Ok([&size.to_be_bytes(), public].concat())
 }
 
 /// A sized structure at the beginning of `bytes`, with its size.
@@ -223,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_prepared_tpm_has_its_keys_and_opens_for_the_recovery_key_alone() {
-        let prepared = Prepared::make().expect("a TPM");
+        let prepared = Prepared::make(None).expect("a TPM");
         let names: Vec<&str> = prepared.keys.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["srk", "ek-rsa2048", "ek-p256", "ek-p384"]);
         let (_, srk) = &prepared.keys[0];

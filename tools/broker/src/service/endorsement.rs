@@ -114,7 +114,7 @@ impl Service {
             .as_ref()
             .map(|wrapped| AuthorityKey::of(&self.keys.unwrap_authority(vm.tenant, wrapped)?));
         let key = key.transpose().map_err(|error| failed(vm, &error))?;
-        let wanted: Vec<Endorsed> = keys.iter().map(|(key, _)| wanted(key)).collect();
+        let wanted: Vec<Endorsed> = keys.iter().map(|(key, _)| Endorsed::of(key)).collect();
         let issue = |wanted: &Endorsed| match &key {
             None => Ok(None),
             Some(key) => {
@@ -176,10 +176,6 @@ fn endorse(body: &[u8], certified: u8) -> Option<(Maker, Vec<EndorsementPublic>)
         }
     }
     (!keys.is_empty()).then_some((maker, keys))
-}
-
-fn wanted(key: &EndorsementPublic) -> Endorsed {
-    Endorsed { kind: key.key().bit(), name: key.name(), public: key.public().to_vec(), certificate: None }
 }
 
 fn write_certificate(reply: &mut Certificates, key: &Endorsed) -> Option<()> {

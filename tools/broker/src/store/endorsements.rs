@@ -9,6 +9,7 @@ use super::{Store, StoreError, tenant};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::rules::Keeps;
 use crate::vault::Wrapped;
+use husk_evidence::EndorsementPublic;
 
 /// A tenant's authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,14 @@ pub struct Endorsed {
     pub public: Vec<u8>,
     /// Its certificate, DER, once there is one.
     pub certificate: Option<Vec<u8>>,
+}
+
+impl Endorsed {
+    /// A key that has no certificate yet.
+    #[must_use]
+    pub fn of(key: &EndorsementPublic) -> Self {
+        Self { kind: key.key().bit(), name: key.name(), public: key.public().to_vec(), certificate: None }
+    }
 }
 
 /// Why a key is not certified.

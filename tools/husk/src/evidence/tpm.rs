@@ -255,6 +255,12 @@ pub(super) fn launched(
         Some(reported) if reported.digest == launch.report_digest => {
             claims.proven("the endorsement key was named under this very report");
         }
+        Some(_) if launch.report_digest == [0; 48] => {
+            claims.proven("the report is of a launch with the same configuration, so of that VM");
+            claims.not_proven(
+                "that the launch of this report has that endorsement key: its tenant made the TPM before there was any launch",
+            );
+        }
         Some(_) => {
             claims.proven("the report is of a launch with the same configuration, so of that VM");
             claims.not_proven(
