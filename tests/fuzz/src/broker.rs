@@ -1,6 +1,7 @@
 //! The broker: frames in and out of order, HTTP, and the policies that it is given.
 
 mod bringing;
+pub(crate) mod unlocking;
 
 use crate::bench::{Bench, Launch, VM};
 use crate::input::{Input, sized};
@@ -127,7 +128,12 @@ impl Script<'_> {
                 }
                 _ => {}
             }
-            let allowed = session.attested || matches!(operation, Operation::Attest | Operation::Resume);
+            // A guest's requests have laws of their own: `unlocking`.
+            let allowed = session.attested
+                || matches!(
+                    operation,
+                    Operation::Attest | Operation::Resume | Operation::UnlockAsk | Operation::UnlockShow
+                );
             assert!(allowed || status != Status::Ok, "{operation:?} before an attestation");
             session.attested |= operation == Operation::Attest && status == Status::Ok;
             assert!(session.attested || !session.challenged, "keys are challenged before an attestation");

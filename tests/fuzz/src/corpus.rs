@@ -87,6 +87,7 @@ each_target! {
     release_orders
     kbs_answers
     broker_frames
+    broker_unlock
     broker_http
     broker_policy
     broker_admin

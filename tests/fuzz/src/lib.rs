@@ -114,6 +114,12 @@ pub const TARGETS: &[Target] = &[
     Target { name: "release_orders", run: orders::shown, seeds: orders::seeds, mutations: 40 },
     Target { name: "kbs_answers", run: kbs::answers, seeds: kbs::answer_seeds, mutations: 300 },
     Target { name: "broker_frames", run: broker::frames, seeds: broker::frame_seeds, mutations: 40 },
+    Target {
+        name: "broker_unlock",
+        run: broker::unlocking::run,
+        seeds: broker::unlocking::seeds,
+        mutations: 40,
+    },
     Target { name: "broker_http", run: broker::http, seeds: broker::http_seeds, mutations: 300 },
     Target { name: "broker_policy", run: broker::policy, seeds: broker::policy_seeds, mutations: 10_000 },
     Target { name: "broker_admin", run: admin::requests, seeds: admin::seeds, mutations: 60 },
