@@ -21,6 +21,8 @@ if [ "$boots" -gt 1 ]; then
     say "holds $(sha256sum $known 2>&1)"
 fi
 say "again $(systemd-cryptenroll --unlock-tpm2-device=auto --recovery-key /dev/disk/by-partlabel/encrypted 2>&1 | tail -n 1)"
+say "owner $(cat /etc/husk-owner 2>/dev/null)"
+say "key-file $(ls /run/cryptsetup-keys.d 2>/dev/null)"
 say "boot $boots"
 say "pcr-15 $(tpm2_pcrread sha256:15 | awk '/0x/ { print $NF }')"
 say "end"

@@ -7,7 +7,7 @@
 
 use crate::config::GuestConfig;
 use crate::tree::{Tree, Wish, Workplace};
-use crate::{content, disk, manifest, prepared};
+use crate::{attested, content, disk, manifest, prepared};
 use anyhow::{Context as _, bail};
 use husk_files::PrivateFileError;
 use serde_json::Value;
@@ -74,7 +74,10 @@ fn named_files_are_there(config: &GuestConfig) -> anyhow::Result<()> {
     let keys = &config.keys;
     let keys = [&keys.secure_boot_key, &keys.secure_boot_certificate, &keys.pcr_key];
     let prepared = config.volume.prepared.iter().flat_map(prepared::named_files);
-    for file in keys.into_iter().chain(config.files.iter().map(|extra| &extra.from)).chain(prepared) {
+    let attested = config.volume.attested.iter().flat_map(attested::named_files);
+    for file in
+        keys.into_iter().chain(config.files.iter().map(|extra| &extra.from)).chain(prepared).chain(attested)
+    {
         if !file.is_file() {
             return Err(PrivateFileError::Missing(file.clone()).into());
         }

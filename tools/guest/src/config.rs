@@ -66,6 +66,8 @@ pub struct Volume {
     pub integrity: bool,
     /// Encrypts it while the disk is built, to a TPM that is there already.
     pub prepared: Option<Prepared>,
+    /// Encrypts it while the disk is built, under a key that the guest earns from its tenant's broker at each boot.
+    pub attested: Option<Attested>,
 }
 
 /// A volume that its owner makes: for the TPM that `husk vm prepare` made.
@@ -81,6 +83,31 @@ pub struct Prepared {
     /// What is in the volume: paths begin at its root.
     #[serde(default)]
     pub files: Vec<Extra>,
+}
+
+/// A volume that its owner makes: for a guest that shows what it was started as.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attested {
+    /// The file with its key, each byte of which counts: what `husk vm unlock put --secret` takes.
+    pub key: PathBuf,
+    /// `husk-unlock`, as `cargo xtask attester` builds it.
+    pub program: PathBuf,
+    /// A launch configuration of the tenant's, which says whose broker is believed.
+    pub config: PathBuf,
+    /// More words for the program, such as `--broker /dev/ttyS1`.
+    #[serde(default)]
+    pub options: Vec<String>,
+    /// What is in the volume: paths are the guest's.
+    #[serde(default)]
+    pub files: Vec<Extra>,
+}
+
+impl Attested {
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let files = self.files.iter_mut().map(|extra| &mut extra.from);
+        [&mut self.key, &mut self.program, &mut self.config].into_iter().chain(files)
+    }
 }
 
 impl Prepared {
@@ -154,6 +181,12 @@ impl Volume {
     pub(crate) fn is_over_root(&self) -> bool {
         self.mount == OVER_ROOT
     }
+
+    /// What its owner puts into it while the disk is built; nothing where the guest makes it.
+    pub(crate) fn owners_files(&self) -> Option<&[Extra]> {
+        let prepared = self.prepared.as_ref().map(|prepared| prepared.files.as_slice());
+        prepared.or_else(|| self.attested.as_ref().map(|attested| attested.files.as_slice()))
+    }
 }
 
 impl GuestConfig {
@@ -171,7 +204,8 @@ impl GuestConfig {
         let keys = [&mut keys.secure_boot_key, &mut keys.secure_boot_certificate, &mut keys.pcr_key];
         let files = config.files.iter_mut().map(|extra| &mut extra.from);
         let prepared = config.volume.prepared.iter_mut().flat_map(Prepared::paths);
-        for file in keys.into_iter().chain(files).chain(prepared) {
+        let attested = config.volume.attested.iter_mut().flat_map(Attested::paths);
+        for file in keys.into_iter().chain(files).chain(prepared).chain(attested) {
             *file = folder.join(&*file);
         }
         config.check()?;
@@ -213,11 +247,32 @@ impl GuestConfig {
         expect("volume.size_mib", &size.to_string(), "a number from 64 to 1048576", fits)?;
         let known = |text: &str| MOUNTS.contains(&text);
         expect("volume.mount", &self.volume.mount, "one of /, /var, /home, /srv, /opt", known)?;
-        let possible = |_: &str| !self.volume.integrity || self.volume.prepared.is_none();
-        expect("volume.integrity", "true", "false, as for every volume that is prepared", possible)?;
-        let in_volume = self.volume.prepared.iter().flat_map(|prepared| &prepared.files);
+        self.volume.check()?;
+        let in_volume = self.volume.owners_files().into_iter().flatten();
         for extra in self.files.iter().chain(in_volume) {
             expect("files.to", &extra.to.to_string_lossy(), "an absolute path without `..`", is_plain_path)?;
+        }
+        Ok(())
+    }
+}
+
+impl Volume {
+    /// Whether who makes it can make it so.
+    fn check(&self) -> Result<(), ConfigError> {
+        let possible = |_: &str| !self.integrity || self.owners_files().is_none();
+        expect("volume.integrity", "true", "false, as for every volume that its owner makes", possible)?;
+        let Some(attested) = &self.attested else { return Ok(()) };
+        let alone = |_: &str| self.prepared.is_none();
+        expect("volume.attested", "here", "either this or `volume.prepared`", alone)?;
+        let over_root = |_: &str| self.is_over_root();
+        expect(
+            "volume.mount",
+            &self.mount,
+            "`/`, as for every volume whose key is earned in the initrd",
+            over_root,
+        )?;
+        for word in &attested.options {
+            expect("volume.attested.options", word, "a word that a shell takes as it is", is_plain_word)?;
         }
         Ok(())
     }
@@ -243,6 +298,11 @@ fn is_uuid(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
     parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12])
         && parts.iter().all(|part| part.chars().all(|c| c.is_ascii_hexdigit()))
+}
+
+/// In systemd's files of variables and in a shell (systemd.exec(5), "EnvironmentFile=").
+fn is_plain_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_=/.:,@+".contains(c))
 }
 
 /// The root and its hash are the build's to name.
@@ -290,6 +350,13 @@ firmware_vars = "tenant.vars"
 files = [{ from = "a", to = "/../a" }]
 [keys]"#;
 
+    const ATTESTED: &str = r#"
+[volume.attested]
+key = "volume.key"
+program = "husk-unlock"
+config = "config"
+[keys]"#;
+
     fn refused(from: &str, to: &str) -> String {
         let text = GOOD.replace(from, to);
         assert_ne!(text, GOOD, "{from} is not there");
@@ -326,6 +393,7 @@ files = [{ from = "a", to = "/../a" }]
             ("= 256", "= 8", "volume.size_mib"),
             ("8c0d6a5e-2f4b", "8c0d6a5e2f4b", "seed"),
             ("[keys]", PREPARED, "files.to"),
+            ("[keys]", ATTESTED, "volume.mount"),
             (
                 "[keys]",
                 "integrity = true\n[volume.prepared]\nstorage_root_key = \"a\"\nfirmware = \"a\"\nfirmware_vars = \"a\"\n[keys]",

@@ -6,9 +6,10 @@
 //! **Not here.** The root's content: `content`. How the volume is made and opened: `volume`.
 
 use crate::config::{GuestConfig, Volume};
+use crate::prepared::{self, Key};
 use crate::tree::Workplace;
 use crate::volume::{self, Text};
-use crate::{content, prepared};
+use crate::{attested, content};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::fs;
@@ -88,7 +89,7 @@ pub(crate) fn make(config: &GuestConfig, at: &Workplace<'_>) -> anyhow::Result<M
     // Its date goes into the FAT.
     dated(&at.shared.join("uki.efi"), config.epoch).context("uki.efi")?;
     repart(config, &["--empty=allow"], |settings, line| at.run(settings, line))?;
-    if config.volume.prepared.is_none() {
+    if config.volume.owners_files().is_none() {
         // Last: systemd-repart would give the room to the partitions that are there.
         let disk = at.shared.join("disk.raw");
         grow(&disk, (config.volume.size_mib + TABLE_MIB) << 20)
@@ -103,6 +104,9 @@ fn initrd(volume: &Volume, at: &Workplace<'_>, kernel: &str) -> anyhow::Result<(
     for Text { path, text, mode } in volume::in_initrd(volume) {
         content::place(&included, Path::new(path), text.as_bytes(), mode)?;
     }
+    if let Some(attested) = &volume.attested {
+        attested::place_in(&included, attested)?;
+    }
     let (drivers, programs) = (format!("{DRIVERS} {}", volume::drivers(volume)), volume::programs(volume));
     let line = ["dracut", "--quiet", "--force", "--reproducible", "--no-hostonly", "--no-hostonly-cmdline"];
     let more =
@@ -114,16 +118,18 @@ fn initrd(volume: &Volume, at: &Workplace<'_>, kernel: &str) -> anyhow::Result<(
 /// Makes all partitions but the one with the kernel image; what systemd-repart tells of them.
 fn first_partitions(config: &GuestConfig, at: &Workplace<'_>, certificate: &str) -> anyhow::Result<Value> {
     let how = ["--empty=create", "--size=auto", "--defer-partitions=esp"];
-    match &config.volume.prepared {
-        None => repart(config, &how, |settings, line| at.run(settings, line)),
-        Some(prepared) => {
+    let key = match (&config.volume.prepared, &config.volume.attested) {
+        (Some(prepared), _) => {
             eprintln!("husk: the volume, encrypted to the TPM that is named");
-            repart(config, &how, |settings, line| {
-                let sealed_to = prepared::sealed_to(prepared, certificate)?;
-                prepared::make(at, &config.volume, prepared, &sealed_to, (settings, line))
-            })
+            Key::sealed(prepared, certificate)?
         }
-    }
+        (None, Some(attested)) => {
+            eprintln!("husk: the volume, encrypted under the key that the guest earns");
+            Key::earned(attested)?
+        }
+        (None, None) => return repart(config, &how, |settings, line| at.run(settings, line)),
+    };
+    repart(config, &how, |settings, line| prepared::make(at, &config.volume, &key, (settings, line)))
 }
 
 /// Makes what is missing on the disk, by who runs systemd-repart with settings and a line; what it tells.
@@ -177,7 +183,7 @@ fn kernel_image(
     let (words, uname) = (format!("--cmdline={command_line}"), format!("--uname={kernel}"));
     let line =
         ["ukify", "build", &linux, "--initrd=/build/initrd", &words, &uname, "--output=/build/uki.efi"];
-    let named: &[&str] = if config.volume.prepared.is_some() { &[prepared::NAMED] } else { &[] };
+    let named: &[&str] = if config.volume.owners_files().is_some() { &[prepared::NAMED] } else { &[] };
     let phases = format!("--phases={}", PHASES.join(" "));
     let signed = [
         "--os-release=@/build/guest/usr/lib/os-release",

@@ -6,12 +6,9 @@
 //! **Not here.** How a volume with tags is made, and what else the texts are with: `volume`.
 
 use crate::config::Volume;
+use crate::sealing;
 use crate::volume::{Text, VOLUME};
 
-/// PCR 8 says which firmware the guest has, of which all others are the word (below the image; PCR 0 holds the image and the machine's size beside); PCR 7 which keys Secure Boot has; PCR 11 what was started, by values that the tenant signed; PCR 12 and 13 what
-/// was given to it beside that: words for its command line, credentials, extensions (systemd's TPM2_PCR_MEASUREMENTS.md), nothing at all; PCR 15 is zero until a volume is open: in one boot there
-/// is one. `/.extra` is the kernel image's, which its signature covers (systemd-stub(7)).
-pub(crate) const SEALED_TO: &str = "--tpm2-device=auto --tpm2-pcrs=7+8+12+13+15 --tpm2-public-key=/.extra/tpm2-pcr-public-key.pem --tpm2-public-key-pcrs=11";
 /// As systemd-repart makes it, and how many bytes its key has (cryptsetup(8), "NOTES ON SUPPORTED CIPHERS": XTS takes two keys).
 const PLAIN: [&str; 2] = ["aes-xts-plain64", "64"];
 /// The same of a volume with tags, which has a key for these beside (Linux, Documentation/admin-guide/device-mapper/dm-crypt.rst, "integrity").
@@ -59,8 +56,14 @@ ExecStart=/usr/libexec/check-volume
 
 fn script(volume: &Volume, path: &'static str, text: &str) -> Text {
     let [cipher, key_bytes] = if volume.integrity { TAGGED } else { PLAIN };
-    let words =
-        [("@VOLUME@", VOLUME), ("@CIPHER@", cipher), ("@KEY_BYTES@", key_bytes), ("@SEALED_TO@", SEALED_TO)];
+    let (sealed_to, opened) = (sealing::in_the_guest(), sealing::while_it_is_open());
+    let words = [
+        ("@VOLUME@", VOLUME),
+        ("@CIPHER@", cipher),
+        ("@KEY_BYTES@", key_bytes),
+        ("@SEALED_TO@", &sealed_to),
+        ("@PCRS@", &opened),
+    ];
     let text = words.iter().fold(text.to_owned(), |text, (word, value)| text.replace(word, value));
     Text { path, text, mode: 0o755 }
 }
@@ -73,11 +76,13 @@ mod tests {
     #[test]
     fn no_place_is_left_open_in_a_script() {
         for integrity in [false, true] {
-            let volume = Volume { size_mib: 64, mount: "/var".into(), integrity, prepared: None };
+            let volume =
+                Volume { size_mib: 64, mount: "/var".into(), integrity, prepared: None, attested: None };
             let [unit, check] = checker(&volume);
             let texts = [maker(&volume).text, namer(&volume).text, unit.text, check.text];
-            assert!(texts.iter().all(|text| !text.contains("@VOL") && !text.contains("@CI")));
-            assert!(texts[0].contains("--tpm2-pcrs=7+8+12+13+15 "));
+            let places = ["@VOLUME@", "@CIPHER@", "@KEY_BYTES@", "@SEALED_TO@", "@PCRS@"];
+            assert!(texts.iter().all(|text| places.iter().all(|place| !text.contains(place))));
+            assert!(texts[0].contains("--tpm2-pcrs=7+") && texts[3].contains("-l sha256:7,"));
             assert_eq!(texts[3].contains("hmac(sha256)"), integrity);
         }
     }

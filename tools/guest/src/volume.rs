@@ -5,8 +5,10 @@
 //! **Laws.** A volume is made only where the partition table has none, or one that was never finished. Nothing that fails here lets a boot go on without the volume.
 //! **Not here.** Which volume the TPM knows: `known`. Where the texts are put: `content` and `disk`.
 
+use crate::attested;
 use crate::config::Volume;
-use crate::known::{self, CHECKED, SEALED_TO};
+use crate::known::{self, CHECKED};
+use crate::sealing;
 
 /// The name of the volume's partition, and of what it opens to.
 pub(crate) const VOLUME: &str = "encrypted";
@@ -108,6 +110,7 @@ fn repart_unit(maker: &str) -> String {
 /// systemd-repart of Debian 13 (257) makes no volume with tags, so it makes the partition alone. Its passphrase lives in the initrd's memory until the TPM has its own. Blocks of 4096 bytes are
 /// the file system's; PBKDF2 has nothing to stretch in 64 random bytes (as systemd-cryptenroll(1) has it of recovery keys).
 fn maker() -> String {
+    let sealed_to = sealing::in_the_guest();
     format!(
         "#!/bin/sh
 # The partition has a name of its own until its volume is whole: a boot that was cut makes it anew. What is whole is never touched, whatever it holds.
@@ -132,7 +135,7 @@ cryptsetup open --key-file $key \"$device\" {UNFINISHED}
 mkfs.ext4 -q /dev/mapper/{UNFINISHED}
 cryptsetup close {UNFINISHED}
 /usr/libexec/name-volume \"$device\" $key
-systemd-cryptenroll --unlock-key-file=$key --wipe-slot=password {SEALED_TO} \"$device\"
+systemd-cryptenroll --unlock-key-file=$key --wipe-slot=password {sealed_to} \"$device\"
 rm $key
 sfdisk --quiet --part-label \"/dev/${{disk##*/}}\" \"$number\" {VOLUME}
 udevadm trigger --settle --action=change \"$entry\"
@@ -142,6 +145,9 @@ udevadm trigger --settle --action=change \"$entry\"
 
 /// crypttab(5): opened by the TPM, with PCR 15 extended by the volume's key. One that lies over the root is opened in the initrd, where what needs it asks for it.
 fn crypttab(volume: &Volume) -> String {
+    if volume.attested.is_some() {
+        return attested::crypttab();
+    }
     let when = if volume.is_over_root() { ",noauto,x-initrd.attach" } else { "" };
     format!(
         "{VOLUME} /dev/disk/by-partlabel/{VOLUME} - tpm2-device=auto,tpm2-measure-pcr=yes,headless=yes{when}\n"
@@ -216,7 +222,7 @@ mod tests {
     const CHECK: &str = "usr/lib/systemd/system/check-volume.service";
 
     fn volume(integrity: bool) -> Volume {
-        Volume { size_mib: 64, mount: "/var".into(), integrity, prepared: None }
+        Volume { size_mib: 64, mount: "/var".into(), integrity, prepared: None, attested: None }
     }
 
     fn paths(volume: &Volume) -> Vec<&'static str> {

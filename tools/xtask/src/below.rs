@@ -119,9 +119,9 @@ impl Below {
         self.product.enrol_with(&self.tenant, &self.measurement, name, words)
     }
 
-    /// Takes another VM, whose TPM keeps nothing.
-    pub(crate) fn keep_nothing(&mut self) -> Result<(), Failure> {
-        self.vm = self.enrol("ephemeral", &["--ephemeral"])?;
+    /// Takes another VM, whose TPM keeps nothing; with these words for its enrolment.
+    pub(crate) fn keep_nothing(&mut self, words: &[&str]) -> Result<(), Failure> {
+        self.vm = self.enrol("ephemeral", &[&["--ephemeral"][..], words].concat())?;
         self.ephemeral = true;
         Ok(())
     }
@@ -139,6 +139,11 @@ impl Below {
     /// Keeps the secret in a file for the VM's guest, if its PCRs have these values.
     pub(crate) fn keep_secret(&self, name: &str, secret: &Path, pcrs: &[&str]) -> Result<(), Failure> {
         self.product.keep_secret((&self.tenant, &self.vm), name, secret, pcrs)
+    }
+
+    /// Keeps it no more.
+    pub(crate) fn forget_secret(&self, name: &str) -> Result<(), Failure> {
+        self.product.forget_secret((&self.tenant, &self.vm), name)
     }
 
     /// Starts a machine.

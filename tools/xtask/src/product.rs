@@ -163,16 +163,19 @@ impl Product {
         pcrs: &[&str],
     ) -> Result<(), Failure> {
         let [database, key] = ["broker.db", "broker.key"].map(|name| text(&self.path(name)));
-        let config = std::fs::read_to_string(&vm.config);
-        let config = config.map_err(|error| Failure::io("read", &vm.config, &error))?;
-        let id = config.lines().find_map(|line| line.strip_prefix("\"husk.vm\" = "));
-        let id = id.ok_or_else(|| Failure::failed("xtask: a configuration without a VM"))?.trim_matches('"');
-        let secret = text(secret);
+        let (id, secret) = (vm.id()?, text(secret));
         let line = ["vm", "unlock", "put", "--database", &database, "--root-key", &key, "--tenant", tenant];
-        let named = ["--vm", id, "--name", name, "--secret", &secret];
+        let named = ["--vm", &id, "--name", name, "--secret", &secret];
         let demanded = pcrs.iter().flat_map(|value| ["--expect-pcr", value]);
         let line: Vec<&str> = line.into_iter().chain(named).chain(demanded).collect();
         self.husk(&line).map(drop)
+    }
+
+    /// Keeps it no more.
+    pub(crate) fn forget_secret(&self, (tenant, vm): (&str, &Vm), name: &str) -> Result<(), Failure> {
+        let (database, id) = (text(&self.path("broker.db")), vm.id()?);
+        let line = ["vm", "unlock", "remove", "--database", &database, "--tenant", tenant];
+        self.husk(&[&line[..], &["--vm", &id, "--name", name]].concat()).map(drop)
     }
 
     /// A relay to the broker, hostile if told so, and its socket.

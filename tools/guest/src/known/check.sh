@@ -17,7 +17,7 @@ refuse() {
 # A session by which the index is written: firmware and Secure Boot's keys as they are, and nothing given to the kernel image beside what is signed.
 session() {
     tpm2_startauthsession -Q -S session "$@"
-    tpm2_policypcr -Q -S session -l sha256:7,8,12,13 -L policy
+    tpm2_policypcr -Q -S session -l @PCRS@ -L policy
 }
 
 # A line of what the TPM says of the index.

@@ -12,7 +12,7 @@ while [ "$1" != -- ]; do
     shift 3
 done
 shift
-head -c 64 /dev/random > /run/key
+@DRAWN@
 "$@" --key-file=/run/key
 
 set -- $(partx --bytes --raw --noheadings --output START,SIZE,NAME /build/disk.raw | grep ' @VOLUME@$')
@@ -20,7 +20,7 @@ set -- $(partx --bytes --raw --noheadings --output START,SIZE,NAME /build/disk.r
 dd if=/build/disk.raw of=/run/front bs=512 skip="$1" count=32768 status=none
 truncate --size="$2" /run/front
 /build/name-volume /run/front /run/key
-systemd-cryptenroll --unlock-key-file=/run/key --wipe-slot=password @SEALED_TO@ /run/front >&2
+@SLOT@
 dd if=/run/front of=/build/disk.raw bs=512 seek="$1" count=32768 conv=notrunc status=none
 # An initrd of its own: the kernel image's signature covers it as it does the other.
 mkdir -p /build/name/usr/lib

@@ -6,8 +6,10 @@
 //! **Not here.** What a guest is made of: `tools/guest`.
 
 mod attack;
+pub(super) mod attested;
 pub(crate) mod below;
 mod expected;
+mod naming;
 mod on_swtpm;
 mod overlay;
 mod parts;
@@ -30,13 +32,18 @@ use std::process::Command;
 /// What the guest of the test begins its lines with.
 const MARK: &str = "HUSK-GUEST: ";
 /// How a boot ends that was stopped.
-const STOPS: [&str; 5] = [NOTHING_BOOTS, SHUT, CORRUPTED, REFUSED, "You are in emergency mode"];
+const STOPS: [&str; 6] = [NOTHING_BOOTS, SHUT, CORRUPTED, REFUSED, UNEARNED, "You are in emergency mode"];
 /// What the kernel says of a block whose hash is another.
 const CORRUPTED: &str = "is corrupted";
 /// What systemd says where a volume is not the one that the TPM knows; the guest said before what it is.
 const REFUSED: &str = "Failed to start check-volume";
+/// What systemd says where a volume's key is not earned; the program said before why.
+const UNEARNED: &str = "Failed to start husk-unlock";
 /// What systemd says where a volume is not opened.
 const SHUT: &str = "Failed to start systemd-cryptsetup";
+
+/// Words that systemd-stub(7) takes from the machine for the kernel's command line.
+const WORDS: &str = "type=11,value=io.systemd.stub.kernel-cmdline-extra=systemd.mask=report.service";
 
 /// Runs the builds and the boots as steps.
 pub(super) fn into(steps: &mut Steps, all: bool) {
@@ -71,6 +78,7 @@ fn boots(all: bool) -> Result<Vec<Step>, Failure> {
         let name = name.to_owned();
         steps.into_iter().map(move |step| Step { name: format!("{name}: {}", step.name), ..step })
     };
+    steps.extend(naming::steps(&folder));
     if all {
         steps.extend(named("swtpm", on_swtpm::boots(&site)));
         steps.extend(named("with tags, swtpm", tagged::boots(&site)?));

@@ -45,6 +45,7 @@ pub(crate) const GROUPS: &[Group] = &[
     Group { name: "uefi", run: |steps, _| uefi::into(steps) },
     Group { name: "encrypted", run: encrypted::into },
     Group { name: "prepared", run: encrypted::prepared::into },
+    Group { name: "attested", run: encrypted::attested::into },
     Group { name: "unlock", run: unlock::into },
 ];
 

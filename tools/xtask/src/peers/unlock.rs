@@ -37,7 +37,7 @@ fn boot(keeps: Keeps) -> Result<Vec<Step>, Failure> {
     let mut below = Below::set(&folder, setup::fetched_kernel()?, initramfs)?;
     below.certify_keys()?;
     if keeps == Keeps::Nothing {
-        below.keep_nothing()?;
+        below.keep_nothing(&[])?;
     }
     let (_relay, socket) = below.relay("unlock")?;
     let io = |path: &std::path::Path| {

@@ -40,6 +40,7 @@ const NEEDED: &[&[&str]] = &[
     &["ovmf"], // a firmware with SEV metadata, whose launch is measured, and which guests begin in
     &["mmdebstrap"], // installs the Debian that a guest is made of
     &["debian-archive-keyring"], // whose signatures it trusts
+    &["cryptsetup-bin"], // makes volumes as a host would
     &["fdisk"], // sfdisk, which adds, names and removes partitions of a guest's disk
     &["mtools"], // adds a file to its first one
     &["sbsigntool"], // signs kernels for a guest's Secure Boot

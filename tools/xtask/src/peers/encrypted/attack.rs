@@ -64,6 +64,16 @@ pub(super) const NULL_CIPHER_IN_INITRD: Attack = Attack {
     why: "the guest would refuse it thereafter",
     sign: "Error allocating crypto tfm",
 };
+pub(super) const OLD_FORMAT: Attack = sealed(
+    "volume-of-luks1-does-not-open",
+    "put a volume of LUKS1 in the place of the guest's, with a key that it knows",
+    "in that format there is nothing of the TPM's",
+);
+pub(super) const EXCHANGED: Attack = sealed(
+    "exchanged-volume-does-not-open",
+    "put a volume of its own in the place of the guest's, with a key that it knows",
+    "nothing in it is sealed to this TPM",
+);
 pub(super) const PLANTED: Attack = known(
     "planted-volume-refused",
     "made a volume with a key that it knows, sealed to this TPM by the same policy",

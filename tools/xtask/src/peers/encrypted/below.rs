@@ -1,11 +1,12 @@
 //! The same guest below the image, with the real broker: what swtpm cannot refuse is refused there.
 
 use super::attack::{
-    ALTERED, Attack, CLONED, CREDENTIAL, MADE_ELSEWHERE, NULL_CIPHER, OTHER_FIRMWARE, PUT_BACK,
+    ALTERED, Attack, CLONED, CREDENTIAL, EXCHANGED, MADE_ELSEWHERE, NULL_CIPHER, OLD_FORMAT, OTHER_FIRMWARE,
+    PUT_BACK,
 };
 use super::expected::pcrs;
 use super::parts::{bytes, overwritten};
-use super::{MARK, Site, copied, has_ended, opened, pcr_15, planted, same_key};
+use super::{MARK, Site, WORDS, copied, has_ended, opened, pcr_15, planted, same_key};
 use crate::below::{Below, PATIENCE, ROLLED_BACK};
 use crate::failure::Failure;
 use crate::guest::image_for_uefi;
@@ -43,6 +44,10 @@ pub(super) fn boots(site: &Site, all: bool) -> Result<Vec<Step>, Failure> {
     }
     if all {
         steps.push(machine.on_disk(CREDENTIAL, |disk, copy| planted::credential(disk, &told, copy)));
+        steps.push(machine.on_disk(OLD_FORMAT, |disk, copy| planted::own_volume(disk, "luks1", copy)));
+        steps.push(machine.on_disk(EXCHANGED, |disk, copy| planted::own_volume(disk, "luks2", copy)));
+        let ignored = machine.with_words().and_then(|said| opened(&said, "3"));
+        steps.push(step("added-words-do-not-reach-the-guest", ignored));
         steps.push(OTHER_FIRMWARE.judged(machine.in_other_firmware()));
         let older = machine.folder().join("yesterday.raw");
         let older = machine.boot(&older).and_then(|said| opened(&said, "2"));
@@ -113,6 +118,16 @@ impl<'s> Machine<'s> {
         }
         overwritten(&firmware, UNUSED_AT, &[0xFE])?;
         boot_in(&mut self.below, self.site, &text(&firmware), &disk)
+    }
+
+    /// Boots with words for the kernel beside those that the tenant signed.
+    fn with_words(&mut self) -> Result<String, Failure> {
+        let copy = self.folder().join("words.raw");
+        copied(&self.disk, &copy)?;
+        self.below.qemu = ["-smbios", WORDS].map(str::to_owned).to_vec();
+        let said = self.boot(&copy);
+        self.below.qemu.clear();
+        said
     }
 
     /// One boot of a disk, as the tenant has it.

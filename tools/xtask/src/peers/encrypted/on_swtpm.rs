@@ -3,7 +3,7 @@
 use super::attack::{
     ALTERED, Attack, BLANK, CLONED, CREDENTIAL, NO_TPM, NULL_CIPHER, OTHER_VARIABLES, PLANTED, WORDS_ADDED,
 };
-use super::{MARK, Site, copied, has_ended, opened, pcr_15, planted, removed, same_key, unswapped};
+use super::{MARK, Site, WORDS, copied, has_ended, opened, pcr_15, planted, removed, same_key, unswapped};
 use crate::failure::Failure;
 use crate::peers::step;
 use crate::peers::swtpm::Swtpm;
@@ -47,7 +47,7 @@ pub(super) fn boots(site: &Site) -> Vec<Step> {
 
 /// Other machines with the same disk.
 fn machines(site: &Site) -> [Step; 4] {
-    let words = ["-smbios", "type=11,value=io.systemd.stub.kernel-cmdline-extra=systemd.mask=report.service"];
+    let words = ["-smbios", WORDS];
     let start =
         |attack: Attack, tpm, more: &[&str]| attack.judged(machine(site, attack.name, tpm, &site.disk, more));
     let other = same_tpm(site, NO_KEYS).and_then(|()| {

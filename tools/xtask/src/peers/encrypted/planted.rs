@@ -21,6 +21,8 @@ const SWAP_BYTES: u64 = 32 << 20;
 const HEADER_SIZE_AT: usize = 8;
 const CHECKSUM: std::ops::Range<usize> = 448..512;
 const DATA_AT: u64 = 16 << 20;
+/// Of a volume that the host makes: enough for its header.
+const VOLUME_BYTES: u64 = 64 << 20;
 /// The volume's cipher, and one of as many letters that does nothing (Linux, crypto/crypto_null.c).
 const CIPHERS: [&[u8; 15]; 2] = [b"aes-xts-plain64", b"cipher_null-ecb"];
 
@@ -72,7 +74,7 @@ pub(super) fn null_cipher(disk: &Path, copy: &Path) -> Result<(), Failure> {
     let size = bytes(copy, volume + HEADER_SIZE_AT as u64, 8)?;
     let size = size.iter().fold(0, |size, byte| size << 8 | u64::from(*byte));
     for at in [volume, volume + size] {
-        let header = unciphered(bytes(copy, at, size)?);
+        let header = unciphered(bytes(copy, at, size)?, Cleared::Data);
         let header = header.ok_or_else(|| Failure::failed("peers: the volume has another header"))?;
         overwritten(copy, at, &header)?;
     }
@@ -81,12 +83,38 @@ pub(super) fn null_cipher(disk: &Path, copy: &Path) -> Result<(), Failure> {
         .map(drop)
 }
 
-/// A header with another cipher for the data, and the checksum of that.
-fn unciphered(mut header: Vec<u8>) -> Option<Vec<u8>> {
+/// A copy of the disk with a volume of the host's own in the place of the guest's, of that type of LUKS and with a key that the host knows.
+pub(super) fn own_volume(disk: &Path, luks: &str, copy: &Path) -> Result<(), Failure> {
+    copied(disk, copy)?;
+    let (volume, key) = (copy.with_extension("luks"), copy.with_extension("key"));
+    let io = |error| Failure::io("write", &key, &error);
+    fs::write(&key, [0x30; 64]).map_err(io)?;
+    let io = |error| Failure::io("write", &volume, &error);
+    File::create(&volume).and_then(|file| file.set_len(VOLUME_BYTES)).map_err(io)?;
+    let line =
+        ["luksFormat", "--batch-mode", "--cipher", "aes-xts-plain64", "--key-size", "512", "--type", luks];
+    let slot = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file"];
+    process::output(Command::new("cryptsetup").args(line).args(slot).arg(&key).arg(&volume))?;
+    overwritten(copy, partition(copy, 3)?, &bytes(&volume, 0, DATA_AT)?)?;
+    fs::remove_file(&volume).map_err(io)
+}
+
+/// What a header says to be in clear.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cleared {
+    Data,
+    KeySlots,
+}
+
+/// A header with another cipher there, and the checksum of that.
+pub(super) fn unciphered(mut header: Vec<u8>, cleared: Cleared) -> Option<Vec<u8>> {
     let [cipher, null] = CIPHERS;
     let place = |header: &[u8], text: &[u8]| header.windows(text.len()).position(|found| found == text);
-    let segments = place(&header, b"\"segments\"")?;
-    let at = segments + place(header.get(segments..)?, cipher)?;
+    let begins = match cleared {
+        Cleared::Data => place(&header, b"\"segments\"")?,
+        Cleared::KeySlots => place(&header, b"\"keyslots\"")?,
+    };
+    let at = begins + place(header.get(begins..)?, cipher)?;
     header.get_mut(at..at + null.len())?.copy_from_slice(null);
     header.get_mut(CHECKSUM)?.fill(0);
     let sum = Sha256::digest(&header);
@@ -96,7 +124,7 @@ fn unciphered(mut header: Vec<u8>) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::unciphered;
+    use super::{Cleared, unciphered};
     use sha2::{Digest as _, Sha256};
 
     #[test]
@@ -106,13 +134,15 @@ mod tests {
         header.extend(
             br#"{"keyslots":{"encryption":"aes-xts-plain64"},"segments":{"encryption":"aes-xts-plain64"}}"#,
         );
-        let changed = unciphered(header).expect("a header");
+        let changed = unciphered(header.clone(), Cleared::Data).expect("a header");
         let json = String::from_utf8_lossy(&changed[512..]).into_owned();
         assert!(json.starts_with(r#"{"keyslots":{"encryption":"aes-xts-plain64"}"#));
         assert!(json.ends_with(r#""segments":{"encryption":"cipher_null-ecb"}}"#));
         let mut summed = changed.clone();
         summed[448..512].fill(0);
         assert_eq!(changed[448..480], *Sha256::digest(&summed));
-        assert!(unciphered(b"short".to_vec()).is_none());
+        let slots = unciphered(header, Cleared::KeySlots).expect("a header");
+        assert!(slots[512..].starts_with(br#"{"keyslots":{"encryption":"cipher_null-ecb"}"#));
+        assert!(unciphered(b"short".to_vec(), Cleared::Data).is_none());
     }
 }
