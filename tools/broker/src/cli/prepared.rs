@@ -5,12 +5,11 @@
 //! **Laws.** A VM that has shown other keys gets no certificate for these. What is noted is what the broker's own answer would have been.
 //! **Not here.** The TPM: `husk vm prepare`.
 
-use super::{Database, token};
+use super::{Database, RootKey, token};
 use crate::authority::AuthorityKey;
 use crate::authority::certificate::{Launch, endorsement};
 use crate::ids::{TenantId, VmId, VmName};
 use crate::store::{Authority, Endorsed, Location, NotEndorsed, Store, StoreError};
-use crate::vault::{Opener, Passphrase, RootKeys};
 use crate::world::Machine;
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -45,10 +44,13 @@ impl AuthorityArgs {
     /// # Errors
     /// One line: what, whose fault, what to do.
     pub fn certifier(&self, config: &LaunchConfig) -> anyhow::Result<Option<Certifier>> {
-        let (Some(location), Some(root_key)) = (&self.database, &self.root_key) else { return Ok(None) };
+        let Self { database: Some(location), root_key: Some(root_key), passphrase_file, token } = self else {
+            return Ok(None);
+        };
         let vm = VmName { tenant: TenantId(config.tenant), vm: VmId(config.vm) };
         let mut store = Database { database: location.clone() }.open()?;
-        let keys = self.keys(root_key)?;
+        let (root_key, passphrase_file) = (root_key.clone(), passphrase_file.clone());
+        let keys = RootKey { root_key, passphrase_file, token: token.clone() }.read()?;
         store.belongs_to(&keys)?;
         if store.enrolment(&vm)?.host_data != config.host_data() {
             bail!("the VM is enrolled with another launch configuration; give that one");
@@ -61,17 +63,6 @@ impl AuthorityArgs {
         let key = AuthorityKey::of(&keys.unwrap_authority(vm.tenant, wrapped)?)?;
         let host_data = config.host_data();
         Ok(Some(Certifier { store, authority, key, vm, host_data }))
-    }
-
-    fn keys(&self, root_key: &std::path::Path) -> anyhow::Result<RootKeys> {
-        let passphrase = self.passphrase_file.as_deref().map(Passphrase::read).transpose()?;
-        let token = self.token.open()?;
-        let opener = match (&passphrase, &token) {
-            (Some(passphrase), _) => Opener::Passphrase(passphrase),
-            (None, Some(token)) => Opener::Token(token),
-            (None, None) => Opener::Open,
-        };
-        RootKeys::read_with(root_key, opener).context("the root key was not read")
     }
 }
 

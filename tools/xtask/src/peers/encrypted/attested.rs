@@ -7,12 +7,11 @@
 
 use super::below::boot;
 use super::tagged::variant;
-use super::{REFUSED, SHUT, Site, UNEARNED, opened, planted, stopped, value};
+use super::{REFUSED, SHUT, Site, UNEARNED, expected, opened, planted, stopped, value};
 use crate::below::Below;
 use crate::failure::Failure;
 use crate::peers::{group, step};
 use crate::product::text;
-use crate::setup::OVMF;
 use crate::steps::{Step, Steps};
 use crate::{attester, house, process};
 use std::fs;
@@ -95,11 +94,7 @@ fn built(base: &Site, below: &Below, key: &Path) -> Result<Site, Failure> {
 
 /// What the PCRs hold while the initrd of this guest runs, as `husk vm unlock put` takes it.
 fn values(site: &Site) -> Result<Vec<String>, Failure> {
-    let manifest = site.built.with_file_name("manifest.json");
-    let mut command = Command::new(&site.husk);
-    command.args(["guest", "pcrs", "--phase", "enter-initrd", "--guest"]).arg(manifest);
-    command.arg("--firmware-vars").arg(&site.variables).args(["--firmware", OVMF]);
-    let told = process::output(&mut command)?;
+    let told = expected::told(site, &["--phase", "enter-initrd"])?;
     let named = |line: &str| line.strip_prefix("sha256:")?.split_once('=').map(|(pcr, _)| pcr.to_owned());
     let wanted = told.lines().filter(|line| named(line).is_some_and(|pcr| PCRS.contains(&pcr.as_str())));
     let values: Vec<String> =

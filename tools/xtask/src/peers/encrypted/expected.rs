@@ -8,10 +8,7 @@ use std::process::Command;
 
 /// Every PCR that follows from the guest's manifest, its variables and its firmware has that value.
 pub(super) fn pcrs(site: &Site, said: &str) -> Result<String, Failure> {
-    let manifest = site.built.with_file_name("manifest.json");
-    let mut command = Command::new(&site.husk);
-    command.args(["guest", "pcrs", "--guest"]).arg(manifest).arg("--firmware-vars").arg(&site.variables);
-    let told = process::output(command.args(["--firmware", setup::OVMF]))?;
+    let told = told(site, &[])?;
     let expected = told.lines().filter_map(|line| line.strip_prefix("sha256:")?.split_once('='));
     let mut numbers = Vec::new();
     for (number, rest) in expected {
@@ -27,4 +24,13 @@ pub(super) fn pcrs(site: &Site, said: &str) -> Result<String, Failure> {
     } else {
         Err(Failure::failed(format!("too little follows: {told}")))
     }
+}
+
+/// What `husk guest pcrs` tells of this guest.
+pub(super) fn told(site: &Site, phase: &[&str]) -> Result<String, Failure> {
+    let manifest = site.built.with_file_name("manifest.json");
+    let mut command = Command::new(&site.husk);
+    command.args(["guest", "pcrs"]).args(phase).arg("--guest").arg(manifest);
+    command.arg("--firmware-vars").arg(&site.variables).args(["--firmware", setup::OVMF]);
+    process::output(&mut command)
 }

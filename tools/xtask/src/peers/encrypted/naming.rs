@@ -5,12 +5,12 @@
 //! **Laws.** The script is the guest's to the letter, but for where it keeps what it writes.
 //! **Not here.** Who calls it: `tools/guest`.
 
-use super::planted::{Cleared, unciphered};
+use super::planted::{Cleared, formatted, unciphered};
 use crate::failure::Failure;
 use crate::peers::step;
 use crate::process;
 use crate::steps::Step;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -50,12 +50,7 @@ fn named(folder: &Path, name: &str, cleared: Option<Cleared>) -> Result<String, 
         &script,
         SCRIPT.replace("@VOLUME@", "encrypted").replace("/run/", &format!("{}/", at.display())).as_bytes(),
     )?;
-    let made = File::create(&volume).and_then(|file| file.set_len(4 * HEADER_BYTES));
-    made.map_err(|error| Failure::io("write", &volume, &error))?;
-    let line =
-        ["luksFormat", "--batch-mode", "--type", "luks2", "--cipher", "aes-xts-plain64", "--key-size", "512"];
-    let slot = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file"];
-    process::output(Command::new("cryptsetup").args(line).args(slot).arg(&key).arg(&volume))?;
+    formatted(&volume, 4 * HEADER_BYTES, "luks2", &key)?;
     if let Some(cleared) = cleared {
         let mut bytes = fs::read(&volume).map_err(|error| Failure::io("read", &volume, &error))?;
         for metadata in bytes.chunks_exact_mut(METADATA_BYTES).take(2) {

@@ -89,14 +89,19 @@ pub(super) fn own_volume(disk: &Path, luks: &str, copy: &Path) -> Result<(), Fai
     let (volume, key) = (copy.with_extension("luks"), copy.with_extension("key"));
     let io = |error| Failure::io("write", &key, &error);
     fs::write(&key, [0x30; 64]).map_err(io)?;
-    let io = |error| Failure::io("write", &volume, &error);
-    File::create(&volume).and_then(|file| file.set_len(VOLUME_BYTES)).map_err(io)?;
+    formatted(&volume, VOLUME_BYTES, luks, &key)?;
+    overwritten(copy, partition(copy, 3)?, &bytes(&volume, 0, DATA_AT)?)?;
+    fs::remove_file(&volume).map_err(|error| Failure::io("remove", &volume, &error))
+}
+
+/// Makes `volume`, a file of so many bytes, with the header of that type of LUKS and one slot, for the key in that file.
+pub(super) fn formatted(volume: &Path, size: u64, luks: &str, key: &Path) -> Result<(), Failure> {
+    let made = File::create(volume).and_then(|file| file.set_len(size));
+    made.map_err(|error| Failure::io("write", volume, &error))?;
     let line =
         ["luksFormat", "--batch-mode", "--cipher", "aes-xts-plain64", "--key-size", "512", "--type", luks];
     let slot = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file"];
-    process::output(Command::new("cryptsetup").args(line).args(slot).arg(&key).arg(&volume))?;
-    overwritten(copy, partition(copy, 3)?, &bytes(&volume, 0, DATA_AT)?)?;
-    fs::remove_file(&volume).map_err(io)
+    process::output(Command::new("cryptsetup").args(line).args(slot).arg(key).arg(volume)).map(drop)
 }
 
 /// What a header says to be in clear.
