@@ -16,6 +16,7 @@ pub mod crb_private;
 pub mod entropy;
 pub mod fw_cfg;
 pub mod guest;
+pub mod guest_disk;
 pub mod memory;
 pub mod pci;
 pub mod platform;

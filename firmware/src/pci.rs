@@ -4,9 +4,8 @@
 //! can write memory and that nobody answers for is refused. [`Inventory::read`] and [`Inventory::write`] answer a guest's configuration accesses.
 //! **Trust.** The devices are the host's: what they say of themselves is believed only as far as it makes the layer more careful.
 //! **Laws.** A guest sees functions that cannot write memory, moves no address register and no chipset window, and makes nobody a
-//! bus master. The layer's devices are not there for it: neither their configuration nor their memory nor their ports. The controller of its disk is no bus master
-//! either, and is the one function that could be.
-//! **Not here.** Drivers. Buses behind bridges: a bridge is refused.
+//! bus master. The layer's devices are not there for it, the one below its disk among them: neither their configuration nor their memory nor their ports.
+//! **Not here.** Drivers. What it sees in place of the device below its disk: `guest_disk`. Buses behind bridges: a bridge is refused.
 
 use crate::virtio::{GUEST_DISK_SLOT, OWN_SLOTS};
 use core::ops::{Range, RangeInclusive};
@@ -36,10 +35,9 @@ const SOUTH_BRIDGE: u32 = 0x2918_8086;
 const PIRQ: [u8; 2] = [0x60, 0x68];
 const SMBUS: u32 = 0x2930_8086;
 const AHCI: u32 = 0x2922_8086;
-/// The controller of the guest's disk (Intel 290550-002, "82371SB PCI ISA IDE Xcelerator", section 2.3), and its register for the ports of transfers that it would make as a bus master.
-const IDE: u32 = 0x7010_8086;
-const BUS_MASTER_PORTS: u8 = 0x20;
 const VENDOR_VIRTIO: u32 = 0x1AF4;
+/// The host's device below the guest's disk (Virtual I/O Device 1.2, sections 4.1.2 and 5.2.1).
+const VIRTIO_BLOCK: u32 = 0x1042_1AF4;
 
 /// The configuration mechanism of the machine: 32-bit registers of the root bus.
 pub trait ConfigSpace {
@@ -55,9 +53,8 @@ pub trait ConfigSpace {
 pub enum Role {
     /// The guest sees it. It cannot write memory.
     Shown,
-    /// The guest sees it, and moves its data by instructions. It could write memory, as a bus master, and never is one: that bit stays off, and the ports by which
-    /// it would be told to are not there.
-    Programmed,
+    /// It writes the guest's memory, where the layer tells it to. The guest sees another function in its place, which the layer makes up (`guest_disk`).
+    Driven,
     /// A device of the layer: not there.
     Own,
     /// It came with the machine, no guest needs it, and it might write memory: switched off and not there.
@@ -146,7 +143,7 @@ impl Inventory {
     /// Whether the guest has a disk.
     #[must_use]
     pub fn has_disk(&self) -> bool {
-        self.functions.iter().any(|known| known.role == Role::Programmed)
+        self.functions.iter().any(|known| known.role == Role::Driven)
     }
 
     /// What must not be reached: windows of hidden functions, and the configuration window, whose accesses are emulated.
@@ -181,11 +178,7 @@ impl Inventory {
 
     /// What the guest reads of a register; ones where nothing is for it.
     pub fn read(&self, config: &mut dyn ConfigSpace, function: u8, offset: u8) -> u32 {
-        match self.shown(function).map(|known| (known.role, offset & !3)) {
-            Some((Role::Programmed, BUS_MASTER_PORTS)) => 0,
-            Some((_, offset)) => config.read(function, offset),
-            None => u32::MAX,
-        }
+        if self.shown(function).is_some() { config.read(function, offset & !3) } else { u32::MAX }
     }
 
     /// The guest writes those bits of a register that `mask` has. Returns whether all of them counted.
@@ -209,19 +202,13 @@ impl Inventory {
     }
 
     fn shown(&self, function: u8) -> Option<&Function> {
-        let is_seen = |role| matches!(role, Role::Shown | Role::Programmed);
-        self.functions.iter().find(|known| known.at == function && is_seen(known.role))
+        self.functions.iter().find(|known| known.at == function && known.role == Role::Shown)
     }
 
     fn admit(&mut self, config: &mut dyn ConfigSpace, function: Function) -> Result<(), Refusal> {
         match function.role {
             Role::Shown => {}
-            Role::Programmed => {
-                self.hide(config, function.at)?;
-                let command = config.read(function.at, COMMAND) & 0xFFFF;
-                quench(config, function.at, command & !COMMAND_BUS_MASTER, COMMAND_BUS_MASTER)?;
-            }
-            Role::Own => {
+            Role::Own | Role::Driven => {
                 self.hide(config, function.at)?;
                 let command = config.read(function.at, COMMAND) & 0xFFFF;
                 config.write(function.at, COMMAND, command | COMMAND_NO_INTX);
@@ -278,7 +265,7 @@ fn role(config: &mut dyn ConfigSpace, at: u8, identity: u32) -> Option<Role> {
         HOST_BRIDGE if at == 0 => Some(Role::Shown),
         SOUTH_BRIDGE => Some(Role::Shown),
         AHCI | SMBUS => Some(Role::Quarantined),
-        IDE if at == GUEST_DISK_SLOT.0 << 3 => Some(Role::Programmed),
+        VIRTIO_BLOCK if at == GUEST_DISK_SLOT.0 << 3 => Some(Role::Driven),
         _ if is_own(at, identity) => Some(Role::Own),
         _ => None,
     }

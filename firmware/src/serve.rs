@@ -183,7 +183,7 @@ fn plan(machine: &Machine<'_>) -> Guest<'static> {
         described(info, *cpu, ways.crb).and_then(|described| Guest::plan(memory, described, description));
     let guest = guest.unwrap_or_else(|fault| stop_for(fault.into()));
     let crb = guest.crb().unwrap_or_else(|fault| stop_for(fault.into()));
-    svm::prepare(
+    let fenced = svm::prepare(
         *memory,
         &Plan {
             hidden: &guest.hidden(),
@@ -195,6 +195,7 @@ fn plan(machine: &Machine<'_>) -> Guest<'static> {
             variables: guest.variables(),
         },
     );
+    fenced.unwrap_or_else(|fault| stop_for(fault.into()));
     FILES.call_once(|| guest.files());
     FENCED.store(true, Ordering::Release);
     guest

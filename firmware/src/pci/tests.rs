@@ -105,42 +105,37 @@ fn the_disk_controller_that_comes_with_the_machine_is_switched_off() {
     assert_eq!(Inventory::take(&mut stuck, &mut |_| ()).err(), Some(Refusal::Unquenchable(0xFA)));
 }
 
-/// The controller of a guest's disk as QEMU has it, decoding and a bus master, with the ports of its transfers at 0xC060.
+/// The device below a guest's disk as QEMU has it.
 fn with_disk(bus: Bus) -> Bus {
-    bus.with(DISK, 0x7010_8086, &[(0x20, 0xC061, 0xFFF0), (0x40, 0x8000_8000, u32::MAX)])
+    let bars = [(0x20, 0x0001_000C, 0xFFFF_C000), (0x24, 0x8, u32::MAX), (0x3C, 0x010B, 0xFF)];
+    bus.with(DISK, 0x1042_1AF4, &bars)
 }
 
 #[test]
-fn a_guests_disk_is_seen_and_is_no_bus_master_whatever_is_written() {
+fn the_device_below_a_guests_disk_is_the_layers() {
     let mut bus = with_disk(Bus::q35().with_own());
+    let before = bus.held.clone();
     let inventory = Inventory::take(&mut bus, &mut |_| panic!("complaint")).expect("sound");
     assert!(inventory.has_disk());
-    assert_eq!(
-        inventory.windows().ports,
-        [0xC060..=0xC06F, 0x700..=0x73F],
-        "hidden, those of its transfers among them"
-    );
-    assert_eq!((bus.read(DISK, 4) & 7, inventory.read(&mut bus, DISK, 0)), (3, 0x7010_8086), "it decodes");
-    assert_eq!(inventory.read(&mut bus, DISK, 0x40), 0x8000_8000);
-    for (offset, value) in [(4, 7), (4, 4), (0x20, 0xFFFF_FFFF), (0x20, 0xC001), (0x40, 0)] {
+    assert!(inventory.windows().memory.contains(&(0x8_0001_0000..0x8_0001_4000)), "its registers are hidden");
+    for (offset, value) in [(4, 7), (0x20, u32::MAX), (0x24, 0), (0x3C, 0)] {
+        assert_eq!(inventory.read(&mut bus, DISK, offset), u32::MAX);
         assert!(!inventory.write(&mut bus, (DISK, offset), value, u32::MAX));
     }
-    assert_eq!(
-        (bus.read(DISK, 4) & 7, bus.read(DISK, 0x20), inventory.read(&mut bus, DISK, 0x20)),
-        (3, 0xC061, 0)
-    );
-    assert_eq!(bus.read(DISK, 0x40), 0x8000_8000);
+    assert_eq!(bus.held.insert((DISK, 4), 0x7), Some(0x407), "no interrupts before it is driven");
+    bus.held.insert((OWN, 4), 0x7);
+    bus.held.insert((0xFB, 4), before[&(0xFB, 4)]);
+    assert_eq!(bus.held, before);
 }
 
 #[test]
-fn a_disk_elsewhere_or_one_that_stays_a_bus_master_is_refused() {
-    let mut elsewhere = Bus::q35().with(0x18, 0x7010_8086, &[]);
-    assert_eq!(
-        Inventory::take(&mut elsewhere, &mut |_| ()).err(),
-        Some(Refusal::Unguarded(0x18, 0x7010_8086))
-    );
-    let mut stuck = Bus::q35().with(DISK, 0x7010_8086, &[(4, 0x7, 0)]);
-    assert_eq!(Inventory::take(&mut stuck, &mut |_| ()).err(), Some(Refusal::Unquenchable(DISK)));
+fn a_disk_of_another_kind_or_elsewhere_is_refused() {
+    for (at, identity) in
+        [(0x18, 0x1042_1AF4), (DISK, 0x1001_1AF4), (DISK, 0x7010_8086), (DISK + 1, 0x1042_1AF4)]
+    {
+        let mut bus = Bus::q35().with(DISK & !7, 0x1042_1AF4, &[]).with(at, identity, &[]);
+        assert_eq!(Inventory::take(&mut bus, &mut |_| ()).err(), Some(Refusal::Unguarded(at, identity)));
+    }
     assert!(!Inventory::take(&mut Bus::q35(), &mut |_| ()).expect("sound").has_disk());
 }
 

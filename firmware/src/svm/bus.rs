@@ -9,7 +9,7 @@ use super::decode::Size;
 use super::emulate::Bus;
 use super::flash;
 use super::hardware;
-use super::machine::{CRB, CRB_BUFFER, Config, IO_APIC, LOCAL_APIC, Machine};
+use super::machine::{CRB, CRB_BUFFER, IO_APIC, LOCAL_APIC, Machine};
 use super::processors;
 use super::walk::GuestMemory;
 use crate::crb_device::{self, BufferPage};
@@ -171,12 +171,11 @@ impl Below {
     }
 
     fn configuration_load(&self, function: Option<u8>, offset: u64, size: Size) -> u64 {
-        let inventory = self.machine.inventory.lock();
         let mut value = u64::MAX;
         for n in (0..size as u64).rev() {
             let byte = match (function, u8::try_from(offset + n)) {
                 (Some(function), Ok(at)) => {
-                    inventory.read(&mut Config, function, at).to_le_bytes()[usize::from(at % 4)]
+                    self.machine.configuration_read(function, at).to_le_bytes()[usize::from(at % 4)]
                 }
                 _ => 0xFF,
             };
@@ -188,7 +187,7 @@ impl Below {
     fn configuration_store(&self, function: Option<u8>, offset: u64, value: u32, size: Size) {
         let counted = match (function, u8::try_from(offset), size) {
             (Some(function), Ok(at), Size::Byte | Size::Word | Size::Dword) => {
-                configuration_write(self.machine, (function, at), value, size as u8)
+                self.machine.configuration_write((function, at), value, size as u8)
             }
             _ => false,
         };
@@ -196,22 +195,6 @@ impl Below {
             count(Counter::HiddenPort);
         }
     }
-}
-
-/// Writes `bytes` bytes of configuration, as far as the guest may. Returns whether all of it counted.
-pub(super) fn configuration_write(
-    machine: &Machine,
-    (function, at): (u8, u8),
-    value: u32,
-    bytes: u8,
-) -> bool {
-    let lane = at % 4;
-    if lane + bytes > 4 {
-        return false;
-    }
-    let mask = (u32::MAX >> (32 - 8 * u32::from(bytes))) << (8 * lane);
-    let inventory = machine.inventory.lock();
-    inventory.write(&mut Config, (function, at), value << (8 * lane), mask)
 }
 
 fn registers(address: u64) -> Option<Registers> {

@@ -18,6 +18,8 @@ pub enum Counter {
     Crb,
     /// Accesses to the flash with a firmware's variables.
     Flash,
+    /// Accesses to the ports of the guest's disk.
+    Disk,
     /// Writes to an interrupt controller.
     Apic,
     /// Accesses to hidden memory: they read ones, and wrote nothing.
@@ -49,6 +51,7 @@ pub const SHOWN: [(Counter, &str); COUNTERS] = [
     (Counter::Port, "husk: count: port"),
     (Counter::Crb, "husk: count: crb"),
     (Counter::Flash, "husk: count: flash"),
+    (Counter::Disk, "husk: count: disk"),
     (Counter::Apic, "husk: count: apic"),
     (Counter::HiddenMemory, "husk: count: hidden memory"),
     (Counter::HiddenPort, "husk: count: hidden port"),

@@ -1,8 +1,8 @@
 //! The one machine that all processors of the layer share: maps, fences, and what stands between guest and hardware.
 
 use super::apic::{Addresses, IoApic};
+use super::disk;
 use super::hardware::{port_in, port_out};
-use super::ide::Channel;
 use super::npt::{Npt, NptFault, Table, View};
 use super::ports::{self, Configuration, Ports};
 use super::vmcb::Fences;
@@ -12,10 +12,12 @@ use crate::console;
 use crate::crb_device;
 use crate::crb_private::wants_cancel;
 use crate::guest::start::Flash;
+use crate::guest_disk::{self, Disk, Hardware};
 use crate::memory::{Kind, LAYER, Physical, Registers, native, overlap};
 use crate::pci::{ConfigSpace, Inventory, Refusal};
 use crate::policy::{Page, crb_pages, shared_with_host};
 use crate::stop::{Stop, stop};
+use crate::virtio::DeviceFault;
 use crate::virtio::hardware::device_pages;
 use crate::wishes::{CrbPlace, Ways};
 use core::ops::Range;
@@ -42,6 +44,7 @@ const SOUTH_BRIDGE: u8 = 0xF8;
 const PMBASE: u8 = 0x40;
 
 static POOL: Mutex<[Table; TABLES]> = Mutex::new([const { Table::EMPTY }; TABLES]);
+static GUARDED: Mutex<ports::Permissions> = Mutex::new(ports::Permissions::OPEN);
 static IOPM: Mutex<ports::Permissions> = Mutex::new(ports::Permissions::OPEN);
 static MSRPM: Mutex<msr::Permissions> = Mutex::new(msr::Permissions::standard());
 static MACHINE: Once<Machine> = Once::new();
@@ -70,8 +73,12 @@ pub(super) struct Machine {
     pub(super) variables: Option<Flash>,
     /// What it sees of memory.
     nested: Mutex<Npt<'static>>,
+    /// The guest's disk, if it has one.
+    pub(super) disk: Option<Mutex<Disk<Hardware>>>,
+    /// Which ports exit whatever the guest does.
+    pub(super) guarded: &'static ports::Permissions,
     /// Which ports exit.
-    permissions: Mutex<&'static mut ports::Permissions>,
+    pub(super) permissions: Mutex<&'static mut ports::Permissions>,
 }
 
 /// What the guest's machine is made by.
@@ -94,7 +101,10 @@ pub struct Plan<'p> {
 }
 
 /// Makes the map and the fences of the guest. Stops the machine if a device could reach the layer.
-pub fn prepare(memory: Physical, plan: &Plan<'_>) {
+///
+/// # Errors
+/// [`DeviceFault`] if the guest's disk is none.
+pub fn prepare(memory: Physical, plan: &Plan<'_>) -> Result<(), DeviceFault> {
     let Plan { hidden, power, service, ways, crb, ref flash, ref variables } = *plan;
     let inventory = inventory();
     check_timer();
@@ -109,19 +119,22 @@ pub fn prepare(memory: Physical, plan: &Plan<'_>) {
             stop(Stop::Device, line!());
         }
     }
-    let iopm = leaked(&IOPM);
-    iopm.guard_standard(power);
+    let guarded = leaked(&GUARDED);
+    guarded.guard_standard(power);
     if flash.is_some() {
-        iopm.guard_configuration();
+        guarded.guard_configuration();
     }
     for ports in &inventory.windows().ports {
-        iopm.guard(ports.clone());
+        guarded.guard(ports.clone());
     }
-    if inventory.has_disk() {
-        iopm.guard_drives();
-    }
+    let iopm = leaked(&IOPM);
+    iopm.clone_from(guarded);
+    let disk = if inventory.has_disk() { Some(disk::open()?) } else { None };
+    let ports = disk.as_ref().and_then(|disk| disk.lock().function.ports());
+    ports.into_iter().for_each(|ports| iopm.guard(ports));
+    let queue = disk.as_ref().map(|_| guest_disk::pages());
     let crb_pages = crb_pages(ways.crb, &crb);
-    for shared in shared_with_host(&crb_pages).chain(&device_pages()) {
+    for shared in shared_with_host(&crb_pages).chain(&device_pages()).chain(&queue) {
         console::line("husk: on SEV-SNP the host reads from", low(shared.start));
         console::line("husk:   up to", low(shared.end));
     }
@@ -147,8 +160,11 @@ pub fn prepare(memory: Physical, plan: &Plan<'_>) {
         flash: flash.clone(),
         variables: variables.clone(),
         nested: Mutex::new(nested),
+        disk,
+        guarded,
         permissions: Mutex::new(iopm),
     });
+    Ok(())
 }
 
 /// The machine; `None` before [`prepare`].
@@ -163,34 +179,10 @@ impl Machine {
         self.memory.map().is(Kind::Ram, range) && !self.hidden.iter().any(|hidden| overlap(hidden, range))
     }
 
-    /// The ports as they are after a reset.
+    /// The ports as they are after a reset, and the disk behind some of them.
     pub(super) fn reset_ports(&self) {
-        for channel in Channel::ALL {
-            self.watch_data(channel, false);
-        }
+        self.reset_disk();
         *self.ports.lock() = Ports::new(self.power, configuration_of(self.flash.as_ref()));
-    }
-
-    /// Has what the guest reads of a drive's data exit, or not.
-    pub(super) fn watch_data(&self, channel: Channel, is_watched: bool) {
-        let mut permissions = self.permissions.lock();
-        if is_watched { permissions.guard(channel.data()) } else { permissions.open(channel.data()) }
-    }
-
-    /// Reads what a drive says of itself, a word after the other, without what it could do by itself.
-    pub(super) fn identity(&self, channel: Channel, into: &mut [u8]) {
-        let mut ports = self.ports.lock();
-        let mut more = true;
-        for bytes in into.chunks_mut(2) {
-            let [low, high, ..] = port_in(*channel.data().start(), 2).to_le_bytes();
-            let shown;
-            (shown, more) = ports.word(channel, u16::from_le_bytes([low, high]));
-            bytes.copy_from_slice(&shown.to_le_bytes()[..bytes.len()]);
-        }
-        drop(ports);
-        if !more {
-            self.watch_data(channel, false);
-        }
     }
 
     /// Where the layer finds what the guest reads at `range`, if it may read it.

@@ -7,7 +7,7 @@
 //! **Trust.** None in the guest: its registers, its page tables and its instructions are allegations, and may change while they
 //! are read.
 //! **Laws.** The layer's memory is in no guest's map. What is hidden behaves like a hole: reads are ones, writes are
-//! dropped, both are counted. Nothing a guest does stops the layer, and no guest access waits for a TPM command; only a call (`gate`) does, and an access to the flash that would tell of what is not durable yet.
+//! dropped, both are counted. Nothing a guest does stops the layer, and no guest access waits for a TPM command; only a call (`gate`) does, and an access to the flash that would tell of what is not durable yet. Who polls its disk waits for that.
 //! **Not here.** The TPM's registers (`crb_device`, over `husk::frontend::crb`), PCI (`pci`), what a guest boots from.
 
 pub mod apic;
@@ -19,6 +19,8 @@ mod calls;
 pub mod counters;
 pub mod cpuid;
 pub mod decode;
+#[cfg(target_os = "none")]
+mod disk;
 pub mod emulate;
 #[cfg(target_os = "none")]
 mod flash;
@@ -26,7 +28,6 @@ pub mod gate;
 #[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "the instructions of SVM, ports and MSRs")]
 mod hardware;
-pub mod ide;
 #[cfg(target_os = "none")]
 mod local_apic;
 #[cfg(target_os = "none")]

@@ -3,7 +3,6 @@
 //! Most are the guest's. Those that exit do so because they reach memory behind the processor's back (ISA DMA, fw_cfg's DMA, PCI
 //! configuration), because they reset, sleep or manage the machine, or because they belong to a device of the layer.
 
-use super::ide::{Channel, Drives};
 use crate::fw_cfg;
 use core::ops::RangeInclusive;
 
@@ -61,13 +60,6 @@ impl Permissions {
     pub fn guard_configuration(&mut self) {
         self.guard(fw_cfg::SELECTOR..=0x513);
         self.guard(PROCESSOR_HOT_PLUG);
-    }
-
-    /// Guards the command ports of the controller of a guest's disk.
-    pub fn guard_drives(&mut self) {
-        for channel in Channel::ALL {
-            self.guard(channel.command()..=channel.command());
-        }
     }
 
     /// Guards what must be guarded everywhere, and the power management block at `power`.
@@ -146,10 +138,6 @@ pub enum Action {
     Select(u16),
     /// The next byte of that item.
     Item,
-    /// It goes to a drive; the answer is to be read through the layer, or not.
-    Command(Channel, bool),
-    /// A drive says something of itself: see [`Ports::word`].
-    Identity(Channel),
     /// The machine is reset.
     Reset,
     /// The machine is switched off: this write does it.
@@ -171,28 +159,19 @@ pub struct Ports {
     power: u16,
     configuration: Configuration,
     output_port_follows: bool,
-    drives: Drives,
 }
 
 impl Ports {
     /// A machine whose power management block is at `power`.
     #[must_use]
     pub fn new(power: u16, configuration: Configuration) -> Self {
-        Self { power, configuration, output_port_follows: false, drives: Drives::default() }
-    }
-
-    /// The next word of what a drive says of itself, in place of `said`; and whether more follow.
-    pub fn word(&mut self, channel: Channel, said: u16) -> (u16, bool) {
-        self.drives.word(channel, said)
+        Self { power, configuration, output_port_follows: false }
     }
 
     /// Judges an access to a guarded port; `value` is what it writes.
     #[must_use]
     pub fn judge(&mut self, access: Access, value: u32) -> Action {
         let Access { port, bytes, reads, .. } = access;
-        if let Some(action) = self.drive(access, value) {
-            return action;
-        }
         let offset = port.wrapping_sub(self.power);
         match (port, bytes) {
             (KEYBOARD_COMMAND | KEYBOARD_DATA | SYSTEM_CONTROL | 0xB2 | 0xB3, 1) if reads => Action::Pass,
@@ -218,20 +197,6 @@ impl Ports {
             _ if (SMI_ENABLE..SMI_ENABLE + 4).contains(&offset) && reads => Action::Pass,
             _ => Action::Hole,
         }
-    }
-
-    /// What becomes of an access to the ports of a guest's disk; nothing for other ports.
-    fn drive(&mut self, access: Access, value: u32) -> Option<Action> {
-        let Access { port, bytes, reads, .. } = access;
-        if let Some(channel) = Channel::commanded_at(port) {
-            return Some(match (reads, bytes) {
-                (true, 1) => Action::Pass,
-                (false, 1) => Action::Command(channel, self.drives.command(channel, value)),
-                _ => Action::Hole,
-            });
-        }
-        let channel = Channel::data_at(port)?;
-        Some(if reads && bytes > 1 { Action::Identity(channel) } else { Action::Hole })
     }
 
     /// The keyboard controller resets the processor by a pulse of line 0, or with the next byte of data.
@@ -269,7 +234,7 @@ const fn sleep(value: u32) -> Action {
 #[cfg(test)]
 mod tests {
     use super::Configuration::{Layers, Machines};
-    use super::{Access, Action, Channel, Permissions, Ports};
+    use super::{Access, Action, Permissions, Ports};
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
     const POWER: u16 = 0x600;
@@ -355,25 +320,6 @@ mod tests {
         assert!(!map.exits(0x510), "without a firmware the guest has the machine's");
         map.guard_configuration();
         assert!((0x510..0x51C).chain(0xCD8..0xCE4).all(|port| map.exits(port)));
-    }
-
-    #[test]
-    fn a_drive_is_commanded_by_the_guest_and_says_what_it_is_through_the_layer() {
-        let mut map = Permissions::OPEN;
-        map.guard_drives();
-        assert!(map.exits(0x1F7) && map.exits(0x177) && !map.exits(0x1F0) && !map.exits(0x1F6));
-        map.guard(Channel::First.data());
-        assert!(map.exits(0x1F0) && !map.exits(0x1F1));
-        map.open(Channel::First.data());
-        assert!(!map.exits(0x1F0) && map.exits(0x1F7));
-        assert_eq!(writes(0x1F7, 1, 0xEC), Action::Command(Channel::First, true));
-        assert_eq!(writes(0x177, 1, 0x20), Action::Command(Channel::Second, false));
-        assert_eq!(
-            (reads(0x1F7, 1), reads(0x1F7, 2), writes(0x1F7, 2, 0xEC)),
-            (Action::Pass, Action::Hole, Action::Hole)
-        );
-        assert_eq!((reads(0x1F0, 2), reads(0x1F0, 1)), (Action::Identity(Channel::First), Action::Hole));
-        assert_eq!(writes(0x1F0, 2, 0), Action::Hole);
     }
 
     #[test]

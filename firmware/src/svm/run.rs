@@ -1,11 +1,11 @@
 //! A guest's processor from its claim to the end of the machine.
 
-use super::bus::{Below, configuration_write};
+use super::bus::Below;
 use super::counters::{Counter, SHOWN, count, value as value_of};
 use super::emulate::{Verdict, emulate, input};
 use super::gate::{self, Ruling};
 use super::hardware::{self, Processor, port_in, port_out};
-use super::machine::{Config, Machine, machine};
+use super::machine::{Machine, machine};
 use super::ports::{Access, Action};
 use super::vcpu::{Life, Next};
 use super::vmcb::{Event, Exit};
@@ -275,8 +275,24 @@ impl Guest {
         }
         let held = self.processor.area.registers.0[RAX];
         let written = low(held) & (u32::MAX >> (32 - 8 * u32::from(access.bytes)));
+        let found = match self.machine.disk_access(self.cpu, access, written) {
+            Some(found) => found,
+            None => self.judged(access, written),
+        };
+        if access.reads {
+            self.processor.area.registers.0[RAX] = match access.bytes {
+                1 => held & !0xFF | u64::from(found & 0xFF),
+                2 => held & !0xFFFF | u64::from(found & 0xFFFF),
+                _ => found.into(),
+            };
+        }
+        self.processor.area.vmcb.advance_to(next);
+    }
+
+    /// What comes of an access to any other port.
+    fn judged(&self, access: Access, written: u32) -> u32 {
         let action = self.machine.ports.lock().judge(access, written);
-        let found = match action {
+        match action {
             Action::Pass if access.reads => port_in(access.port, access.bytes),
             Action::Pass => out(access, written),
             Action::Write(value) => out(access, value),
@@ -294,41 +310,21 @@ impl Guest {
                 fw_cfg::cabinet().read(&self.machine.memory, &mut byte);
                 byte[0].into()
             }
-            Action::Command(channel, identifies) => {
-                self.machine.watch_data(channel, identifies);
-                out(access, written)
-            }
-            Action::Identity(channel) => {
-                let mut said = [0; 4];
-                self.machine.identity(channel, &mut said[..usize::from(access.bytes)]);
-                u32::from_le_bytes(said)
-            }
             Action::Reset => {
                 processors::reset();
                 u32::MAX
             }
             Action::PowerOff(word) => power_off(access.port, word),
-        };
-        if access.reads {
-            self.processor.area.registers.0[RAX] = match access.bytes {
-                1 => held & !0xFF | u64::from(found & 0xFF),
-                2 => held & !0xFFFF | u64::from(found & 0xFFFF),
-                _ => found.into(),
-            };
         }
-        self.processor.area.vmcb.advance_to(next);
     }
 
-    /// INS and OUTS: only what reads the layer's configuration device, or what a drive says of itself.
+    /// INS and OUTS: only what reads the layer's configuration device.
     fn string_port(&mut self, access: Access, next: u64) {
         let machine = self.machine;
         // Nothing is written here, whatever RAX holds: an OUTS is judged as one that nobody may.
         let action = if access.reads { machine.ports.lock().judge(access, 0) } else { Action::Hole };
-        let mut source = |into: &mut [u8]| match action {
-            Action::Identity(channel) => machine.identity(channel, into),
-            _ => fw_cfg::cabinet().read(&machine.memory, into),
-        };
-        if !matches!(action, Action::Item | Action::Identity(_)) {
+        let mut source = |into: &mut [u8]| fw_cfg::cabinet().read(&machine.memory, into);
+        if action != Action::Item {
             count(Counter::Refused);
             return self.raise(Event::GeneralProtection);
         }
@@ -343,6 +339,7 @@ impl Guest {
     fn configuration(&self, access: Access, written: u32) -> u32 {
         let is_address = access.port == ports::CONFIG_ADDRESS;
         let mut inventory = self.machine.inventory.lock();
+        let pointed = inventory.pointed();
         let lane = u8::try_from(access.port & 3).unwrap_or(0);
         match (is_address, access.reads) {
             (true, true) => inventory.address(),
@@ -350,18 +347,16 @@ impl Guest {
                 inventory.set_address(written);
                 u32::MAX
             }
-            (false, true) => match inventory.pointed() {
-                Some((function, offset)) => {
-                    inventory.read(&mut Config, function, offset) >> (8 * u32::from(lane))
-                }
-                None => u32::MAX,
-            },
+            (false, true) => {
+                drop(inventory);
+                let read =
+                    pointed.map(|(function, offset)| self.machine.configuration_read(function, offset));
+                read.map_or(u32::MAX, |register| register >> (8 * u32::from(lane)))
+            }
             (false, false) => {
-                let pointed = inventory.pointed();
                 drop(inventory);
                 let counted = pointed.is_some_and(|(function, offset)| {
-                    let at = (function, offset | lane);
-                    configuration_write(self.machine, at, written, access.bytes)
+                    self.machine.configuration_write((function, offset | lane), written, access.bytes)
                 });
                 if !counted {
                     count(Counter::HiddenPort);

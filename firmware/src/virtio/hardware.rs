@@ -174,7 +174,7 @@ bitflags::bitflags! {
 
 /// The device in a slot, if it is of that kind, with its registers where they can be reached, allowed to access memory and
 /// forbidden to interrupt.
-fn open(slot: Slot, kind: DeviceType) -> Result<PciTransport, DeviceFault> {
+pub(crate) fn open(slot: Slot, kind: DeviceType) -> Result<PciTransport, DeviceFault> {
     let function = DeviceFunction { bus: 0, device: slot.0, function: 0 };
     let mut root = PciRoot::new(Configuration);
     let map = Physical::machine().ok_or(DeviceFault::Misplaced)?;
@@ -190,7 +190,7 @@ fn open(slot: Slot, kind: DeviceType) -> Result<PciTransport, DeviceFault> {
     if transport.device_type() == kind { Ok(transport) } else { Err(DeviceFault::Absent) }
 }
 
-fn agree(transport: &mut PciTransport, features: u64) -> Result<(), DeviceFault> {
+pub(crate) fn agree(transport: &mut PciTransport, features: u64) -> Result<(), DeviceFault> {
     let agreed = transport.begin_init(Features::from_bits_retain(features));
     let settled = transport.get_status().contains(DeviceStatus::FEATURES_OK);
     if agreed.bits() == features && settled { Ok(()) } else { Err(DeviceFault::Unfit) }

@@ -24,7 +24,7 @@ pub struct Slot(pub u8);
 pub const VOLUME_SLOT: Slot = Slot(0x10);
 /// Where the launcher puts the channel.
 pub const CHANNEL_SLOT: Slot = Slot(0x11);
-/// Where the launcher puts the controller of the guest's disk, if there is one: the guest's, and not a device of virtio.
+/// Where the launcher puts the device below the guest's disk, if there is one.
 pub const GUEST_DISK_SLOT: Slot = Slot(0x12);
 /// The firmware's own devices: no guest sees or reaches them.
 pub const OWN_SLOTS: [Slot; 2] = [VOLUME_SLOT, CHANNEL_SLOT];

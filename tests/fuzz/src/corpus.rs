@@ -103,6 +103,7 @@ each_target! {
     manifest
     payload_header
     flash
+    guest_disk
     quote
     ek_certificate
     attest_frames

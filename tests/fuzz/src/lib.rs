@@ -24,6 +24,7 @@ mod corpus;
 mod crb;
 mod evidence;
 mod guest;
+mod guest_disk;
 mod image;
 mod input;
 mod kbs;
@@ -135,6 +136,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "manifest", run: svsm::manifest, seeds: svsm::manifest_seeds, mutations: 20_000 },
     Target { name: "payload_header", run: guest::payload, seeds: guest::payload_seeds, mutations: 50_000 },
     Target { name: "flash", run: guest::flash, seeds: guest::flash_seeds, mutations: 200 },
+    Target { name: "guest_disk", run: guest_disk::run, seeds: guest_disk::seeds, mutations: 2000 },
     Target { name: "quote", run: tpm_evidence::quote, seeds: tpm_evidence::quote_seeds, mutations: 4_000 },
     Target {
         name: "ek_certificate",

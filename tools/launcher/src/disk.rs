@@ -1,7 +1,8 @@
-//! The guest's disk: a raw file of the host's, on a controller that never writes memory by itself.
+//! The guest's disk: a raw file of the host's, behind a device that the firmware drives for the guest.
 
 use crate::machine::escaped;
 use anyhow::{Context, bail};
+use husk_firmware::guest_disk::SLOTS;
 use husk_firmware::virtio::GUEST_DISK_SLOT;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -33,16 +34,16 @@ pub(crate) fn check(disk: &Path, volume: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// QEMU's words for it. The controller could be a bus master: the firmware sees to it that it is none, and refuses one elsewhere.
-pub(crate) fn words(disk: &Path) -> [String; 6] {
+/// QEMU's words for it. The device writes memory: the firmware drives it itself, and refuses one elsewhere.
+pub(crate) fn words(disk: &Path) -> [String; 4] {
     let (disk, slot) = (escaped(disk), GUEST_DISK_SLOT.0);
     [
         "-drive".into(),
         format!("if=none,id=disk,format=raw,cache=writeback,file={disk}"),
         "-device".into(),
-        format!("piix3-ide,id=disks,bus=pcie.0,addr={slot:#x}"),
-        "-device".into(),
-        "ide-hd,bus=disks.0,unit=0,drive=disk,write-cache=on".into(),
+        format!(
+            "virtio-blk-pci,bus=pcie.0,addr={slot:#x},disable-legacy=on,vectors=0,num-queues=1,queue-size={SLOTS},write-cache=on,drive=disk"
+        ),
     ]
 }
 

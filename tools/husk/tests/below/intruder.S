@@ -1,6 +1,8 @@
 # A guest that tries to reach the layer: 32-bit ring 0 without paging, entered as Linux would be.
 # It says one line per attempt on the serial port: "INTRUDER name PASS" or "INTRUDER name FAIL". Where it says "INTRUDER waits" it goes on
 # when it hears a byte: before the first attempt, when only the TPM is left to be attacked, and before it switches the machine off.
+    # What the test writes on the disk.
+    .set DISK_HOLDS, 0x5A5A5A5A
     .include "guest.inc"
     .include "second.inc"
     .include "disk.inc"
@@ -8,8 +10,6 @@
     .set LAYER_END, 0x10800000
     .set IO_APIC, 0xFEC00000
     .set ECAM, 0xB0000000
-    # What the test writes on the disk.
-    .set DISK_HOLDS, 0x5A5A5A5A
 
 guest_name: .asciz "INTRUDER "
     # Expects an instruction to raise that vector.
@@ -228,61 +228,81 @@ _start:
     and eax, 0x700
     verdict "io-apic-init"
 
-    # The disk: read by instructions, then told to write a sector into this guest and one into the layer by itself. Neither comes,
-    # at whatever ports the controller's transfers may be (a machine's firmware gives out those from 0xC000), and it reads on.
+    # The disk writes where the guest may, and nowhere else: it is asked for a sector in the layer, around its ends, behind it, as an interrupt message, as a
+    # register, and for its queue there.
     mov eax, 0x80009000
     call config_read
-    cmp eax, 0x70108086
-    verdict "disk-controller"
+    cmp eax, 0x10011AF4
+    verdict "disk-function"
+    call disk_start
     call disk_read
-    cmp dword ptr [sector], DISK_HOLDS
     verdict "disk-reads"
-    mov eax, 0x80009020
-    mov ebx, 0xC001
+    no_transfer LAYER, "disk-to-the-layer"
+    no_transfer LAYER_END-1, "disk-to-its-end"
+    no_transfer LAYER-511, "disk-to-its-beginning"
+    no_transfer LAYER_END, "disk-to-the-payload"
+    no_transfer APIC, "disk-to-a-processor"
+    no_transfer CRB+0x1000, "disk-to-the-tpm"
+    mov eax, LAYER >> 12
+    call disk_start_at
+    call disk_refuses
+    verdict "disk-queue-in-the-layer"
+    mov eax, (LAYER - 0x2000) >> 12
+    call disk_start_at
+    call disk_refuses
+    verdict "disk-queue-into-the-layer"
+    # The host's device below it is not reached: in no register of PCI, and in none of all pages where a machine's firmware may have put its own.
+    call disk_start
+    mov eax, 0x80009004
+    mov ebx, 0
     call config_write
     mov eax, 0x80009004
     mov ebx, 7
     call config_write
-    mov dword ptr [ECAM + 0x90004], 7
-    mov eax, 0x80009004
+    mov eax, 0x80009020
+    mov ebx, 0xFE000000
+    call config_write
+    mov dword ptr [ECAM + 0x90020], 0xFE000000
+    mov eax, 0x80009020
     call config_read
-    test eax, 4
-    verdict "disk-no-bus-master"
-    mov dword ptr [sector], 0x11111111
-    mov edi, 0xC000
-1:  lea edx, [edi + 4]
-    mov eax, offset transfers
-    out dx, eax
-    lea edx, [edi + 2]
-    mov al, 6
-    out dx, al
-    mov edx, edi
-    mov al, 8
-    out dx, al
-    add edi, 16
-    cmp edi, 0x10000
+    test eax, eax
+    verdict "disk-registers-of-pci"
+    mov edi, 0xFD000000
+1:  mov dword ptr [edi + 0x14], 0
+    mov dword ptr [edi + 0x20], LAYER
+    add edi, 0x1000
+    cmp edi, 0xFEC00000
     jb 1b
-    mov bx, 0x02C8
-    call disk_command
-    mov edi, 0xC000
-1:  mov edx, edi
-    mov al, 9
-    out dx, al
-    add edi, 16
-    cmp edi, 0x10000
-    jb 1b
-    mov dx, 0x3F6
-    mov ecx, 300000
-1:  in al, dx
-    loop 1b
-    cmp dword ptr [sector], 0x11111111
-    verdict "disk-no-transfer"
-    mov al, 4
-    out dx, al
-    mov al, 0
-    out dx, al
     call disk_read
-    cmp dword ptr [sector], DISK_HOLDS
+    verdict "disk-registers-in-memory"
+    # Its ports are where the guest puts them, and where the layer's are they are not.
+    mov eax, 0x80009010
+    mov ebx, 0x6000
+    call config_write
+    mov dx, 0x6012
+    in al, dx
+    cmp al, 7
+    verdict "disk-moves"
+    mov dx, DISK_STATUS
+    in al, dx
+    cmp al, 0xFF
+    verdict "disk-has-moved"
+    mov eax, 0x80009010
+    mov ebx, 0x600
+    call config_write
+    mov dx, 0x604
+    in ax, dx
+    mov cx, ax
+    mov dx, 0x614
+    in al, dx
+    mov eax, 0x80009010
+    mov ebx, DISK
+    call config_write
+    mov dx, 0x604
+    in ax, dx
+    cmp ax, cx
+    verdict "disk-moves-in-vain"
+    call disk_read
     verdict "disk-reads-again"
 
     say "INTRUDER waits\n"
@@ -473,8 +493,6 @@ hammered: .long 0
 hammer_stops: .long 0
     .balign 16
 dma: .long 0x0A000000, 0x04000000, 0, 0
-# Regions of a transfer: address and bytes, the last one marked ("Programming Interface for Bus Master IDE Controller", revision 1.0: physical region descriptors).
-transfers: .long sector, 512, LAYER, 0x80000200
     .balign 16
 idt: .skip 256
 scratch: .skip 64

@@ -30,12 +30,16 @@ const VMCB_AT: u64 = 0x1000;
 const FENCES: [Range<u64>; 4] = [0..0x14, 0x40..0x50, 0x90..0x98, 0xB0..0xB8];
 
 /// What of the layer changes while a guest runs, and why. Whatever else is not as it was, somebody reached.
-const CHANGES: [(&str, &str); 5] = [
+const CHANGES: [(&str, &str); 6] = [
     ("husk_firmware::boot::stacks::STACKS", "the layer works here when a guest's processor exits"),
     ("husk_firmware::boot::stacks::SERVICE", "the processor that serves looks for work"),
     ("husk_firmware::svm::counters::COUNTS", "exits are counted"),
     (AREAS, "the guest's own registers; its fences are compared by themselves"),
-    ("husk_firmware::svm::machine::MACHINE", "where PCI's and the I/O APIC's windows point to"),
+    (
+        "husk_firmware::svm::machine::MACHINE",
+        "where PCI's and the I/O APIC's windows point to, and what the disk's driver asked for",
+    ),
+    ("husk_firmware::guest_disk::hardware::PLACE", "the queue of the device below the guest's disk"),
 ];
 /// What changes besides when a second processor starts and the TPM is used, apart from the region of secrets, where the engine works.
 const CHANGES_BY_COMMANDS: [(&str, &str); 12] = [

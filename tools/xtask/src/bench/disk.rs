@@ -34,15 +34,6 @@ const STOPWATCH: &str = "husk: the guest's TPM commands took ms";
 const END_PATIENCE: Duration = Duration::from_secs(180);
 /// Where `husk run` puts the guest's disk.
 const SLOT: u32 = 0x12;
-/// Switches the controller's two channels on: IDETIM, registers 0x40 and 0x42 of its configuration (Intel 82371SB, "IDE Timing Registers"), by the ports of
-/// PCI's configuration mechanism 1. QEMU's SeaBIOS does it, which runs before the image; OVMF does not.
-const CHANNELS: [(u8, u16, u32); 4] = [
-    (4, 0xCF8, 0x8000_0040 | SLOT << 11),
-    (2, 0xCFC, 0x8000),
-    (4, 0xCF8, 0x8000_0040 | SLOT << 11),
-    (2, 0xCFE, 0x8000),
-];
-
 /// When each phase was over, from the guest's entry.
 type Times = [Duration; PHASES.len()];
 
@@ -94,7 +85,7 @@ fn on_swtpm(site: &Site, folder: &Path, disk: &Path) -> Result<Times, Failure> {
     let program = setup::program("qemu-system-x86_64")?;
     let line = line([&variables, disk, &swtpm.control_socket(), &monitor]);
     let mut machine = Daemon::start("the guest", &program, &line, &console)?;
-    let entered = qmp::let_go(&monitor, &CHANNELS)?;
+    let entered = qmp::let_go(&monitor)?;
     let times = followed(&mut machine, entered)?;
     machine.wait_success(END_PATIENCE)?;
     Ok(times)
@@ -109,8 +100,7 @@ fn line([variables, disk, control, monitor]: [&Path; 4]) -> Vec<String> {
     line.extend(["-drive".into(), flash(0, setup::OVMF, ",readonly=on")]);
     line.extend(["-drive".into(), flash(1, &text(variables), "")]);
     line.extend(["-drive".into(), format!("if=none,id=disk,format=raw,cache=writeback,file={}", text(disk))]);
-    line.extend(["-device".into(), format!("piix3-ide,id=disks,bus=pcie.0,addr={SLOT:#x}")]);
-    line.extend(["-device".into(), "ide-hd,bus=disks.0,unit=0,drive=disk,write-cache=on".into()]);
+    line.extend(["-device".into(), format!("virtio-blk-pci,bus=pcie.0,addr={SLOT:#x},drive=disk")]);
     line.extend(["-chardev".into(), format!("socket,id=control,path={}", text(control))]);
     line.extend(
         ["-tpmdev", "emulator,id=tpm,chardev=control", "-device", "tpm-crb,tpmdev=tpm"].map(str::to_owned),

@@ -1,4 +1,4 @@
-//! A kernel below the image with a disk: its data go both ways by instructions alone, and nothing that the guest tries makes the controller write memory.
+//! A kernel below the image with a disk: its data go both ways, by its driver for virtio and by memory that is its own.
 
 use super::group;
 use crate::below::{Below, Start};

@@ -14,7 +14,14 @@ const PARTS: [&str; 2] = ["linux-binary-", "linux-base-"];
 
 /// The modules that guests need: in a UEFI firmware for its variables and the configuration device, and in their order for a disk.
 const UEFI_MODULES: [&str; 2] = ["efivarfs.ko", "qemu_fw_cfg.ko"];
-const DISK_MODULES: [&str; 5] = ["scsi_common.ko", "scsi_mod.ko", "libata.ko", "ata_piix.ko", "sd_mod.ko"];
+const DISK_MODULES: [&str; 6] = [
+    "virtio_ring.ko",
+    "virtio.ko",
+    "virtio_pci_legacy_dev.ko",
+    "virtio_pci_modern_dev.ko",
+    "virtio_pci.ko",
+    "virtio_blk.ko",
+];
 
 /// An unmodified distribution kernel.
 #[derive(Clone, Debug)]
