@@ -19,7 +19,7 @@ Debian has below the image, libFuzzer for 20 seconds a target, and a soak of 5 m
 rustc 1.88 (rustup brings it) checks the component as an SVSM builds it.
 HUSK_EVIDENCE_DIR may name a folder with more attestation reports and certificates.
 With --peers nothing but the peers runs, with --group one group of them: scripts, sealed,
-layer, disk, uefi, encrypted, prepared, attested, unlock. The last line is `N passed, N failed`.";
+layer, disk, uefi, encrypted, prepared, attested, unlock, debian. The last line is `N passed, N failed`.";
 
 /// Runs everything; the last line counts.
 pub(crate) fn run(all: bool) -> Result<(), Failure> {

@@ -25,6 +25,7 @@ use crate::product::{Product, Profile, text};
 use crate::steps::{Step, Steps};
 use crate::{house, process, setup};
 use parts::{Part, altered};
+pub(in crate::peers) use planted::formatted;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

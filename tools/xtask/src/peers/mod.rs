@@ -2,12 +2,13 @@
 //!
 //! **What.** The guest scripts run on this machine against swtpm: what they and the guest are worth. Then Husk, sealed, under
 //! the clients that need more than a test of cargo's: [`device`] has a kernel guest behind QEMU's own TPM devices,
-//! [`layer`] one below the image, [`disk`] with a disk, [`uefi`] in a firmware there, [`encrypted`] a Debian whose disk encrypts itself, [`mod@unlock`] one that earns a secret from its broker, [`pytss`] has
+//! [`layer`] one below the image, [`disk`] with a disk, [`uefi`] in a firmware there, [`encrypted`] a Debian whose disk encrypts itself, [`mod@unlock`] one that earns a secret from its broker, [`debian`] one with initramfs-tools and sshd, [`pytss`] has
 //! tpm2-pytss.
 //! **Trust.** swtpm, QEMU, Debian's kernel, tpm2-tools and tpm2-pytss.
 //! **Laws.** Every script that the demo relies on has passed on swtpm first.
 //! **Not here.** tpm2-tools on this machine: `tools/husk/tests/peers`.
 
+mod debian;
 mod device;
 mod disk;
 pub(crate) mod encrypted;
@@ -47,6 +48,7 @@ pub(crate) const GROUPS: &[Group] = &[
     Group { name: "prepared", run: encrypted::prepared::into },
     Group { name: "attested", run: encrypted::attested::into },
     Group { name: "unlock", run: unlock::into },
+    Group { name: "debian", run: debian::into },
 ];
 
 fn scripts(steps: &mut Steps, all: bool) {

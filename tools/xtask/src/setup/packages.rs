@@ -43,6 +43,9 @@ const NEEDED: &[&[&str]] = &[
     &["cryptsetup-bin"], // makes volumes as a host would
     &["fdisk"], // sfdisk, which adds, names and removes partitions of a guest's disk
     &["mtools"], // adds a file to its first one
+    &["e2fsprogs"], // makes file systems in files
+    &["openssh-client"], // asks a guest for evidence, as a client would
+    &["socat"], // leads it through a serial line
     &["sbsigntool"], // signs kernels for a guest's Secure Boot
     &["python3"], // runs sev-snp-measure, a peer
     &["python3-cryptography"], // which it needs for ID blocks

@@ -95,7 +95,7 @@ pub(super) fn own_volume(disk: &Path, luks: &str, copy: &Path) -> Result<(), Fai
 }
 
 /// Makes `volume`, a file of so many bytes, with the header of that type of LUKS and one slot, for the key in that file.
-pub(super) fn formatted(volume: &Path, size: u64, luks: &str, key: &Path) -> Result<(), Failure> {
+pub(in crate::peers) fn formatted(volume: &Path, size: u64, luks: &str, key: &Path) -> Result<(), Failure> {
     let made = File::create(volume).and_then(|file| file.set_len(size));
     made.map_err(|error| Failure::io("write", volume, &error))?;
     let line =
