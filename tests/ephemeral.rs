@@ -20,7 +20,7 @@ use husk::volume::blocks::BLOCK_BYTES;
 use husk::volume::suspend::SUSPEND_BYTES_MAX;
 use husk::vtpm::{Backup, FlashOrigin, Vtpm, VtpmFault};
 use owner::Owner;
-use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage};
+use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage, blank};
 use std::cell::RefCell;
 use toy::{INCREMENT, MEASURE, RESET_COUNT, SHOW};
 
@@ -31,18 +31,8 @@ const CLEAR: u32 = 0x126;
 /// TPM2_Startup.
 const STARTUP: u32 = 0x144;
 
-fn blank() -> Disk {
-    RefCell::new(RamDisk { image: vec![0; 64 * 1024] })
-}
-
 fn is_blank(disk: &Disk) -> bool {
     disk.borrow().image.iter().all(|byte| *byte == 0)
-}
-
-fn booted<'s>(stage: &'s Stage, disk: &'s Disk) -> Machine<'s> {
-    let mut machine = Machine::launch(stage, disk);
-    machine.boot(4).expect("it boots");
-    machine
 }
 
 fn statement(stage: &Stage) -> Statement {
@@ -55,7 +45,7 @@ fn what_was_stored_ends_with_the_launch_and_nothing_is_on_a_disk() {
         let (stage, disk) = (Stage::ephemeral(1, serve), blank());
         let mut last = 0;
         for _ in 0..3 {
-            let mut machine = booted(&stage, &disk);
+            let mut machine = Machine::booted(&stage, &disk);
             machine.ask(STARTUP).expect("it starts");
             assert_eq!(machine.ask(SHOW), Ok(0), "it begins with nothing");
             assert_eq!(machine.ask(INCREMENT), Ok(1));
@@ -75,7 +65,7 @@ fn the_broker_knows_of_the_launch_and_of_no_state() {
     let (stage, disk) = (Stage::ephemeral(2, Serve::Lease), blank());
     let before = statement(&stage);
     assert_eq!((before.life, before.confirmed), (LifeWord::Virgin as u8, 0));
-    let mut machine = booted(&stage, &disk);
+    let mut machine = Machine::booted(&stage, &disk);
     let said = statement(&stage);
     assert_eq!((said.life, said.confirmed, said.released), (LifeWord::Ephemeral as u8, 1, 0));
     assert_eq!((Head::from(&said.head), said.epoch.get(), said.token.get()), (Head::NONE, 0, 1));
@@ -99,7 +89,7 @@ fn the_broker_knows_of_the_launch_and_of_no_state() {
 #[test]
 fn what_resetcount_is_counted_from_is_told() {
     let (stage, disk) = (Stage::ephemeral(3, Serve::Lease), blank());
-    let mut machine = booted(&stage, &disk);
+    let mut machine = Machine::booted(&stage, &disk);
     machine.ask(STARTUP).expect("it starts");
     machine.reset().expect("it resets");
     machine.ask(STARTUP).expect("it starts");
@@ -109,7 +99,7 @@ fn what_resetcount_is_counted_from_is_told() {
     assert_eq!(machine.ask(RESET_COUNT), Ok(u64::from(statement(&stage).reset_count())));
     assert_eq!(machine.ask(RESET_COUNT), Ok(1));
     machine.shut_down().expect("it ends");
-    let mut machine = booted(&stage, &disk);
+    let mut machine = Machine::booted(&stage, &disk);
     assert_eq!(statement(&stage).reset_base.get(), 0, "another TPM counts anew");
     assert_eq!(machine.ask(RESET_COUNT), Ok(4));
 }
@@ -117,12 +107,12 @@ fn what_resetcount_is_counted_from_is_told() {
 #[test]
 fn the_older_instance_is_waited_for_and_fenced() {
     let (stage, disks) = (Stage::ephemeral(4, Serve::Lease), [blank(), blank()]);
-    let mut older = booted(&stage, &disks[0]);
+    let mut older = Machine::booted(&stage, &disks[0]);
     assert_eq!(older.ask(INCREMENT), Ok(1));
     let refused = Machine::launch(&stage, &disks[1]).boot_at_once();
     assert_eq!(refused, Err(ReleaseFault::Busy.fault()), "it may still be answering");
     stage.pass_ms(u64::from(LEASE_MS));
-    let mut newer = booted(&stage, &disks[1]);
+    let mut newer = Machine::booted(&stage, &disks[1]);
     assert_eq!(newer.ask(SHOW), Ok(0));
     assert_eq!(older.ask(SHOW), Err(ReleaseFault::Fenced.fault()));
     assert!(disks.iter().all(is_blank));
@@ -146,7 +136,7 @@ fn a_launch_that_is_cut_anywhere_leaves_the_way_free_for_the_next() {
             assert!(!answers || statement(&stage).confirmed == 1, "{mishap:?} at {step}");
             machine.kill();
             stage.pass_ms(u64::from(LEASE_MS));
-            assert_eq!(booted(&stage, &disk).ask(SHOW), Ok(0), "{mishap:?} at {step}");
+            assert_eq!(Machine::booted(&stage, &disk).ask(SHOW), Ok(0), "{mishap:?} at {step}");
             assert!(is_blank(&disk));
             if !was_reached {
                 assert!(step >= 4, "hello, report, grant, CONFIRM");
@@ -159,7 +149,7 @@ fn a_launch_that_is_cut_anywhere_leaves_the_way_free_for_the_next() {
 #[test]
 fn it_needs_its_lease_and_no_more_than_that() {
     let (stage, disk) = (Stage::ephemeral(6, Serve::Lease), blank());
-    let mut machine = booted(&stage, &disk);
+    let mut machine = Machine::booted(&stage, &disk);
     stage.cut_off.set(true);
     stage.pass_ms(u64::from(LEASE_MS) / 4);
     assert_eq!(machine.ask(INCREMENT), Ok(1), "what is written waits for no anchor");
@@ -173,7 +163,7 @@ fn it_needs_its_lease_and_no_more_than_that() {
 #[test]
 fn there_is_nothing_to_suspend_to_copy_or_to_restore() {
     let (stage, disk) = (Stage::ephemeral(7, Serve::Lease), blank());
-    let mut machine = booted(&stage, &disk);
+    let mut machine = Machine::booted(&stage, &disk);
     assert_eq!(machine.ask(INCREMENT), Ok(1));
     let mut room = vec![0xA5; SUSPEND_BYTES_MAX];
     let suspended = machine.call(|vtpm, platform| vtpm.suspend(platform, &mut room));
@@ -192,7 +182,7 @@ fn there_is_nothing_to_suspend_to_copy_or_to_restore() {
     // A backup of a TPM that is kept, brought for one that is not.
     let (other, other_disk) = (Stage::new(7), blank());
     let of_other = Owner::new(&other);
-    let mut kept = booted(&other, &other_disk);
+    let mut kept = Machine::booted(&other, &other_disk);
     let ticket = of_other.order(&other);
     assert_eq!(of_other.hand_in(&other, &ticket), Outcome::Open);
     assert_eq!(kept.call(Vtpm::back_up), Ok(Backup::Kept));
@@ -228,7 +218,7 @@ fn a_firmwares_variables_end_with_the_launch_too() {
     const PROGRAM: u8 = 0x40;
     let (stage, disk) = (Stage::ephemeral(11, Serve::Lease), blank());
     for _ in 0..2 {
-        let mut machine = booted(&stage, &disk);
+        let mut machine = Machine::booted(&stage, &disk);
         let mut cells = Variables(vec![0xFF; 2 * BLOCK_BYTES]);
         let opened = machine.call(|vtpm, platform| vtpm.open_flash(platform, &mut cells));
         let (mut flash, origin) = opened.expect("they are taken as they are");
@@ -251,7 +241,7 @@ fn orders_stop_it_and_let_it_go_on_as_any_other() {
     let (stage, disk) = (Stage::ephemeral(8, Serve::Lease), blank());
     let owner = Owner::new(&stage);
     let ordered = |order| owner.hand_in_alone(&stage, &owner.plain(&stage, order));
-    let mut machine = booted(&stage, &disk);
+    let mut machine = Machine::booted(&stage, &disk);
     assert_eq!(ordered(TicketOrder::Force), Outcome::Open);
     let mut forced = Machine::launch(&stage, &disk);
     forced.boot_at_once().expect("it does not wait");
@@ -264,7 +254,7 @@ fn orders_stop_it_and_let_it_go_on_as_any_other() {
     assert_eq!(forced.ask(SHOW), Err(ReleaseFault::Fenced.fault()));
     assert!(Machine::launch(&stage, &disk).boot(2).is_err());
     assert_eq!(ordered(TicketOrder::Resume), Outcome::Done);
-    booted(&stage, &disk);
+    Machine::booted(&stage, &disk);
     assert_eq!(ordered(TicketOrder::Retire), Outcome::Done);
     stage.pass_ms(u64::from(LEASE_MS));
     assert!(Machine::launch(&stage, &disk).boot(2).is_err());
@@ -273,7 +263,7 @@ fn orders_stop_it_and_let_it_go_on_as_any_other() {
 #[test]
 fn it_says_what_it_is() {
     let (stage, disk) = (Stage::ephemeral(9, Serve::Lease), blank());
-    let mut machine = booted(&stage, &disk);
+    let mut machine = Machine::booted(&stage, &disk);
     machine.call(Vtpm::offer_attestation).expect("a reset");
     machine.served(|served| {
         let facts = served.facts().expect("facts");

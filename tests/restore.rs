@@ -15,25 +15,15 @@ use husk::release::ticket::{Ticket, TicketOrder};
 use husk::volume::VolumeFault;
 use husk::vtpm::{Backup, Vtpm};
 use owner::Owner;
-use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage};
+use stage::{LEASE_MS, Machine, Mishap, RamDisk, Stage, blank};
 use std::cell::RefCell;
 use toy::{CLONED, INCREMENT, NOTE, RESET_COUNT, SHOW, SHOW_NOTE, SPENT};
 use zerocopy::IntoBytes;
 
 type Disk = RefCell<RamDisk>;
 
-fn blank() -> Disk {
-    RefCell::new(RamDisk { image: vec![0; 64 * 1024] })
-}
-
 fn copy_of(disk: &Disk) -> Disk {
     RefCell::new(RamDisk { image: disk.borrow().image.clone() })
-}
-
-fn booted<'s>(stage: &'s Stage, disk: &'s Disk) -> Machine<'s> {
-    let mut machine = Machine::launch(stage, disk);
-    machine.boot(4).expect("it boots");
-    machine
 }
 
 /// A VM that has counted to 2 when its backup was made, and to 5 since, and then was shut down; its disk, and the backup.
@@ -49,7 +39,7 @@ impl Past {
         let (stage, disk) = (Stage::new(seed), blank());
         let owner = Owner::new(&stage);
         let file = {
-            let mut machine = booted(&stage, &disk);
+            let mut machine = Machine::booted(&stage, &disk);
             let count = |machine: &mut Machine<'_>, to| {
                 while machine.ask(SHOW).expect("it shows") < to {
                     machine.ask(INCREMENT).expect("it counts");
@@ -81,7 +71,7 @@ impl Past {
 
 /// Boots, shows that it is the backup's TPM with every guess spent, and ends.
 fn is_restored(stage: &Stage, disk: &Disk) {
-    let mut machine = booted(stage, disk);
+    let mut machine = Machine::booted(stage, disk);
     assert_eq!(machine.ask(SHOW), Ok(2), "the backup's state");
     assert!(machine.ask(SHOW_NOTE).expect("it shows") >= SPENT, "what was tried since is taken as tried");
     machine.shut_down().expect("it ends");
@@ -99,7 +89,7 @@ fn a_restore_makes_the_backups_tpm_anew_and_nothing_older_opens() {
     assert!(ordered.token.get() > before.token.get(), "whatever ran is fenced");
 
     let new = blank();
-    let mut machine = booted(&past.stage, &new);
+    let mut machine = Machine::booted(&past.stage, &new);
     assert_eq!(machine.ask(SHOW), Ok(2));
     assert_eq!(machine.ask(SHOW_NOTE), Ok(SPENT));
     assert_eq!(machine.ask(INCREMENT), Ok(3));
@@ -113,14 +103,14 @@ fn a_restore_makes_the_backups_tpm_anew_and_nothing_older_opens() {
     // The old disk turns up again.
     let mut machine = Machine::launch(&past.stage, &past.disk);
     assert_eq!(machine.boot(4), Err(VolumeFault::OtherGeneration.fault()));
-    let mut machine = booted(&past.stage, &new);
+    let mut machine = Machine::booted(&past.stage, &new);
     assert_eq!(machine.ask(SHOW), Ok(3), "and has done no harm");
 }
 
 #[test]
 fn what_ran_is_fenced_by_the_order_and_its_lease_is_waited_for() {
     let past = Past::new(2);
-    let mut running = booted(&past.stage, &past.disk);
+    let mut running = Machine::booted(&past.stage, &past.disk);
     assert_eq!(running.ask(INCREMENT), Ok(6));
     past.ordered();
     assert_eq!(running.ask(INCREMENT), Err(ReleaseFault::Fenced.fault()));
@@ -187,7 +177,7 @@ fn attempts_that_nobody_confirmed_give_way_before_the_old_state_does() {
     }
     assert_eq!(past.outcome(TicketOrder::Halt), Outcome::Done);
     assert_eq!(past.outcome(TicketOrder::Resume), Outcome::Done);
-    let mut machine = booted(&past.stage, &past.disk);
+    let mut machine = Machine::booted(&past.stage, &past.disk);
     assert_eq!(machine.ask(SHOW), Ok(5));
 }
 
@@ -203,7 +193,7 @@ fn the_same_backup_twice_is_two_generations_and_the_first_does_not_open() {
     assert_eq!(past.owner.statement(&past.stage).generation.get(), 2);
     let mut machine = Machine::launch(&past.stage, &left);
     assert_eq!(machine.boot(4), Err(VolumeFault::OtherGeneration.fault()));
-    let mut machine = booted(&past.stage, &two);
+    let mut machine = Machine::booted(&past.stage, &two);
     assert_eq!(machine.ask(NOTE), Ok(SPENT + 1), "what it does since is its own");
 }
 
@@ -236,7 +226,7 @@ fn a_prepared_tpm_is_taken_over_with_every_guess_left_but_only_as_a_vms_first() 
     let order = past.owner.restore(&stage, &prepared);
     assert_eq!(past.owner.bring(&stage, &order, &prepared), Some(Outcome::Open));
     let first = blank();
-    let mut machine = booted(&stage, &first);
+    let mut machine = Machine::booted(&stage, &first);
     assert_eq!((machine.ask(SHOW), machine.ask(SHOW_NOTE)), (Ok(2), Ok(0)), "as it was made");
     machine.shut_down().expect("it ends");
     let said = past.owner.statement(&stage);
@@ -252,7 +242,7 @@ fn a_prepared_tpm_is_taken_over_with_every_guess_left_but_only_as_a_vms_first() 
 }
 
 fn is_kept(stage: &Stage, disk: &Disk) {
-    let mut machine = booted(stage, disk);
+    let mut machine = Machine::booted(stage, disk);
     assert_eq!(machine.ask(INCREMENT), Ok(3), "it is a VM like any other");
 }
 
@@ -283,10 +273,10 @@ fn nothing_is_ordered_but_a_whole_backup_of_this_vm_that_opens() {
     let after = owner.statement(stage);
     assert_eq!((after.token, after.restoring), (before.token, 0), "nothing was changed");
     let stale = owner.restore(stage, &past.file);
-    drop(booted(stage, &past.disk));
+    drop(Machine::booted(stage, &past.disk));
     assert_eq!(owner.bring(stage, &stale, &past.file), Some(Outcome::Overtaken));
     past.stage.pass_ms(u64::from(LEASE_MS));
-    let mut machine = booted(stage, &past.disk);
+    let mut machine = Machine::booted(stage, &past.disk);
     assert_eq!(machine.ask(SHOW), Ok(5), "and the VM goes on");
 }
 
@@ -302,17 +292,17 @@ fn a_clone_is_another_tpm_and_the_original_goes_on() {
     let whose = format!("clone of VM {}'s", hex::encode(past.stage.launch.vm));
     assert!(stage.log().iter().any(|detail| detail.contains(&whose)), "the tenant's log says so");
     let disk = blank();
-    let mut machine = booted(&stage, &disk);
+    let mut machine = Machine::booted(&stage, &disk);
     assert_eq!(machine.ask(SHOW), Ok(2 + CLONED), "the engine was told to make another TPM of it");
     assert_eq!(machine.ask(RESET_COUNT), Ok(1), "whose first power-on this is");
     assert_eq!(machine.ask(SHOW_NOTE), Ok(0), "and in which nothing was tried");
     assert_eq!(machine.ask(INCREMENT), Ok(3 + CLONED));
     machine.shut_down().expect("it ends");
-    let mut machine = booted(&stage, &disk);
+    let mut machine = Machine::booted(&stage, &disk);
     assert_eq!((machine.ask(SHOW), machine.ask(RESET_COUNT)), (Ok(3 + CLONED), Ok(2)), "once");
     let again = past.owner.bring(&stage, &past.owner.clone(&stage, &past.file), &past.file);
     assert_eq!(again, Some(Outcome::Barred), "a VM that has a TPM becomes no clone");
-    let mut original = booted(&past.stage, &past.disk);
+    let mut original = Machine::booted(&past.stage, &past.disk);
     assert_eq!(original.ask(INCREMENT), Ok(6), "nothing has happened to it");
     let mut wrong = Machine::launch(&past.stage, &disk);
     past.stage.pass_ms(2 * u64::from(LEASE_MS));
@@ -328,6 +318,6 @@ fn a_vm_is_no_clone_of_itself_and_no_other_is_restored_from_its_backup() {
     let restore = past.owner.restore(&stage, &past.file);
     assert_eq!(past.owner.bring(&stage, &restore, &past.file), Some(Outcome::Untrusted));
     let disk = blank();
-    let mut machine = booted(&stage, &disk);
+    let mut machine = Machine::booted(&stage, &disk);
     assert_eq!(machine.ask(SHOW), Ok(0), "a TPM of its own");
 }

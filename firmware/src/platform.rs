@@ -20,7 +20,7 @@ use husk::attest::guest_message::{
 use husk::attest::launch::{LaunchConfig, Mode};
 use husk::attest::{AttestFault, binding, report};
 use husk::seams::{
-    Channel, ChannelError, Clock, Console, DerivedKeyRequest, Disk, Entropy, NoDisk, Platform, REPORT_BYTES,
+    Channel, ChannelError, Clock, Console, DerivedKeyRequest, Entropy, Platform, REPORT_BYTES,
     REPORT_DATA_BYTES, Reporter, ReporterError,
 };
 use husk::secret::Secret;
@@ -104,13 +104,8 @@ impl<R: Requests, W: Wire> Emulated<R, W> {
     pub fn with<T>(&mut self, own: Own<'_>, act: impl FnOnce(&mut Platform<'_>) -> T) -> T {
         let mut channel = Broker { post: &self.post };
         let mut reporter = Processor { post: &self.post, messenger: &mut self.messenger };
-        let mut none = NoDisk;
-        let disk: &mut dyn Disk = match &mut self.disk {
-            Some(disk) => disk,
-            None => &mut none,
-        };
         act(&mut Platform {
-            disk,
+            disk: &mut self.disk,
             channel: &mut channel,
             reporter: &mut reporter,
             entropy: own.entropy,

@@ -39,24 +39,21 @@ pub trait Disk {
     fn flush(&mut self) -> Result<(), DiskError>;
 }
 
-/// The disk of a machine that has none: every request fails. A TPM that keeps nothing never makes one.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoDisk;
-
-impl Disk for NoDisk {
+/// The disk of a machine that may have none: then every request fails. A TPM that keeps nothing never makes one.
+impl<D: Disk> Disk for Option<D> {
     fn geometry(&self) -> Geometry {
-        Geometry { size_bytes: 0, block_bytes: 512 }
+        self.as_ref().map_or(Geometry { size_bytes: 0, block_bytes: 512 }, D::geometry)
     }
 
-    fn read(&mut self, _offset: u64, _into: &mut [u8]) -> Result<(), DiskError> {
-        Err(DiskError)
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), DiskError> {
+        self.as_mut().ok_or(DiskError)?.read(offset, into)
     }
 
-    fn write(&mut self, _offset: u64, _from: &[u8]) -> Result<(), DiskError> {
-        Err(DiskError)
+    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), DiskError> {
+        self.as_mut().ok_or(DiskError)?.write(offset, from)
     }
 
     fn flush(&mut self) -> Result<(), DiskError> {
-        Err(DiskError)
+        self.as_mut().ok_or(DiskError)?.flush()
     }
 }

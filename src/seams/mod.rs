@@ -21,7 +21,7 @@ pub use cells::Cells;
 pub use channel::{Channel, ChannelError};
 pub use clock::Clock;
 pub use console::Console;
-pub use disk::{Disk, DiskError, Geometry, NoDisk};
+pub use disk::{Disk, DiskError, Geometry};
 pub use entropy::{Entropy, EntropyError};
 pub use guest_memory::{BadAddress, GuestMemory};
 pub use guest_page::GuestPage;

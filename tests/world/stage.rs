@@ -324,7 +324,19 @@ pub(crate) struct Machine<'s> {
     vtpm: Option<Vtpm<'s, Toy>>,
 }
 
+/// A disk on which nothing is.
+pub(crate) fn blank() -> RefCell<RamDisk> {
+    RefCell::new(RamDisk { image: vec![0; 64 * 1024] })
+}
+
 impl<'s> Machine<'s> {
+    /// Launches on `disk`, and boots.
+    pub(crate) fn booted(stage: &'s Stage, disk: &'s RefCell<RamDisk>) -> Self {
+        let mut machine = Self::launch(stage, disk);
+        machine.boot(4).expect("it boots");
+        machine
+    }
+
     /// Launches on `disk`; its memory is leaked, as a firmware's is never given back.
     pub(crate) fn launch(stage: &'s Stage, disk: &'s RefCell<RamDisk>) -> Self {
         let launch = stage.launches.get() + 1;

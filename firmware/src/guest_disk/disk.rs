@@ -144,9 +144,14 @@ impl<D: Device> Disk<D> {
     }
 
     fn set_status(&mut self, status: u8, memory: &dyn Memory) {
-        let starts = status & !self.status & DRIVER_OK != 0;
+        let changes = (status ^ self.status) & DRIVER_OK != 0;
         self.status = status & !NEEDS_RESET | self.status & NEEDS_RESET;
-        if starts && self.page != 0 && self.status & NEEDS_RESET == 0 {
+        if !changes {
+            return;
+        }
+        // Whichever way it changes: the queue is written anew for a device that stands still.
+        self.stop();
+        if status & DRIVER_OK != 0 && self.page != 0 && self.status & NEEDS_RESET == 0 {
             self.queue = Queue::at(self.page, memory).filter(|_| self.device.start(self.features));
             if self.queue.is_none() {
                 self.fail();

@@ -237,6 +237,19 @@ fn a_reset_takes_everything_from_the_device() {
     assert_eq!(bench.known().features, None);
 }
 
+#[test]
+fn a_driver_that_goes_back_in_its_status_has_a_device_that_stands_still() {
+    let mut bench = Bench::started();
+    bench.known().delay = u32::MAX;
+    bench.request(0);
+    bench.notify();
+    bench.write(0x12, 1, 3);
+    assert_eq!(bench.runs().0, None);
+    assert_eq!(bench.known().in_flight(), []);
+    bench.write(0x12, 1, 7);
+    assert!(bench.runs().0.is_some());
+}
+
 /// What a guest may do.
 #[derive(Clone, Debug)]
 enum Step {
@@ -261,6 +274,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Write(0x10, 2, 0)),
         1 => (0..0x80u16, prop_oneof![Just(1u8), Just(2), Just(4)], any::<u32>()).prop_map(|(port, bytes, value)| Step::Write(port, bytes, value)),
         3 => Just(Step::Read(0x13, 1)),
+        1 => prop_oneof![Just(3u32), Just(7)].prop_map(|status| Step::Write(0x12, 1, status)),
         1 => (0..0x80u16, prop_oneof![Just(1u8), Just(2), Just(4)]).prop_map(|(port, bytes)| Step::Read(port, bytes)),
         1 => (0..4u32).prop_map(Step::Delay),
         1 => Just(Step::Start),

@@ -82,6 +82,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     vec![
         [start.to_vec(), request(0), request(0)].concat(),
         [start.to_vec(), request(1), start.to_vec(), request(4)].concat(),
+        [start.to_vec(), request(0), vec![3, 0x12, 0, 3, 0, 0, 0, 0, 3, 0x12, 0, 7, 0, 0, 0, 0], request(0)]
+            .concat(),
         [start.to_vec(), [7, 0x10, 0, 0x60, 0, 0, 0, 0].to_vec(), request(0), vec![6]].concat(),
     ]
 }

@@ -11,7 +11,7 @@ use husk::engine::reference::ReferenceEngine;
 use husk::fault::Fault;
 use husk::frontend::Tpm;
 use husk::release::session::SessionMemory;
-use husk::seams::{Disk, NoDisk, Platform, Reporter};
+use husk::seams::{Platform, Reporter};
 use husk::volume::suspend::{SUSPEND_BYTES_MAX, VOLATILE_BYTES_MAX};
 use husk::volume::{STATE_BYTES_MAX, VolumeFault, Workspace};
 use husk::vtpm::{Cold, Identified, Memory, PERMANENT_BYTES_MAX, Served, Vtpm, VtpmFault};
@@ -150,11 +150,7 @@ fn on<T>(
     clock: Option<&BootClock>,
     act: impl FnOnce(&mut Platform<'_>) -> T,
 ) -> T {
-    let (mut nothing, mut nobody, mut nowhere) = (Nothing, Nothing, NoDisk);
-    let disk: &mut dyn Disk = match disk {
-        Some(disk) => disk,
-        None => &mut nowhere,
-    };
+    let (mut nothing, mut nobody) = (Nothing, Nothing);
     let (channel, reporter): (&mut dyn husk::seams::Channel, &mut dyn Reporter) = match footing {
         Footing::Sealed(launch) => match &mut launch.channel {
             Some(channel) => (channel, &mut launch.reporter),

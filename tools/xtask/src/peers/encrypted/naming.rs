@@ -1,6 +1,6 @@
 //! The guest's script that names a volume which was just made, run here on headers in files: what a host exchanges in that moment.
 //!
-//! **What.** An honest header is named; one whose key slot, or whose data, are in clear is refused.
+//! **What.** An honest header is named; one whose key slot, or whose data, are in clear is refused, and so is one of the older format, which says nothing of its slots' ciphers.
 //! **Trust.** This machine's cryptsetup and openssl.
 //! **Laws.** The script is the guest's to the letter, but for where it keeps what it writes.
 //! **Not here.** Who calls it: `tools/guest`.
@@ -24,21 +24,22 @@ const METADATA_BYTES: usize = 16 << 10;
 
 /// The script as steps.
 pub(super) fn steps(folder: &Path) -> Vec<Step> {
-    let honest = named(folder, "honest", None);
-    let refused = |name, cleared| match named(folder, name, Some(cleared)) {
+    let honest = named(folder, "honest", "luks2", None);
+    let refused = |name, luks, cleared| match named(folder, name, luks, cleared) {
         Ok(name) => Err(Failure::failed(format!("it is named {name}"))),
         Err(failure) if failure.to_string().contains(REFUSED) => Ok(REFUSED.to_owned()),
         Err(other) => Err(other),
     };
     vec![
         step("new-volume-is-named", honest),
-        step("key-slot-in-clear-is-not-named", refused("slot", Cleared::KeySlots)),
-        step("data-in-clear-are-not-named", refused("data", Cleared::Data)),
+        step("key-slot-in-clear-is-not-named", refused("slot", "luks2", Some(Cleared::KeySlots))),
+        step("data-in-clear-are-not-named", refused("data", "luks2", Some(Cleared::Data))),
+        step("older-format-is-not-named", refused("older", "luks1", None)),
     ]
 }
 
 /// A volume in a file, exchanged or not, and the name that the script gives to it.
-fn named(folder: &Path, name: &str, cleared: Option<Cleared>) -> Result<String, Failure> {
+fn named(folder: &Path, name: &str, luks: &str, cleared: Option<Cleared>) -> Result<String, Failure> {
     let at = folder.join(format!("naming-{name}"));
     fs::create_dir_all(&at).map_err(|error| Failure::io("make", &at, &error))?;
     let [volume, key, script] = ["volume", "key", "script"].map(|name| at.join(name));
@@ -50,7 +51,7 @@ fn named(folder: &Path, name: &str, cleared: Option<Cleared>) -> Result<String, 
         &script,
         SCRIPT.replace("@VOLUME@", "encrypted").replace("/run/", &format!("{}/", at.display())).as_bytes(),
     )?;
-    formatted(&volume, 4 * HEADER_BYTES, "luks2", &key)?;
+    formatted(&volume, 4 * HEADER_BYTES, luks, &key)?;
     if let Some(cleared) = cleared {
         let mut bytes = fs::read(&volume).map_err(|error| Failure::io("read", &volume, &error))?;
         for metadata in bytes.chunks_exact_mut(METADATA_BYTES).take(2) {
