@@ -6,6 +6,7 @@
 use super::Memory;
 use crate::memory::native;
 use core::ops::Range;
+use zerocopy::{FromBytes, transmute};
 
 /// Slots of the queue, the guest's and the device's.
 pub const SLOTS: u16 = 256;
@@ -25,8 +26,9 @@ const USED_BYTES: u64 = 8;
 /// Where the queue ends.
 const END_AT: u64 = USED_AT + RING_AT + USED_BYTES * SLOTS as u64;
 
-/// A piece of memory that a device reads or writes (section 2.7.5).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A piece of memory that a device reads or writes (section 2.7.5), as both sides have it in memory: little-endian, as the processors are that this runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes)]
+#[repr(C)]
 pub struct Descriptor {
     /// Physical address.
     pub address: u64,
@@ -39,16 +41,6 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    fn parse(raw: [u8; 16]) -> Self {
-        let [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, f0, f1, n0, n1] = raw;
-        Self {
-            address: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-            bytes: u32::from_le_bytes([b0, b1, b2, b3]),
-            flags: u16::from_le_bytes([f0, f1]),
-            next: u16::from_le_bytes([n0, n1]),
-        }
-    }
-
     /// The memory that it names; nothing for one that names none, or is of a kind that was not agreed on.
     fn range(&self) -> Option<Range<u64>> {
         let end = self.address.checked_add(self.bytes.into())?;
@@ -161,7 +153,7 @@ impl Queue {
             let held = self.held.get_mut(usize::from(slot)).filter(|held| held.is_none()).ok_or(Unsound)?;
             let mut raw = [0; native(DESCRIPTOR_BYTES)];
             let is_read = memory.read(self.base + DESCRIPTOR_BYTES * u64::from(slot), &mut raw);
-            let descriptor = Descriptor::parse(raw);
+            let descriptor: Descriptor = transmute!(raw);
             let range = descriptor.range().filter(|range| is_read && memory.is_guests(range));
             range.ok_or(Unsound)?;
             next = (descriptor.flags & NEXT != 0).then_some(descriptor.next);
