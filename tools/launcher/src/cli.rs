@@ -50,7 +50,7 @@ pub struct Args {
     /// The volume file; one machine at a time. None with a configuration that names ephemeral, whose TPM keeps nothing
     #[arg(long, value_name = "FILE")]
     volume: Option<PathBuf>,
-    /// The guest's disk, a raw image, whose data its processors move themselves. The host can read and change what the guest does not encrypt and verify
+    /// The guest's disk, a raw image, as a virtio block device that the firmware drives for it. The host can read and change what the guest does not encrypt and verify
     #[arg(long, value_name = "FILE", conflicts_with = "sev_snp")]
     disk: Option<PathBuf>,
     /// The unit that the volume's medium writes without touching neighbours, in bytes
