@@ -21,9 +21,15 @@ const CONFIGURATION: u16 = 0x14;
 /// Size of that of a block device in bytes, the last words of it unused (section 5.2.4).
 pub(super) const CONFIGURATION_BYTES: usize = 0x40;
 
+/// Where the most segments of a request stand in it.
+const SEGMENTS_AT: usize = 12;
+
 /// Device status (section 2.1).
 const DRIVER_OK: u8 = 1 << 2;
 const NEEDS_RESET: u8 = 1 << 6;
+
+/// How often a guest's used ring is looked at between two looks at the device itself, which take it time.
+pub(super) const ROUNDS: u32 = 4096;
 
 /// What a guest may be offered of a device's features (section 5.2.3): sizes of segments, read-only, size of blocks, flush, topology, discard, zeroes. None changes how a queue
 /// looks, and none has more than one queue.
@@ -31,8 +37,14 @@ pub(super) const FEATURES: u32 = 1 << 1 | 1 << 2 | 1 << 5 | 1 << 6 | 1 << 9 | 1 
 
 /// The host's device, which nobody but the layer drives.
 pub trait Device: Rings {
+    /// Waits until it has returned as many requests since its start, modulo 2^16, or does not answer.
+    fn drain(&mut self, offered: u16);
+
     /// Takes everything from it: when this returns it accesses no memory.
     fn reset(&mut self);
+
+    /// Whether it says that it goes on behind a reset alone.
+    fn is_broken(&self) -> bool;
 
     /// Starts it behind a reset, with these features and an empty queue; false if it does not want to.
     fn start(&mut self, features: u32) -> bool;
@@ -72,8 +84,12 @@ pub struct Disk<D> {
 impl<D: Device> Disk<D> {
     /// The disk as it is after a reset.
     #[must_use]
-    pub const fn new(device: D, about: About) -> Self {
+    pub fn new(device: D, mut about: About) -> Self {
         let function = Function::new(about.interrupt);
+        // A host's queue may be longer than the guest's, in which a request and its two ends must have room.
+        if let Some(most) = about.configuration[SEGMENTS_AT..].first_chunk_mut() {
+            *most = u32::from_le_bytes(*most).min(u32::from(SLOTS) - 2).to_le_bytes();
+        }
         Self { function, device, about, features: 0, selected: 0, page: 0, status: 0, queue: None }
     }
 
@@ -81,6 +97,17 @@ impl<D: Device> Disk<D> {
     #[must_use]
     pub const fn device(&self) -> &D {
         &self.device
+    }
+
+    /// The guest writes those bits of a register of PCI's that `mask` has. Returns whether all of them counted.
+    pub fn configure(&mut self, offset: u8, value: u32, mask: u32) -> bool {
+        let was_master = self.function.is_master();
+        let counted = self.function.write(offset, value, mask);
+        // Who takes that away relies on it: a kernel that starts another one.
+        if was_master && !self.function.is_master() && self.queue.is_some() {
+            self.fail();
+        }
+        counted
     }
 
     /// The machine is reset.
@@ -103,6 +130,7 @@ impl<D: Device> Disk<D> {
             (INTERRUPT, 1) => {
                 let why = self.device.interrupt();
                 self.collect(memory);
+                self.look();
                 why.into()
             }
             (CONFIGURATION..PORTS, 1 | 2 | 4) => {
@@ -167,9 +195,14 @@ impl<D: Device> Disk<D> {
             Err(Unsound) => return self.fail(),
         }
         self.collect(memory);
+        let mut rounds = 0u32;
         while self.is_awaited(memory) && goes_on() {
             spin_loop();
             self.collect(memory);
+            rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(ROUNDS) {
+                self.look();
+            }
         }
         // A guest that wants interrupts again looks once more behind that wish, and finds what was told before it: only who wants none still is spared one.
         fence(Ordering::SeqCst);
@@ -190,6 +223,13 @@ impl<D: Device> Disk<D> {
         }
     }
 
+    /// Ends a device that is broken.
+    fn look(&mut self) {
+        if self.queue.is_some() && self.device.is_broken() {
+            self.fail();
+        }
+    }
+
     /// Ends what cannot go on; the guest sees that, and may begin anew.
     fn fail(&mut self) {
         self.stop();
@@ -201,8 +241,11 @@ impl<D: Device> Disk<D> {
         (self.features, self.selected, self.page, self.status) = (0, 0, 0, 0);
     }
 
+    /// What the device has been offered it ends first: QEMU would wait for that with everything else standing still.
     fn stop(&mut self) {
-        self.queue = None;
+        if let Some(queue) = self.queue.take() {
+            self.device.drain(queue.offered());
+        }
         self.device.reset();
     }
 }

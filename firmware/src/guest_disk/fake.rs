@@ -94,6 +94,10 @@ pub(crate) struct Known {
     pub(crate) resets: u32,
     pub(crate) notified: u32,
     pub(crate) interrupts: bool,
+    /// It says that it goes on behind a reset alone.
+    pub(crate) broken: bool,
+    /// How many requests it was to return before its last reset.
+    pub(crate) drained: Option<u16>,
 }
 
 impl Known {
@@ -153,12 +157,22 @@ impl Rings for Fake {
 }
 
 impl Device for Fake {
+    fn drain(&mut self, offered: u16) {
+        let known = self.0.get_mut();
+        known.drained = Some(offered);
+    }
+
+    fn is_broken(&self) -> bool {
+        self.0.borrow().broken
+    }
+
     fn reset(&mut self) {
         let known = self.0.get_mut();
         *known = Known {
             resets: known.resets + 1,
             delay: known.delay,
             notified: known.notified,
+            drained: known.drained,
             ..Known::default()
         };
     }

@@ -12,8 +12,9 @@ const ADDRESS: u8 = 0x10;
 const INTERRUPT: u8 = 0x3C;
 const COMMAND_PORTS: u32 = 1;
 const COMMAND_NO_INTX: u32 = 1 << 10;
-/// What of the command register is kept: decoding of ports, bus mastering (which is asked for in vain and in peace), no interrupts.
-const COMMAND_KEPT: u32 = COMMAND_PORTS | 1 << 2 | COMMAND_NO_INTX;
+const COMMAND_MASTER: u32 = 1 << 2;
+/// What of the command register is kept. A driver need not ask for bus mastering: only that it is taken away counts.
+const COMMAND_KEPT: u32 = COMMAND_PORTS | COMMAND_MASTER | COMMAND_NO_INTX;
 const IS_PORTS: u32 = 1;
 
 /// Size of the window in ports.
@@ -82,6 +83,12 @@ impl Function {
     #[must_use]
     pub fn offset(&self, port: u16) -> Option<u16> {
         self.ports().filter(|ports| ports.contains(&port)).map(|_| port - self.base)
+    }
+
+    /// Whether it may access memory by itself.
+    #[must_use]
+    pub const fn is_master(&self) -> bool {
+        self.command & COMMAND_MASTER != 0
     }
 
     /// Whether its interrupt line is switched off.

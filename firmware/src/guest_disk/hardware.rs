@@ -4,11 +4,11 @@
 //! The queue lies in a static that nothing makes a reference to: it is written and read by volatile accesses through raw pointers, because the device accesses it at any instant. There is one
 //! [`Hardware`], which `open` makes once.
 
-use super::disk::CONFIGURATION_BYTES;
+use super::disk::{CONFIGURATION_BYTES, ROUNDS};
 use super::queue::{Descriptor, Rings, SLOTS};
 use super::{About, Device};
 use crate::clock::now_ms;
-use crate::stop::{Stop, stop};
+use crate::stop::{Stop, halt_if_stopping, stop};
 use crate::virtio::hardware::{agree, open as open_device};
 use crate::virtio::{DeviceFault, GUEST_DISK_SLOT};
 use core::cell::UnsafeCell;
@@ -22,7 +22,8 @@ use virtio_drivers::transport::{DeviceStatus, DeviceType, Transport};
 /// VIRTIO_F_VERSION_1.
 const VERSION_1: u64 = 1 << 32;
 const QUEUE: u16 = 0;
-/// What a device may take to be reset; QEMU's waits for the requests that it has.
+/// What a device may take to end what it has, and to be reset.
+const DRAIN_MS_MAX: u64 = 30_000;
 const RESET_MS_MAX: u64 = 60_000;
 
 /// The queue as the device finds it (Virtual I/O Device 1.2, section 2.7).
@@ -137,6 +138,23 @@ impl Rings for Hardware {
 }
 
 impl Device for Hardware {
+    fn drain(&mut self, offered: u16) {
+        let deadline_ms = now_ms().saturating_add(DRAIN_MS_MAX);
+        let mut rounds = 0u32;
+        while self.used() != offered && now_ms() < deadline_ms {
+            rounds = rounds.wrapping_add(1);
+            if rounds.is_multiple_of(ROUNDS) && self.is_broken() {
+                break;
+            }
+            halt_if_stopping();
+            spin_loop();
+        }
+    }
+
+    fn is_broken(&self) -> bool {
+        self.transport.get_status().contains(DeviceStatus::DEVICE_NEEDS_RESET)
+    }
+
     fn reset(&mut self) {
         self.transport.set_status(DeviceStatus::empty());
         let deadline_ms = now_ms().saturating_add(RESET_MS_MAX);

@@ -4,7 +4,8 @@
 //! host's device, which only the layer drives. Its queue lies in the layer's memory, and [`Queue`] carries over what the guest queues: a request is offered when every address of it
 //! is the guest's memory. So the layer stands where an IOMMU would, and judges where one could not: address 0xFEEx_xxxx is no memory either.
 //! **Trust.** None in the guest's ring, which changes while it is read; every descriptor is copied once. The device is the host's, and what it returns counts only if it was offered.
-//! **Laws.** The device is given addresses of the guest's memory and no others. What it may still read of its queue does not change. Data is never copied.
+//! **Laws.** The device is given addresses of the guest's memory and no others. What it may still read of its queue does not change. Data is never copied. A device that
+//! was ended because a queue was none says so in its status, and by no interrupt.
 //! **Not here.** Which memory is the guest's, and its exits: `svm`. What a sector holds: that is between guest and host.
 
 mod disk;

@@ -93,6 +93,12 @@ impl Queue {
         is_guests.then_some(Self { base, taken: 0, returned: 0, held: [None; SLOTS as usize] })
     }
 
+    /// How many requests the device was offered since its start, modulo 2^16.
+    #[must_use]
+    pub const fn offered(&self) -> u16 {
+        self.taken
+    }
+
     /// Whether the device has a request.
     #[must_use]
     pub const fn is_waiting(&self) -> bool {

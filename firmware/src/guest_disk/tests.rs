@@ -250,6 +250,66 @@ fn a_driver_that_goes_back_in_its_status_has_a_device_that_stands_still() {
     assert!(bench.runs().0.is_some());
 }
 
+#[test]
+fn a_device_that_is_broken_ends_the_wait_for_it_and_the_guest_is_told() {
+    for polls in [0u16, 1] {
+        let mut bench = Bench::started();
+        bench.patience = 100_000;
+        bench.ram.put(AVAILABLE, &polls.to_le_bytes());
+        bench.known().delay = u32::MAX;
+        bench.known().broken = true;
+        bench.request(0);
+        bench.notify();
+        assert_eq!((bench.patience > 0, bench.ram.used()), (true, vec![]), "it is waited for no longer");
+        bench.read(0x13, 1);
+        assert_eq!((bench.read(0x12, 1), bench.runs().0), (7 | NEEDS_RESET, None));
+        bench.start();
+        assert!(bench.runs().0.is_some());
+    }
+}
+
+#[test]
+fn a_device_ends_what_it_has_before_it_is_reset() {
+    let ends: [fn(&mut Bench); 4] = [
+        |bench| bench.disk.reset(),
+        |bench| bench.write(0x12, 1, 0),
+        |bench| bench.write(8, 4, 0),
+        |bench| bench.write(0x12, 1, 3),
+    ];
+    for end in ends {
+        let mut bench = Bench::started();
+        bench.known().delay = u32::MAX;
+        for first in [0, 3] {
+            bench.request(first);
+            bench.notify();
+        }
+        assert_eq!(bench.known().drained, None);
+        end(&mut bench);
+        assert_eq!(bench.known().drained, Some(2));
+        assert_eq!(bench.runs().0, None);
+    }
+}
+
+#[test]
+fn a_kernel_that_takes_bus_mastering_away_has_a_disk_that_accesses_no_memory() {
+    let mut bench = Bench::started();
+    assert!(bench.disk.configure(4, 0, 4) && bench.runs().0.is_some(), "it was never asked for");
+    assert!(bench.disk.configure(4, 4, 4) && bench.runs().0.is_some());
+    assert!(bench.disk.configure(4, 0, 4));
+    assert_eq!((bench.runs().0, bench.read(0x12, 1)), (None, 7 | NEEDS_RESET));
+}
+
+#[test]
+fn a_request_has_no_more_segments_than_the_queue_has_room_for() {
+    let mut configuration = [0; 0x40];
+    for (said, told) in [(1022u32, 254), (254, 254), (126, 126)] {
+        configuration[12..16].copy_from_slice(&said.to_le_bytes());
+        let about = About { features: u32::MAX, configuration, interrupt: 0 };
+        let read = Disk::new(Fake::default(), about).read(0x14 + 12, 4, &mut Ram::new());
+        assert_eq!(read, Some(told));
+    }
+}
+
 /// What a guest may do.
 #[derive(Clone, Debug)]
 enum Step {

@@ -4,13 +4,15 @@ use super::counters::{Counter, count};
 use super::machine::{Config, Machine};
 use super::ports::Access;
 use super::processors;
+use crate::clock::now_ms;
 use crate::guest_disk::{self, Disk, Hardware, Memory};
 use crate::memory::Reach;
 use crate::pci::{self, ConfigSpace};
 use crate::stop;
 use crate::virtio::{DeviceFault, GUEST_DISK_SLOT};
+use core::hint::spin_loop;
 use core::ops::Range;
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 const FUNCTION: u8 = GUEST_DISK_SLOT.0 << 3;
 /// PCI's registers of command and of interrupts.
@@ -19,6 +21,8 @@ const INTERRUPT: u8 = 0x3C;
 /// The host's device decodes memory and masters the bus, with its interrupts or without.
 const COMMAND_RUNS: u32 = 0b110;
 const COMMAND_NO_INTX: u32 = 1 << 10;
+/// How long a guest that polls is kept from doing so itself.
+const POLL_MS_MAX: u64 = 30_000;
 
 /// The guest's disk; the host's device interrupts from now on.
 pub(super) fn open() -> Result<Mutex<Disk<Hardware>>, DeviceFault> {
@@ -26,6 +30,17 @@ pub(super) fn open() -> Result<Mutex<Disk<Hardware>>, DeviceFault> {
     about.interrupt = Config.read(FUNCTION, INTERRUPT);
     Config.write(FUNCTION, COMMAND, COMMAND_RUNS);
     Ok(Mutex::new(Disk::new(hardware, about)))
+}
+
+/// The disk for this processor alone; it may be another's for as long as that one polls.
+fn taken(disk: &Mutex<Disk<Hardware>>) -> MutexGuard<'_, Disk<Hardware>> {
+    loop {
+        if let Some(taken) = disk.try_lock() {
+            return taken;
+        }
+        stop::halt_if_stopping();
+        spin_loop();
+    }
 }
 
 /// The guest's memory as a device may reach it.
@@ -55,20 +70,21 @@ impl Ram<'_> {
 impl Machine {
     /// What comes of an access to one of the disk's ports; nothing for any other port. Where the layer answers for a port already, the guest moves its disk there in vain.
     pub(super) fn disk_access(&self, cpu: usize, access: Access, written: u32) -> Option<u32> {
-        let mut disk = self.disk.as_ref()?.lock();
-        let port = disk.function.offset(access.port)?;
         if self.guarded.exits(access.port) {
             return None;
         }
+        let mut disk = taken(self.disk.as_ref()?);
+        let port = disk.function.offset(access.port)?;
         count(Counter::Disk);
         let mut ram = Ram(self);
         let found = if access.reads {
             disk.read(port, access.bytes, &mut ram)
         } else {
             let mailbox = processors::mailbox(cpu);
+            let deadline_ms = now_ms().saturating_add(POLL_MS_MAX);
             let mut goes_on = || {
                 stop::halt_if_stopping();
-                !mailbox.ends_a_life()
+                !mailbox.ends_a_life() && now_ms() < deadline_ms
             };
             disk.write(port, (access.bytes, written), &mut ram, &mut goes_on).then_some(u32::MAX)
         };
@@ -81,7 +97,7 @@ impl Machine {
     /// What the guest reads of a register of PCI's configuration.
     pub(super) fn configuration_read(&self, function: u8, offset: u8) -> u32 {
         match &self.disk {
-            Some(disk) if function == FUNCTION => disk.lock().function.read(offset & !3),
+            Some(disk) if function == FUNCTION => taken(disk).function.read(offset & !3),
             _ => self.inventory.lock().read(&mut Config, function, offset),
         }
     }
@@ -96,8 +112,9 @@ impl Machine {
         let value = value << (8 * lane);
         let inventory = self.inventory.lock();
         match &self.disk {
-            Some(disk) if function == FUNCTION => self
-                .change_disk(&inventory, &mut disk.lock(), |disk| disk.function.write(at & !3, value, mask)),
+            Some(disk) if function == FUNCTION => {
+                self.change_disk(&inventory, &mut taken(disk), |disk| disk.configure(at & !3, value, mask))
+            }
             _ => inventory.write(&mut Config, (function, at), value, mask),
         }
     }
@@ -106,7 +123,7 @@ impl Machine {
     pub(super) fn reset_disk(&self) {
         if let Some(disk) = &self.disk {
             let inventory = self.inventory.lock();
-            self.change_disk(&inventory, &mut disk.lock(), Disk::reset);
+            self.change_disk(&inventory, &mut taken(disk), Disk::reset);
         }
     }
 

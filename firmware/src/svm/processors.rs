@@ -143,14 +143,18 @@ pub(super) fn reset() {
     }
 }
 
-/// Waits until no other processor than the first is in its guest, then asks for a new start.
-pub(super) fn await_reset() {
+/// Waits until no other processor than the first is in its guest.
+pub(super) fn await_others() {
     let cpus = machine().map_or(0, super::machine::Machine::guest_cpus);
     let still = |shared: &Shared| shared.busy.load(Ordering::SeqCst) || !shared.mailbox.is_empty();
     while SHARED[1..cpus.max(1)].iter().any(still) {
         stop::halt_if_stopping();
         spin_loop();
     }
+}
+
+/// Asks for a new start.
+pub(super) fn ask_for_start() {
     REQUEST.store(RESET, Ordering::Release);
     boot::wake();
 }

@@ -150,9 +150,11 @@ impl Guest {
     fn reset(&self) {
         count(Counter::Reset);
         console::line("husk: the guest resets", 0);
+        // Nobody of before drives a device any more when it is reset, so that none acts on the guest that comes.
+        processors::await_others();
         local_apic::silence_machine();
         self.machine.reset_ports();
-        processors::await_reset();
+        processors::ask_for_start();
     }
 
     fn exit(&mut self) {

@@ -49,7 +49,7 @@ pub(crate) fn run(data: &[u8]) {
             5 => started(&mut disk, &mut ram),
             6 => disk.reset(),
             _ => {
-                disk.function.write(step.byte() & !3, step.word(), u32::MAX);
+                disk.configure(step.byte() & !3, step.word(), u32::MAX);
                 assert!(disk.function.ports().is_none_or(|ports| ports.count() == 0x80));
             }
         }
