@@ -251,6 +251,16 @@ _start:
     call disk_start_at
     call disk_refuses
     verdict "disk-queue-into-the-layer"
+    # What the host's device cannot answer, which is broken then, nobody waits for: a request without room for a status.
+    call disk_start
+    mov dword ptr [QUEUE], offset request
+    mov dword ptr [QUEUE + 8], 16
+    inc word ptr [AVAILABLE + 2]
+    mov dx, DISK + 0x10
+    xor eax, eax
+    out dx, ax
+    call disk_refuses
+    verdict "disk-without-an-answer"
     # The host's device below it is not reached: in no register of PCI, and in none of all pages where a machine's firmware may have put its own.
     call disk_start
     mov eax, 0x80009004
