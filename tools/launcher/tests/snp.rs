@@ -11,7 +11,6 @@ use husk_launcher::snp::machine::{Identity, Machine};
 use igvm::{IgvmDirectiveHeader, IgvmFile, IgvmInitializationHeader, IgvmPlatformHeader, IgvmRevision};
 use igvm_defs::{IGVM_VHS_SUPPORTED_PLATFORM, IgvmPageDataFlags, IgvmPageDataType, IgvmPlatformType};
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -47,8 +46,13 @@ fn emulator(root: &Path, version: &str, objects: &str, property: &str) {
         "#!/bin/sh\ncase \"$*\" in\n--version) echo 'QEMU emulator version {version} (a test)' ;;\n\
          '-object help') printf 'List:\\n  {lines}\\n' ;;\n'-machine q35,help') echo '  {property}=<bool>' ;;\nesac\n"
     );
-    put(root, "qemu", &script);
-    fs::set_permissions(root.join("qemu"), fs::Permissions::from_mode(0o755)).unwrap();
+    put(root, "qemu.script", &script);
+    // By another process: one that this process wrote could still be open in what another test starts at that instant, and would not be started then (execve(2), ETXTBSY).
+    let made = Command::new("install")
+        .args(["-m", "755"])
+        .args([root.join("qemu.script"), root.join("qemu")])
+        .status();
+    assert!(made.unwrap().success());
 }
 
 fn lacking(root: &Path, encryption: (u32, u32)) -> Vec<&'static str> {
