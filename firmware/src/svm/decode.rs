@@ -152,8 +152,6 @@ impl Decoder<'_> {
         match opcode {
             0x00..=0x3F if opcode & 7 < 4 => self.arithmetic(opcode, size),
             0x6C => Ok(self.string(Strings::Input, size)),
-            // There is none of eight bytes (AMD64 APM volume 3, "INS").
-            0x6D => Ok(self.string(Strings::Input, if size == Size::Word { size } else { Size::Dword })),
             0x80 | 0x81 | 0x83 => self.arithmetic_immediate(opcode, size),
             // With a prefix for 16 bits it is another instruction, which nobody writes.
             0x63 if self.mode == Mode::Long && self.operand_size() != Size::Word => {
