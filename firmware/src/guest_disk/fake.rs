@@ -19,6 +19,7 @@ pub(crate) const USED: u64 = QUEUE + 0x2000;
 
 pub(crate) const WRITE: u16 = 2;
 pub(crate) const NEXT: u16 = 1;
+
 pub(crate) struct Ram(pub(crate) Vec<u8>);
 
 impl Ram {

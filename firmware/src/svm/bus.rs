@@ -36,13 +36,12 @@ impl GuestMemory for Below {
     }
 
     fn write(&mut self, address: u64, from: &[u8]) -> bool {
-        let mut memory = self.machine.memory;
-        self.admits(address, from.len()) && memory.copy_out(address, from).is_ok()
+        self.machine.write(address, from)
     }
 
     fn set_bits(&mut self, address: u64, bits: u8) -> bool {
         // Page 0 is seen through a window of the layer's; no table of a guest lies there.
-        if address < PAGE_BYTES || !self.admits(address, 1) {
+        if address < PAGE_BYTES || !self.machine.holds(address, 1) {
             return false;
         }
         // SAFETY: admitted.
@@ -112,10 +111,6 @@ impl Bus for Below {
 }
 
 impl Below {
-    fn admits(&self, address: u64, bytes: usize) -> bool {
-        address.checked_add(bytes as u64).is_some_and(|end| self.machine.is_guests(&(address..end)))
-    }
-
     fn io_apic(&self, within: u64, value: u32, size: Size) {
         let mut io_apic = self.machine.io_apic.lock();
         if size == Size::Dword

@@ -52,18 +52,11 @@ impl Memory for Ram<'_> {
     }
 
     fn read(&self, address: u64, into: &mut [u8]) -> bool {
-        self.holds(address, into.len()) && self.0.memory.copy_in(address, into).is_ok()
+        self.0.holds(address, into.len()) && self.0.memory.copy_in(address, into).is_ok()
     }
 
     fn write(&mut self, address: u64, from: &[u8]) -> bool {
-        let mut memory = self.0.memory;
-        self.holds(address, from.len()) && memory.copy_out(address, from).is_ok()
-    }
-}
-
-impl Ram<'_> {
-    fn holds(&self, address: u64, bytes: usize) -> bool {
-        address.checked_add(bytes as u64).is_some_and(|end| self.0.is_guests(&(address..end)))
+        self.0.write(address, from)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::crb_device;
 use crate::crb_private::wants_cancel;
 use crate::guest::start::Flash;
 use crate::guest_disk::{self, Disk, Hardware};
-use crate::memory::{Kind, LAYER, Physical, Registers, native, overlap};
+use crate::memory::{Kind, LAYER, Physical, Reach, Registers, native, overlap};
 use crate::pci::{ConfigSpace, Inventory, Refusal};
 use crate::policy::{Page, crb_pages, shared_with_host};
 use crate::stop::{Stop, stop};
@@ -177,6 +177,17 @@ impl Machine {
     /// Whether all of a range is the guest's memory.
     pub(super) fn is_guests(&self, range: &Range<u64>) -> bool {
         self.memory.map().is(Kind::Ram, range) && !self.hidden.iter().any(|hidden| overlap(hidden, range))
+    }
+
+    /// Whether so many bytes from an address are the guest's memory.
+    pub(super) fn holds(&self, address: u64, bytes: usize) -> bool {
+        address.checked_add(bytes as u64).is_some_and(|end| self.is_guests(&(address..end)))
+    }
+
+    /// Copies bytes to the guest at `address`; false if that is not all its memory.
+    pub(super) fn write(&self, address: u64, from: &[u8]) -> bool {
+        let mut memory = self.memory;
+        self.holds(address, from.len()) && memory.copy_out(address, from).is_ok()
     }
 
     /// The ports as they are after a reset, and the disk behind some of them.

@@ -7,7 +7,7 @@
 //! **Not here.** The conversations by themselves: `tools/attester/tests`, `peers/unlock.rs`.
 
 use super::encrypted::formatted;
-use super::{group, step};
+use super::{drawn_key, group, step};
 use crate::below::{Below, PATIENCE};
 use crate::failure::Failure;
 use crate::guest::image;
@@ -66,8 +66,7 @@ fn boots() -> Result<Vec<Step>, Failure> {
     let mut below = Below::set(&folder, setup::fetched_kernel()?, image()?)?;
     below.certify_keys()?;
     let key = folder.join("volume.key");
-    let drawn = process::output(Command::new("openssl").args(["rand", "-hex", "32"]))?;
-    fs::write(&key, drawn.trim()).map_err(|error| Failure::io("write", &key, &error))?;
+    let drawn = drawn_key(&key)?;
     let made = made(&folder, &below.vm.config, &key)?;
     let (_relay, unlock) = below.relay("unlock")?;
     let ssh = folder.join("ssh");
@@ -93,7 +92,7 @@ fn boots() -> Result<Vec<Step>, Failure> {
     let this_one = ["-o", "StrictHostKeyChecking=yes", "-o", &this_one];
     steps.push(step("and-again-as-the-host-that-was-attested", asked(&below, &made, (&ssh, &[]), &this_one)));
     first.wait_success(PATIENCE)?;
-    if first.log_text().contains(drawn.trim()) {
+    if first.log_text().contains(&drawn) {
         return Err(Failure::failed("the console shows the key"));
     }
 
@@ -200,7 +199,8 @@ fn made(folder: &Path, config: &Path, key: &Path) -> Result<Made, Failure> {
 /// A disk with two partitions: the root, and the volume.
 fn on_disk(folder: &Path, tree: &Path, key: &Path) -> Result<PathBuf, Failure> {
     let [disk, root, volume] = ["disk.raw", "root.ext4", "volume.luks"].map(|name| folder.join(name));
-    process::output(Command::new("truncate").arg("--size").arg(ROOT_BYTES.to_string()).arg(&root))?;
+    let empty = fs::File::create(&root).and_then(|file| file.set_len(ROOT_BYTES));
+    empty.map_err(|error| Failure::io("write", &root, &error))?;
     process::output(Command::new("mkfs.ext4").args(["-q", "-F", "-d"]).args([tree, &root]))?;
     formatted(&volume, VOLUME_BYTES, "luks2", key)?;
     let sectors = |bytes: u64| u32::try_from(bytes / SECTOR_BYTES).unwrap_or(u32::MAX).to_le_bytes();

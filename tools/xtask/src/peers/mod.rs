@@ -24,6 +24,7 @@ use crate::guest::{Device, Guest, Launch, OnReset, Report, Wiring, image};
 use crate::steps::{Step, Steps};
 use crate::{house, process, setup};
 use sealed::Sealed;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -86,6 +87,15 @@ fn step(name: &str, done: Result<String, Failure>) -> Step {
         Err(failure) => (false, failure.to_string()),
     };
     Step { name: name.into(), passed, seen }
+}
+
+/// Draws the key of a volume into a file that is its owner's alone.
+fn drawn_key(path: &Path) -> Result<String, Failure> {
+    let drawn = process::output(Command::new("openssl").args(["rand", "-hex", "32"]))?.trim().to_owned();
+    let io = |error| Failure::io("write", path, &error);
+    std::fs::write(path, &drawn).map_err(io)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(io)?;
+    Ok(drawn)
 }
 
 /// The scripts in their order of use, as ordinary programs of this machine.

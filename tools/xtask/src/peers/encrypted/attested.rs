@@ -10,13 +10,12 @@ use super::tagged::variant;
 use super::{REFUSED, SHUT, Site, UNEARNED, expected, opened, planted, stopped, value};
 use crate::below::Below;
 use crate::failure::Failure;
-use crate::peers::{group, step};
+use crate::peers::{drawn_key, group, step};
 use crate::product::text;
 use crate::steps::{Step, Steps};
-use crate::{attester, house, process};
+use crate::{attester, house};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 /// What the owner has to say, and where the guest finds it.
 const SECRET: &str = "what-the-owner-put-there";
@@ -47,8 +46,7 @@ fn boots() -> Result<Vec<Step>, Failure> {
     below.certify_keys()?;
     below.keep_nothing(&["--firmware-vars", &text(&base.variables)])?;
     let key = folder.join("volume.key");
-    let drawn = process::output(Command::new("openssl").args(["rand", "-hex", "32"]))?;
-    private(&key, drawn.trim())?;
+    let drawn = drawn_key(&key)?;
     let site = built(&base, &below, &key)?;
     let (_relay, socket) = below.relay("unlock")?;
     let chardev = format!("socket,id=unlock,path={},reconnect=1", text(&socket));
@@ -67,10 +65,10 @@ fn boots() -> Result<Vec<Step>, Failure> {
     below.keep_secret(NAME, &key, &each(&other))?;
     let other = boot(&mut below, &site, &site.disk);
     Ok(vec![
-        step("opens-with-a-key-that-it-earned", first.and_then(|said| owners(&said, "1", drawn.trim()))),
+        step("opens-with-a-key-that-it-earned", first.and_then(|said| owners(&said, "1", &drawn))),
         step(
             "and-again-by-a-tpm-that-knows-nothing-of-it",
-            second.and_then(|said| owners(&said, "2", drawn.trim())),
+            second.and_then(|said| owners(&said, "2", &drawn)),
         ),
         step("exchanged-volume-is-refused", exchange.and_then(|said| stopped(&said, &[SHUT, REFUSED]))),
         step("removed-key-is-not-given", gone.and_then(|said| unearned(&said, NOTHING_THERE))),
@@ -116,13 +114,6 @@ fn another(value: &str) -> String {
 
 fn each(values: &[String]) -> Vec<&str> {
     values.iter().map(String::as_str).collect()
-}
-
-fn private(path: &Path, text: &str) -> Result<(), Failure> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let io = |error| Failure::io("write", path, &error);
-    fs::write(path, text).map_err(io)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(io)
 }
 
 /// The volume is over the root, has what the owner put there, and the key is on no console.
